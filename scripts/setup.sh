@@ -1,0 +1,74 @@
+#!/bin/sh
+# Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
+# system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions).
+# Does nothing, quickly, when nothing is missing.
+set -eu
+cd "$(dirname "$0")/.."
+python=/usr/bin/python3 # the distribution's own, whatever comes first on PATH
+PATH=$PATH:/usr/sbin:/sbin # root that comes from su may lack them
+
+die() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "root is needed, and there is no sudo, to run: $*"
+    fi
+}
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+install_packages() {
+    command -v dpkg-query >/dev/null || die "this is no Debian: install RabbitMQ, amqp-tools and Python's venv by hand"
+    missing=
+    for package in rabbitmq-server amqp-tools python3-venv; do
+        installed "$package" || missing="$missing $package"
+    done
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$missing" ] || as_root sh scripts/install-packages.sh $missing
+}
+
+# A pool that root starts gives up root: its consumers become the one, its workers the other.
+add_users() {
+    [ "$(id -u)" = 0 ] || return 0
+    for user in taskqueue taskqueue-worker; do
+        getent passwd "$user" >/dev/null ||
+            adduser --system --quiet --group --home "/var/lib/$user" --no-create-home --gecos "$user" "$user" ||
+            die "cannot add the system user $user"
+    done
+}
+
+# What an environment was made from: another text means that it must be made anew.
+recipe() {
+    pwd
+    "$python" --version
+    echo "$@"
+    # Of pyproject.toml what stands before the settings of ruff and the others, which change nothing here.
+    { sed '/^\[tool\.ruff\]/,$d' pyproject.toml; cat examples/digest/pyproject.toml scripts/debian12.txt; } | sha256sum
+}
+
+make_venv() {
+    venv=$1
+    shift
+    wanted=$(recipe "$@")
+    [ "$(cat "$venv/recipe" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: making $venv (takes up to a minute)"
+    "$python" -m venv --clear "$venv" || die "cannot make $venv with $python"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@" ||
+        die "pip could not install into $venv: is there a network?"
+    echo "$wanted" >"$venv/recipe"
+}
+
+install_packages
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
+add_users
+make_venv .venv -e '.[dev]' -e examples/digest
+make_venv .venv-oldest -c scripts/debian12.txt -e '.[test]' -e examples/digest
