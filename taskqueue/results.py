@@ -1,0 +1,147 @@
+"""What a workitem comes to: its result, and the copy that is kept or run again."""
+
+import json
+import socket
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskqueue import workitem as words
+from taskqueue.errors import ResultUnwritable, WorkitemUnreadable
+from taskqueue.properties import Properties
+from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
+
+SUCCEEDED: Final = "succeeded"
+FAILED: Final = "failed"
+
+HOST: Final = socket.gethostname()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a workitem failed; what the failure's result says under "error"."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Describe an exception."""
+        text = "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, shorten(str(error)), shorten(text))
+
+    def __str__(self) -> str:
+        """Return the failure in one line."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def encode_value(value: Any) -> tuple[str, bytes]:
+    """Return content type and bytes of what a handler returned.
+
+    Raises ResultUnwritable for a value that cannot be sent.
+    """
+    match value:
+        case bytes():
+            return BINARY, value
+        case str():
+            return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
+    try:
+        return JSON, json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultUnwritable(
+            f"handle_task returned a {type(value).__name__} that JSON cannot express: {error}"
+        ) from None
+
+
+def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
+    """Return the body of a failure's result, as JSON; without the workitem where that is None.
+
+    A Ruote workitem comes back whole with `error` and `trace`, where Ruote's receiver looks for them.
+    """
+    body = _readable(workitem) if workitem else None
+    if isinstance(body, dict) and ruote_type(body) is not None:
+        return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
+    error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+    try:
+        return _compact({"error": error, "workitem": body})
+    except (ValueError, RecursionError):  # what could just be read, but not written one level deeper
+        return _compact({"error": error, "workitem": None})
+
+
+def _compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _readable(workitem: Workitem) -> Any:
+    """Return a body as JSON can carry it; None for one that is not text."""
+    try:
+        body = decode_body(workitem)
+    except WorkitemUnreadable:
+        body = workitem.body
+    if isinstance(body, bytes):
+        return None
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a workitem: which attempt it was, where, and when."""
+
+    workitem: Workitem
+    worker: str
+    started: float  # seconds since 1970
+    ended: float
+
+
+def result(run: Run, status: str, content_type: str, expire: float) -> Properties:
+    """Return the properties of a result.
+
+    expire -- seconds until the broker may drop a result that nobody fetched; 0 for never
+    """
+    asked = run.workitem.properties
+    headers = {
+        words.STATUS: status,
+        words.WORKITEM_ID: run.workitem.id,
+        words.ATTEMPT: run.workitem.attempt,
+        words.HOST: HOST,
+        words.WORKER: run.worker,
+        words.STARTED: run.started,
+        words.ENDED: run.ended,
+    }
+    return Properties(
+        content_type=content_type,
+        delivery_mode=2,
+        correlation_id=asked.correlation_id or run.workitem.id,
+        expiration=str(int(expire * 1000)) if expire else None,
+        message_id=words.new_id(),
+        timestamp=int(time.time()),
+        type=run.workitem.worker_type,
+    ).with_headers(headers)
+
+
+def failed_copy(run: Run, reason: str, queue: str) -> Properties:
+    """Return the properties of the copy of a failed workitem that is kept in `taskqueue_failed`."""
+    headers = {
+        words.REASON: reason,
+        words.QUEUE: queue,
+        words.ATTEMPT: run.workitem.attempt,
+        words.HOST: HOST,
+        words.WORKER: run.worker,
+        words.STARTED: run.started,
+        words.ENDED: run.ended,
+    }
+    return again(run.workitem.properties).with_headers(headers)
+
+
+def after_crash(workitem: Workitem, crashes: int) -> Properties:
+    """Return the properties with which a workitem goes back to its queue after its worker crashed."""
+    headers = {words.ATTEMPT: workitem.attempt + 1, words.CRASHES: crashes}
+    return again(workitem.properties).with_headers(headers)
+
+
+def again(properties: Properties) -> Properties:
+    """Return properties of a message of ours in a form that the broker takes a second time."""
+    kept = properties.with_headers({}, is_untravelable) if properties.header_table else properties
+    return kept.replace(delivery_mode=2, user_id=None, expiration=None)

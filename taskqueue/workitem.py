@@ -1,0 +1,285 @@
+"""The workitem: what travels, and how it is read from a message.
+
+Everything here is a pure function of bytes and properties; nothing touches the network.
+"""
+
+import json
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskqueue.errors import Unroutable, WorkitemUnreadable
+from taskqueue.properties import Properties
+
+#: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
+WORKER_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain"
+BINARY: Final = "application/octet-stream"
+
+#: The headers that taskqueue sets; docs/protocol.md describes each.
+HEADER: Final = "x-taskqueue-"
+STATUS: Final = HEADER + "status"
+WORKITEM_ID: Final = HEADER + "workitem"
+ATTEMPT: Final = HEADER + "attempt"
+CRASHES: Final = HEADER + "crashes"
+DEADLINE: Final = HEADER + "deadline"
+PUBLISHER: Final = HEADER + "user"
+HOST: Final = HEADER + "host"
+WORKER: Final = HEADER + "worker"
+STARTED: Final = HEADER + "started"
+ENDED: Final = HEADER + "ended"
+REASON: Final = HEADER + "reason"
+QUEUE: Final = HEADER + "queue"
+ORIGINAL: Final = HEADER + "original"
+REPLY_TO: Final = HEADER + "reply-to"
+
+#: Characters of a message or traceback that travel.
+TEXT_LIMIT: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Workitem:
+    """One workitem as its worker sees it (`self.workitem`)."""
+
+    id: str
+    worker_type: str
+    attempt: int  # 1 for the first run; crashes and failures before this one are counted in
+    properties: Properties
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The message's headers, decoded."""
+        return self.properties.headers
+
+    @property
+    def content_type(self) -> str:
+        """The body's media type, without parameters, in lower case; JSON where none is given."""
+        return media_type(self.properties.content_type) or JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the dispatcher sends a message, and what of its body."""
+
+    worker_type: str
+    body: bytes
+
+
+#: Reads the body of one content type; raises Unroutable. Plugins add more (`taskqueue.formats`).
+Format = Callable[[bytes], Route]
+
+
+# --- from a message to its worker type ---------------------------------------------------------
+
+
+def find_route(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
+    """Find the worker type that a message names, and the part of its body that is the workitem.
+
+    Raises Unroutable with the reason. The order of the rules is that of docs/protocol.md.
+    """
+    if properties.type:
+        return Route(checked_type(properties.type), body)
+    kind = media_type(properties.content_type) or JSON
+    reader = formats.get(kind)
+    if reader is None:
+        known = ", ".join(sorted(formats))
+        raise Unroutable(f"no type property, and content type {kind!r} is not one of {known}")
+    route = reader(body)
+    checked_type(route.worker_type)
+    return route
+
+
+def checked_type(name: object) -> str:
+    """Return a worker type that is well formed; raise Unroutable for any other value."""
+    if isinstance(name, str) and WORKER_TYPE.match(name):
+        return name
+    shown = shorten(repr(name), 120)
+    raise Unroutable(
+        f"worker type {shown} is not 1 to 100 of letters, digits, '_', '-', '.', "
+        "beginning with a letter or digit"
+    )
+
+
+def read_json(body: bytes) -> Route:
+    """Route a JSON object: the native form, a Ruote workitem, or a JSON-RPC 2.0 request."""
+    members = _json_members(body)
+    if "worker_type" in members and "workitem" in members:
+        workitem = members["workitem"][1].encode("utf-8", "surrogatepass")
+        return Route(checked_type(members["worker_type"][0]), workitem)
+    ruote = ruote_type({"fields": members["fields"][0]}) if "fields" in members else None
+    if ruote is not None:
+        return Route(checked_type(ruote), body)
+    if "method" in members and members.get("jsonrpc", ("",))[0] == "2.0":
+        return Route(checked_type(members["method"][0]), body)
+    raise Unroutable(
+        'the JSON object names no worker type: expected "worker_type" and "workitem", '
+        '"fields.params.worker_type", or a JSON-RPC 2.0 request'
+    )
+
+
+def read_text(body: bytes) -> Route:
+    """Route a text: its first word is the worker type, the rest the workitem."""
+    name, _, rest = body.partition(b" ")
+    return Route(checked_type(name.decode("utf-8", "replace")), rest)
+
+
+#: The formats that need no plugin.
+FORMATS: Final[Mapping[str, Format]] = {JSON: read_json, TEXT: read_text}
+
+
+def ruote_type(workitem: Any) -> Any:
+    """Return what a Ruote workitem names as its worker type; None if it is no Ruote workitem."""
+    for name in ("fields", "params", "worker_type"):
+        if not isinstance(workitem, dict):
+            return None
+        workitem = workitem.get(name)
+    return workitem
+
+
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+
+
+def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
+    """Return the members of a JSON object (RFC 8259), each decoded and as it was written.
+
+    The text of a value travels on as it is: written anew, 1.10 would become 1.1 and 1e400 Infinity.
+    """
+    try:
+        text = body.decode("utf-8")
+        return _object_members(text, _skip_space(text, 0))
+    except UnicodeDecodeError as error:
+        raise Unroutable(f"the body is not JSON: byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise Unroutable("the body is JSON nested too deeply to be read") from None
+    except (StopIteration, ValueError) as error:
+        raise Unroutable(f"the body is not JSON: {_json_complaint(error)}") from None
+
+
+def _json_complaint(error: Exception) -> str:
+    return shorten(str(error), 200) if isinstance(error, ValueError) else f"no value at {error.value}"  # type: ignore[attr-defined]
+
+
+def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:
+    if text[at : at + 1] != "{":
+        raise Unroutable(f"the body is not a JSON object: it begins with {text[at : at + 20]!r}")
+    members: dict[str, tuple[Any, str]] = {}
+    at = _skip_space(text, at + 1)
+    while text[at : at + 1] != "}":
+        if members:
+            at = _skip_space(text, _expect(text, at, ","))
+        name, at = _scan(text, _expect(text, at, '"') - 1)
+        start = _skip_space(text, _expect(text, _skip_space(text, at), ":"))
+        value, end = _scan(text, start)
+        members[name] = (value, text[start:end])
+        at = _skip_space(text, end)
+    if _skip_space(text, at + 1) != len(text):
+        raise ValueError(f"text goes on after the object, at character {at + 1}")
+    return members
+
+
+def _skip_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _expect(text: str, at: int, character: str) -> int:
+    if text[at : at + 1] != character:
+        raise ValueError(f"expected {character!r} at character {at}, found {text[at : at + 1]!r}")
+    return at + 1
+
+
+# --- from the dispatcher on --------------------------------------------------------------------
+
+
+def is_untravelable(header: str) -> bool:
+    """Tell whether a header must not be published again.
+
+    CC and BCC would route copies, and RabbitMQ before 4.0 takes a repeated x-death for a cycle and
+    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles).
+    """
+    return header in ("CC", "BCC") or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
+
+
+def travelling(properties: Properties, worker_type: str) -> Properties:
+    """Return the properties with which a routed workitem goes on to its worker's queue."""
+    headers: dict[str, Any] = {}
+    if properties.user_id is not None:
+        headers[PUBLISHER] = properties.user_id  # the broker admits only our own name as user_id
+    if properties.expiration is not None and properties.expiration.isdecimal():
+        headers[DEADLINE] = time.time() + int(properties.expiration) / 1000
+    kept = (
+        properties.with_headers(headers, is_untravelable)
+        if headers or properties.header_table
+        else properties
+    )
+    return kept.replace(
+        type=worker_type,
+        delivery_mode=2,
+        message_id=properties.message_id or new_id(),
+        user_id=None,
+        expiration=None,
+    )
+
+
+def rejected(properties: Properties, reason: str, queue: str) -> Properties:
+    """Return the properties under which an unroutable message is kept, the original ones inside."""
+    original = {name: value for name, value in properties.as_dict().items() if name != "headers"}
+    headers = {REASON: reason, QUEUE: queue, ORIGINAL: original, HOST: socket.gethostname()}
+    return properties.with_headers(headers, is_untravelable).replace(
+        delivery_mode=2, user_id=None, expiration=None
+    )
+
+
+def new_id() -> str:
+    """Return an id for a workitem that came without one."""
+    return uuid.uuid4().hex
+
+
+# --- in the worker -----------------------------------------------------------------------------
+
+
+def decode_body(workitem: Workitem) -> Any:
+    """Return a workitem's body as its handler gets it: decoded JSON, str for text, else bytes.
+
+    Raises WorkitemUnreadable where the body is not what its content type says.
+    """
+    kind = workitem.content_type
+    try:
+        if kind == JSON or kind.endswith("+json"):
+            return json.loads(workitem.body)
+        if kind.startswith("text/"):
+            return workitem.body.decode(_charset(workitem.properties.content_type))
+    except RecursionError:
+        raise WorkitemUnreadable(f"{kind}: nested too deeply to be read") from None
+    except (ValueError, LookupError) as error:
+        raise WorkitemUnreadable(f"the body is not {kind}: {shorten(str(error), 200)}") from None
+    return workitem.body
+
+
+# --- small tools -------------------------------------------------------------------------------
+
+
+def media_type(content_type: str | None) -> str:
+    """Return a content type without its parameters, in lower case; "" where there is none."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def _charset(content_type: str | None) -> str:
+    match = re.search(r"charset=\"?([\w.:-]+)", content_type or "", re.IGNORECASE)
+    return match[1] if match else "utf-8"
+
+
+def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Return a text of at most `limit` characters, its end kept where it is cut."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
