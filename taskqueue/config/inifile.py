@@ -1,0 +1,104 @@
+"""The syntax of config.ini: sections of `option: value` or `option = value` lines.
+
+It is that of configparser.RawConfigParser (https://docs.python.org/3/library/configparser.html,
+"Supported INI File Structure"): lines that begin with ; or # are comments, indented lines continue
+the value before them, option names have no case, and nothing is interpolated.
+"""
+
+import configparser
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from taskqueue.config.checks import Fault
+from taskqueue.errors import ConfigError
+
+#: section -> option -> value, as written.
+Sections = dict[str, dict[str, str]]
+
+#: Begins the names given to what is said twice, so that its own lines are still read as its own.
+_SPARE: Final = "\0"
+
+
+def read(path: str) -> tuple[Sections, bool, list[Fault]]:
+    """Read a file.
+
+    Returns:
+        Its sections as far as they can be read, whether all users may read the file, and its faults.
+
+    Raises:
+        ConfigError: it cannot be read at all.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
+            sections, faults = parse(file.read(), path)
+    except OSError as error:
+        raise ConfigError([Fault(path, None, None, "a readable file", str(error.strerror))]) from None
+    except UnicodeDecodeError as error:
+        found = f"the byte 0x{error.object[error.start]:02x} at position {error.start}"
+        raise ConfigError([Fault(path, None, None, "text in UTF-8", found)]) from None
+    return sections, public, faults
+
+
+def parse(text: str, path: str) -> tuple[Sections, list[Fault]]:
+    """Read a file's text; a fault names its line but shows nothing of it, which may be half a password.
+
+    The parser stops at the first thing said twice; so what it stops at is taken out, and it starts
+    again until nothing is wrong: all faults are to be reported at once.
+
+    Raises:
+        ConfigError: it cannot be read at all.
+    """
+    if _SPARE in text:
+        raise ConfigError([Fault(path, None, None, "text", "a null character")])
+    lines = text.split("\n")
+    faults: dict[int, Fault] = {}
+    while True:
+        # the default section is one like the others here: who inherits it is decided elsewhere
+        parser = configparser.RawConfigParser(default_section="")
+        try:
+            parser.read_file(lines, path)
+        except configparser.ParsingError as error:
+            for number, fault in _syntax_faults(error, path):
+                lines[number - 1] = ""
+                faults[number] = fault
+        except (configparser.DuplicateSectionError, configparser.DuplicateOptionError) as error:
+            number = error.lineno or 0
+            option = getattr(error, "option", None)
+            lines[number - 1] = f"{_SPARE}{number} =" if option else f"[{_SPARE}{number}]"
+            what = "option" if option else "section"
+            faults[number] = Fault(
+                path,
+                _section(str(error.section), faults),
+                option,
+                f"one {what} of this name",
+                f"another in line {number}",
+            )
+        else:
+            return _without_spares(parser), [faults[number] for number in sorted(faults)]
+
+
+def _syntax_faults(error: configparser.ParsingError, path: str) -> Iterator[tuple[int, Fault]]:
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        found = f"none before line {error.lineno}"
+        yield error.lineno, Fault(path, None, None, "a [section] before the first option", found)
+        return
+    for number, _ in error.errors:
+        found = f"neither in line {number}"
+        yield number, Fault(path, None, None, "'option: value' or 'option = value'", found)
+
+
+def _section(name: str, faults: dict[int, Fault]) -> str | None:
+    """Return the name of a section as it is written, though it may be one that is said twice."""
+    return faults[int(name.removeprefix(_SPARE))].section if name.startswith(_SPARE) else name
+
+
+def _without_spares(parser: configparser.RawConfigParser) -> Sections:
+    return {
+        section: {name: value for name, value in parser.items(section) if not name.startswith(_SPARE)}
+        for section in parser.sections()
+        if not section.startswith(_SPARE)
+    }

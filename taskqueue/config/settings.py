@@ -1,0 +1,145 @@
+"""The settings of taskqueue's processes, as frozen values.
+
+The defaults are those of configspec.ini, repeated here so that a test or a caller can make a value
+without a file; a unit test compares the two.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from taskqueue.config.amqp import AmqpSettings
+from taskqueue.config.checks import SECRET_NAME
+
+_URL_PASSWORD: Final = re.compile(r":(?!//)\S*@")
+
+
+@dataclass(frozen=True, slots=True)
+class DispatcherSettings:
+    """The section [dispatcher].
+
+    Args:
+        instances: how many processes.
+        window: workitems in flight, a process.
+        max_types: worker types a process declares queues for.
+        formats: content types whose plugins may be loaded.
+        stop_timeout: seconds to wait for confirmations at the end.
+    """
+
+    instances: int = 1
+    window: int = 500
+    max_types: int = 1000
+    formats: tuple[str, ...] = ()
+    stop_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """The section [workerpool].
+
+    Args:
+        user: the consumers' Unix user in a pool started by root.
+        worker_user: the Unix user of workers whose group names none, in a pool started by root.
+        stop_timeout: seconds that running workitems are given to end.
+    """
+
+    user: str = "taskqueue"
+    worker_user: str = "taskqueue-worker"
+    stop_timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoggingSettings:
+    """The section [logging].
+
+    Args:
+        level: debug, info, warning or error.
+        format: text or json.
+        destination: stderr, syslog, or the absolute path of a file.
+    """
+
+    level: str = "info"
+    format: str = "text"
+    destination: str = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """One group of workers: a worker type, a Unix user, a number of workers.
+
+    Args:
+        name: the section, for example worker2_bifh1.
+        worker_type: the worker type, for example worker2.
+        workers: how many processes, 0 or more.
+        user: their Unix user; None is the pool's worker_user, or who started the pool if not root.
+        results_routing_key: the queue that results go to.
+        report_results: whether results are published.
+        results_expire: seconds a result is kept; 0 is forever.
+        depth: workitems a worker is given ahead, 1 or more.
+        max_crashes: crashes of its worker that a workitem may cause.
+        output_rate: lines of output a second that are logged, a worker.
+        settings: all other options by name, as they are written; in no repr, they may hold secrets.
+    """
+
+    name: str
+    worker_type: str
+    workers: int = 1
+    user: str | None = None
+    results_routing_key: str = "results"
+    report_results: bool = True
+    results_expire: float = 604800.0
+    depth: int = 1
+    max_crashes: int = 3
+    output_rate: int = 100
+    settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration.
+
+    Args:
+        path: the file it is from; None if there is none.
+        amqp: the broker; None if the file names none.
+        dispatcher: the section [dispatcher].
+        workerpool: the section [workerpool].
+        logging: the section [logging].
+        groups: the groups of the installed plugins.
+        warnings: what is odd about the file, a line each, but no fault.
+    """
+
+    path: str | None = None
+    amqp: AmqpSettings | None = None
+    dispatcher: DispatcherSettings = field(default_factory=DispatcherSettings)
+    workerpool: PoolSettings = field(default_factory=PoolSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    groups: tuple[GroupSettings, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Return the settings as dicts, lists and scalars, to be printed; secrets are ***."""
+    plain = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    for name in ("dispatcher", "workerpool", "logging"):
+        plain[name] = asdict(plain[name])
+    plain["dispatcher"]["formats"] = list(settings.dispatcher.formats)
+    plain["amqp"] = _effective_amqp(settings.amqp) if settings.amqp else None
+    plain["groups"] = [
+        asdict(group) | {"settings": _masked(dict(group.settings))} for group in settings.groups
+    ]
+    plain["warnings"] = list(settings.warnings)
+    return plain
+
+
+def _effective_amqp(amqp: AmqpSettings) -> dict[str, Any]:
+    hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in amqp.hosts]
+    return asdict(amqp) | {"hosts": hosts, "password": "***"}
+
+
+def _masked(options: Mapping[str, str]) -> dict[str, str]:
+    # plugins have passwords, too, some of them in URLs
+    return {
+        name: "***" if SECRET_NAME.search(name) else _URL_PASSWORD.sub(":***@", value)
+        for name, value in options.items()
+    }

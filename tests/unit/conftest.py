@@ -1,0 +1,34 @@
+import pytest
+from support.configs import PLUGINS, People
+
+from taskqueue.config import load
+from taskqueue.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, mode=0o600):
+        path = tmp_path / "config.ini"
+        path.write_text(text, encoding="utf-8")
+        path.chmod(mode)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def read(write):
+    def read(text, plugins=PLUGINS, *, as_root=False, people=None, mode=0o600):
+        return load(write(text, mode), plugins, as_root=as_root, unix_users=people or People())
+
+    return read
+
+
+@pytest.fixture
+def faults_of(read):
+    def faults_of(text, plugins=PLUGINS, **options):
+        with pytest.raises(ConfigError) as caught:
+            read(text, plugins, **options)
+        return [str(fault).partition("config.ini: ")[2] for fault in caught.value.faults]
+
+    return faults_of

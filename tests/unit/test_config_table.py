@@ -1,0 +1,52 @@
+from dataclasses import fields
+from pathlib import Path
+
+from support.configs import PLUGINS
+
+from taskqueue.config import (
+    AmqpSettings,
+    DispatcherSettings,
+    GroupSettings,
+    LoggingSettings,
+    PoolSettings,
+    load,
+    reference,
+)
+from taskqueue.config.specification import specification
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_defaults_of_the_frozen_values_are_those_of_the_table():
+    read_back = load(None, ["a"], as_root=False)
+    assert read_back.dispatcher == DispatcherSettings()
+    assert read_back.workerpool == PoolSettings()
+    assert read_back.logging == LoggingSettings()
+    assert read_back.groups == (GroupSettings(name="a", worker_type="a"),)
+    names = {"name", "worker_type", "settings", *specification()["__many__"]}
+    assert names == {field.name for field in fields(GroupSettings)}
+
+
+def test_every_option_has_a_meaning():
+    missing = [
+        f"{kind} {name}"
+        for kind, table in specification().items()
+        for name in table
+        if not "".join(table.comments[name]).strip("# ")
+    ]
+    assert missing == []
+
+
+def test_the_reference_in_docs_is_made_from_the_table():
+    assert (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference()
+
+
+def test_the_reference_shows_type_default_and_meaning_of_an_option():
+    row = "| `window` | a number from 1 to 65535 | `500` | How many workitems one process has in flight"
+    assert row in reference()
+
+
+def test_the_shipped_file_is_in_order():
+    settings = load(str(PROJECT / "etc" / "taskqueue" / "config.ini"), PLUGINS, as_root=False)
+    assert settings.amqp == AmqpSettings((("localhost", 5672),))
+    assert settings.warnings == ()

@@ -1,0 +1,72 @@
+import pytest
+from support.configs import SECRET
+
+NUMBER = "a number of 0 or more"
+LISTED = f"{NUMBER}, or a list of subgroups"
+FILE = "the absolute path of a readable file"
+SECONDS = "a number of seconds, 0 or more"
+HOST = "a host or host:port"
+HOSTS = "hosts or host:port, separated by commas"
+DESTINATION = "stderr, syslog or the absolute path of a file"
+TYPES = "content types such as application/cbor, separated by commas"
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "expected"),
+    [
+        ("worker1", "workers: -1", f"{LISTED}, found '-1'"),
+        ("worker1", "workers:", f"{LISTED}, found nothing"),
+        ("worker1", "workers: a,,b", f"{LISTED}, found 'a,,b'"),
+        ("worker1", "workers: a, a", f"{LISTED}, found 'a, a'"),
+        ("worker1", "workers: 2 ; two", f"{LISTED}, found '2 ; two'"),
+        ("worker1", "workers: 65536", "a number from 0 to 65535, found '65536'"),
+        ("worker1", "workers: \N{SUPERSCRIPT TWO}", "a number from 0 to 65535, found '\N{SUPERSCRIPT TWO}'"),
+        ("DEFAULT", "workers: a, b", f"{NUMBER}, found 'a, b'"),
+        ("worker1", "user:", "a text of one line, found nothing"),
+        ("worker1", f"results_routing_key: {'é' * 128}", f"a text of at most 255 bytes, found '{'é' * 25}"),
+        ("worker1", "report_results: maybe", "yes or no, found 'maybe'"),
+        ("worker1", "results_expire: 1 week", "a number of seconds from 0 to 4294967, found '1 week'"),
+        ("worker1", "results_expire: 4294968", "a number of seconds from 0 to 4294967, found '4294968'"),
+        ("worker1", "depth: 0", "a number from 1 to 65535, found '0'"),
+        ("worker1", "max_crashes: 0", "a number of 1 or more, found '0'"),
+        ("worker1", "max_crashes: 1_0", "a number of 1 or more, found '1_0'"),
+        ("worker1", f"output_rate: {'9' * 5000}", f"{NUMBER}, found '9999"),
+        ("dispatcher", "instances: 0", "a number from 1 to 1000, found '0'"),
+        ("dispatcher", "window: 65536", "a number from 1 to 65535, found '65536'"),
+        ("dispatcher", "max_types: many", f"{NUMBER}, found 'many'"),
+        ("dispatcher", "formats: text", f"{TYPES}, found 'text'"),
+        ("dispatcher", "formats: a/b c/d", f"{TYPES}, found 'a/b c/d'"),
+        ("dispatcher", "stop_timeout: -1", f"{SECONDS}, found '-1'"),
+        ("workerpool", "stop_timeout: inf", f"{SECONDS}, found 'inf'"),
+        ("workerpool", "stop_timeout: 1\n  2", f"{SECONDS}, found several lines"),
+        ("logging", "level: loud", "one of debug, info, warning, error, found 'loud'"),
+        ("logging", "format: xml", "one of text, json, found 'xml'"),
+        ("logging", "destination: log/file", f"{DESTINATION}, found 'log/file'"),
+        ("logging", "destination: /var/log/", f"{DESTINATION}, found '/var/log/'"),
+        ("amqp", "host: a b", f"{HOST}, found 'a b'"),
+        ("amqp", "host: a, b", f"{HOST}, found 'a, b'"),
+        ("amqp", "host: a:0", f"{HOST}, found 'a:0'"),
+        ("amqp", "hosts: a, b:70000", f"{HOSTS}, found 'a, b:70000'"),
+        ("amqp", "hosts:", f"{HOSTS}, found nothing"),
+        ("amqp", "port: 0", "a number from 1 to 65535, found '0'"),
+        ("amqp", "heartbeat: 65536", "a number from 0 to 65535, found '65536'"),
+        ("amqp", f"vhost: {'v' * 256}", "a text of at most 255 bytes, found 'vvv"),
+        ("amqp", "password:", "a text of one line, found nothing"),
+        ("amqp", f"heartbeat: password={SECRET}", "a number from 0 to 65535, found what may hold a secret"),
+        ("amqp", "ssl: yes\nca_file: /a\tb", f"{FILE}, found what does not begin with / or holds unpr"),
+        ("logging", "destination: /a\tb", f"{DESTINATION}, found '/a\\tb'"),
+        ("worker1", "output_rate: 1000000000", f"{NUMBER}, found '1000000000'"),
+        ("amqp", "ssl: maybe", "yes or no, found 'maybe'"),
+        ("amqp", "ssl: yes\nca_file: ca.pem", f"{FILE}, found what does not begin with /"),
+        ("amqp", "ssl: yes\ncert_file: /nonexistent/a", f"{FILE}, found '/nonexistent/a': No such"),
+        ("amqp", "ssl: yes\nca_file: /dev/zero", f"{FILE}, found '/dev/zero', which is no file"),
+        ("amqp", "ssl: yes\nca_file: /etc/secrets/password", f"{FILE}, found '/etc/secrets/password':"),
+        ("amqp", f"passwd_file: {SECRET}", f"{FILE} whose first line is the password, found what does not"),
+        ("amqp", "passwd_file: /nonexistent/a", f"{FILE} whose first line is the password, found '/nonex"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_a_fault(faults_of, section, line, expected):
+    (fault,) = faults_of(f"[{section}]\n{line}\n")
+    option = [name.partition(":")[0] for name in line.split("\n") if not name.startswith(" ")][-1]
+    assert fault.startswith(f"section [{section}], option {option}: expected {expected}")
+    assert len(fault) < 250
