@@ -1,0 +1,206 @@
+"""Where log lines go and what they look like: text or JSON, to stderr, syslog or a file.
+
+One record is one line, whatever the message holds, so that a line of the log is always ours.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, MutableMapping
+from datetime import datetime
+from io import TextIOWrapper
+from logging.handlers import SysLogHandler, WatchedFileHandler
+from typing import Any
+
+from taskqueue.config import LoggingSettings
+from taskqueue.errors import ConfigError
+
+MESSAGE_LIMIT = 8192  # bytes of a message, and of a traceback, that are written
+CONTEXT_LIMIT = 256  # bytes of one context value
+SYSLOG_SOCKET = "/dev/log"
+
+# What could end a line, move a terminal's cursor, turn the reading direction or not be encoded.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# The keywords of logging's own methods; all others are context.
+_LOGGING_KEYWORDS = {"exc_info", "stack_info", "stacklevel", "extra"}
+
+# Numbers of syslog(3), which journald reads between "<" and ">".
+_PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger that adds context to its lines: group, worker, workitem or any other word.
+
+    Context is given when the log is made, with `bind`, or with one line:
+    ``log.info("started %s", name, workitem=workitem.id)``. Values of None are left out.
+    """
+
+    def __init__(self, name: str, **context: object) -> None:
+        super().__init__(logging.getLogger(name), context)
+
+    def bind(self, **context: object) -> "Log":
+        """Return a log of the same name whose lines carry this context, too."""
+        return Log(self.logger.name, **{**(self.extra or {}), **context})
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Move the context out of the keywords into the record (logging calls this)."""
+        context = {**(self.extra or {})}
+        for keyword in kwargs.keys() - _LOGGING_KEYWORDS:
+            context[keyword] = kwargs.pop(keyword)
+        kwargs["extra"] = {"context": context}
+        return msg, kwargs
+
+
+def set_up(settings: LoggingSettings, process: str) -> None:
+    """Send all log records of this process to where the settings say; may be called again.
+
+    Args:
+        settings: level, format and destination.
+        process: what this process is called in its lines, such as "dispatcher".
+
+    Raises:
+        ConfigError: the log file cannot be opened. That syslog is not there (yet) is no fault, as with
+            openlog(3): lines are lost until it is.
+    """
+    try:
+        handler, kind = _open(settings.destination)
+    except OSError as error:
+        place = f"section [logging], option destination: {settings.destination}"
+        raise ConfigError([f"{place}: {error.strerror}"]) from None
+    handler.setFormatter(_Formatter(process, kind, settings.format))
+    _replace_handlers(handler)
+    logging.getLogger().setLevel(settings.level.upper())
+    # pika writes six lines and a traceback for each failed attempt; broker/ says it in one.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def close() -> None:
+    """Close what log records were sent to, in a child that has its own idea of where they go."""
+    _replace_handlers(logging.NullHandler())
+
+
+def escape(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    r"""Make text fit for one line: escape control characters (``\n``, ``\x1b``), cut it to `limit` bytes."""
+    return _cut(_UNSAFE.sub(lambda match: repr(match[0])[1:-1], text), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Leave out the middle of what is too long: a traceback tells most at its end."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= limit:
+        return data.decode()
+    half = limit // 2
+    head, tail = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{head} ... {len(data) - 2 * half} bytes left out ... {tail}"
+
+
+def _timestamp(record: logging.LogRecord, process: str) -> str:
+    time = datetime.fromtimestamp(record.created)  # noqa: DTZ006 - an administrator reads local time
+    return f"{time.isoformat(' ', 'milliseconds')} {record.levelname} {process}: "
+
+
+def _priority(record: logging.LogRecord, process: str = "") -> str:
+    return f"<{_PRIORITIES.get(record.levelno, 6)}>{process}"
+
+
+def _syslog_tag(record: logging.LogRecord, process: str) -> str:
+    return f"taskqueue-{process}[{record.process}]: "
+
+
+# What stands before the content of a line, by kind of destination and format. Time, level and
+# process are left to those who keep them anyway: the journal, syslog, the JSON object.
+_PREFIXES: dict[tuple[str, str], Callable[[logging.LogRecord, str], str]] = {
+    ("plain", "text"): _timestamp,
+    ("plain", "json"): lambda _record, _process: "",
+    ("journal", "text"): lambda record, process: _priority(record, f"{process}: "),
+    ("journal", "json"): lambda record, _process: _priority(record),
+    ("syslog", "text"): _syslog_tag,
+    ("syslog", "json"): _syslog_tag,
+}
+
+
+class _Formatter(logging.Formatter):
+    """Makes one line of a record: the destination's prefix, then text or JSON."""
+
+    def __init__(self, process: str, kind: str, style: str) -> None:
+        super().__init__()
+        self._process = process
+        self._prefix = _PREFIXES[kind, style]
+        self._content = _json_content if style == "json" else _text_content
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._prefix(record, self._process) + self._content(record, self._process)
+
+
+def _text_content(record: logging.LogRecord, _process: str) -> str:
+    message = "\n".join(filter(None, (record.getMessage(), _traceback(record))))
+    context = " ".join(f"{key}={escape(value)}" for key, value in _context(record).items())
+    return escape(message) + (f" [{context}]" if context else "")
+
+
+def _json_content(record: logging.LogRecord, process: str) -> str:
+    line = {
+        "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "process": process,
+        **_context(record),
+        "message": _cut(record.getMessage(), MESSAGE_LIMIT),
+    }
+    if traceback := _traceback(record):
+        line["traceback"] = _cut(traceback, MESSAGE_LIMIT)
+    return json.dumps(line)
+
+
+def _context(record: logging.LogRecord) -> dict[str, str]:
+    context: dict[str, object] = getattr(record, "context", {})
+    return {key: _cut(str(value), CONTEXT_LIMIT) for key, value in context.items() if value is not None}
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    return logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+
+
+class _LogFile(WatchedFileHandler):
+    """A file that is opened again after logrotate moved it, and that only its owner and group read."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - logging closes it
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A directory that was moved away must not stop the process whose line is lost.
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
+def _open(destination: str) -> tuple[logging.Handler, str]:
+    """Return a handler for the destination, and of which kind its lines' prefix is."""
+    if destination == "stderr":
+        return logging.StreamHandler(sys.stderr), "journal" if _stderr_is_journal() else "plain"
+    if destination == "syslog":
+        handler = SysLogHandler(SYSLOG_SOCKET, SysLogHandler.LOG_DAEMON)
+        handler.append_nul = False  # some syslog daemons show it
+        return handler, "syslog"
+    return _LogFile(destination), "plain"
+
+
+def _stderr_is_journal() -> bool:
+    """Compare as systemd.exec(5) says: the variable is inherited by children whose stderr is elsewhere."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _replace_handlers(handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)

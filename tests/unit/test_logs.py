@@ -1,0 +1,211 @@
+import json
+import logging
+import os
+import re
+import socket
+from datetime import datetime
+
+import pytest
+
+from taskqueue import logs
+from taskqueue.config import LoggingSettings
+from taskqueue.errors import ConfigError
+from taskqueue.logs import Log, escape, set_up
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers(monkeypatch):
+    """Put pytest's own handlers aside, and back again."""
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    root, pika = logging.getLogger(), logging.getLogger("pika")
+    before = root.handlers[:], root.level, pika.level
+    root.handlers.clear()
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:], root.level, pika.level = before
+    logging.getLogger().setLevel(before[1])
+
+
+def settings(level="info", format="text", destination="stderr"):  # noqa: A002
+    return LoggingSettings(level=level, format=format, destination=str(destination))
+
+
+def test_a_text_line_has_time_level_process_and_context(capsys):
+    set_up(settings(), "dispatcher")
+    Log("taskqueue.x", group="digest").info("routed to %s", "worker_digest", workitem="w1")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO dispatcher: "
+        r"routed to worker_digest \[group=digest workitem=w1\]\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_line_without_context_has_no_brackets(capsys):
+    set_up(settings(), "dispatcher")
+    Log("taskqueue.x", group=None).warning("100 %")
+    assert capsys.readouterr().err.endswith(" WARNING dispatcher: 100 %\n")
+
+
+def test_bound_context_is_added_and_the_first_log_keeps_its_own(capsys):
+    set_up(settings(), "consumer")
+    log = Log("taskqueue.x", group="g")
+    log.bind(worker=3).info("both")
+    log.info("one")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("both [group=g worker=3]")
+    assert lines[1].endswith("one [group=g]")
+
+
+def test_a_level_below_the_configured_one_is_left_out(capsys):
+    set_up(settings(level="warning"), "dispatcher")
+    Log("taskqueue.x").info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_pika_is_silenced_because_the_broker_package_speaks_for_it(capsys):
+    set_up(settings(level="debug"), "dispatcher")
+    logging.getLogger("pika.adapters").error("Socket failed to connect")
+    assert capsys.readouterr().err == ""
+
+
+def test_one_record_is_one_line_whatever_it_holds(capsys):
+    set_up(settings(), "worker")
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        Log("taskqueue.x").exception("a\r\nb\x1b[31m\u2028\ud800", workitem="x\ny")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"worker: a\r\nb\x1b[31m\u2028\ud800\nTraceback (most recent call last):\n" in line
+    assert line.endswith(r"ValueError: two\nlines [workitem=x\ny]")
+
+
+def test_a_long_message_loses_its_middle(capsys):
+    set_up(settings(), "worker")
+    Log("taskqueue.x").info("%s", "ä" * 100_000 + "end", workitem="w" * 1000)
+    line = capsys.readouterr().err
+    assert len(line.encode()) < 8192 + 500
+    assert "bytes left out" in line
+    assert "end [workitem=www" in line
+
+
+@pytest.mark.parametrize("text", ["ä" * 5000, "€" * 5000, "\0" * 5000])
+def test_cutting_never_splits_a_character(text):
+    assert "\ufffd" not in escape(text, 1001)
+
+
+def test_json_lines_carry_the_same_as_an_object(capsys):
+    set_up(settings(format="json"), "consumer")
+    Log("taskqueue.x", group="g").bind(worker=2).error("two\nlines \udc80", workitem="w1")
+    (line,) = capsys.readouterr().err.splitlines()
+    record = json.loads(line)
+    assert datetime.fromisoformat(record.pop("time")).tzinfo is not None
+    assert record == {
+        "level": "error",
+        "process": "consumer",
+        "group": "g",
+        "worker": "2",
+        "workitem": "w1",
+        "message": "two\nlines \\udc80",
+    }
+
+
+def test_json_lines_keep_the_traceback_apart(capsys):
+    set_up(settings(format="json"), "worker")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        Log("taskqueue.x").exception("failed")
+    record = json.loads(capsys.readouterr().err)
+    assert record["message"] == "failed"
+    assert record["traceback"].startswith("Traceback (most recent call last):\n")
+    assert record["traceback"].endswith("ValueError: no")
+
+
+@pytest.mark.parametrize(("format", "expected"), [("text", "<4>pool: hot\n"), ("json", '<4>{"time": ')])
+def test_lines_for_the_journal_begin_with_a_priority(capsys, monkeypatch, format, expected):  # noqa: A002
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    set_up(settings(format=format), "pool")
+    Log("taskqueue.x").warning("hot")
+    assert capsys.readouterr().err.startswith(expected)
+
+
+def test_an_inherited_journal_variable_of_another_stream_is_not_believed(capsys, monkeypatch):
+    monkeypatch.setenv("JOURNAL_STREAM", "1:1")
+    set_up(settings(), "pool")
+    Log("taskqueue.x").warning("hot")
+    assert capsys.readouterr().err.startswith("20")
+
+
+def test_a_log_file_is_readable_by_its_owner_and_group_only(tmp_path):
+    path = tmp_path / "taskqueue.log"
+    before = os.umask(0o022)
+    try:
+        set_up(settings(destination=path), "dispatcher")
+    finally:
+        os.umask(before)
+    Log("taskqueue.x").info("grüße")
+    assert path.read_text(encoding="utf-8").endswith("INFO dispatcher: grüße\n")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_log_file_is_opened_again_after_it_was_rotated(tmp_path):
+    path = tmp_path / "taskqueue.log"
+    set_up(settings(destination=path), "dispatcher")
+    Log("taskqueue.x").info("one")
+    path.rename(tmp_path / "taskqueue.log.1")
+    Log("taskqueue.x").info("two")
+    assert path.read_text().endswith("two\n")
+    assert (tmp_path / "taskqueue.log.1").read_text().endswith("one\n")
+
+
+def test_a_directory_that_goes_away_and_comes_back_costs_lines_but_no_exception(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # else logging reports the lost line on stderr
+    directory = tmp_path / "log"
+    directory.mkdir()
+    set_up(settings(destination=directory / "x.log"), "dispatcher")
+    directory.rename(tmp_path / "away")
+    Log("taskqueue.x").info("lost")
+    Log("taskqueue.x").info("lost, too")
+    directory.mkdir()
+    Log("taskqueue.x").info("written")
+    assert (directory / "x.log").read_text().endswith("written\n")
+
+
+def test_a_log_file_in_a_missing_directory_is_a_fault_of_one_line(tmp_path):
+    path = tmp_path / "missing" / "x.log"
+    with pytest.raises(ConfigError) as fault:
+        set_up(settings(destination=path), "dispatcher")
+    assert str(fault.value) == f"section [logging], option destination: {path}: No such file or directory"
+
+
+def test_syslog_gets_facility_daemon_priority_and_process_id(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+        set_up(settings(destination="syslog"), "pool")
+        Log("taskqueue.x").error("broken", group="g")
+        facility_daemon, priority_error = 3 << 3, 3
+        expected = f"<{facility_daemon | priority_error}>taskqueue-pool[{os.getpid()}]: broken [group=g]"
+        assert syslog.recv(1000).decode() == expected
+
+
+def test_lines_are_lost_while_there_is_no_syslog_and_arrive_when_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # else logging reports the lost line on stderr
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
+    set_up(settings(destination="syslog"), "pool")
+    Log("taskqueue.x").error("lost")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        Log("taskqueue.x").error("written")
+        assert syslog.recv(1000).decode().endswith(": written")
+
+
+def test_setting_up_again_replaces_the_destination(tmp_path, capsys):
+    set_up(settings(), "dispatcher")
+    set_up(settings(destination=tmp_path / "x.log"), "dispatcher")
+    Log("taskqueue.x").info("once")
+    assert capsys.readouterr().err == ""
+    assert len((tmp_path / "x.log").read_text().splitlines()) == 1
