@@ -1,0 +1,102 @@
+"""What the tests share: a real RabbitMQ, a client of it, a line that can be cut, real processes."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from support.foreign import Foreign
+from support.node import Node
+from support.processes import Daemon
+from support.proxy import Proxy
+
+from taskqueue.broker.rabbitmq import SERVER
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests, and the processes they start, from the user's own broker and its data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("TASKQUEUE_AMQP", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> None:
+    """Skip the test where RabbitMQ is not installed, but fail it where CI is set."""
+    if not SERVER.exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("RabbitMQ is not installed")
+
+
+@pytest.fixture(scope="session")
+def node_directory() -> Iterator[Path]:
+    """A new, empty directory with a short path, for nodes."""
+    path = Path(tempfile.mkdtemp(prefix="tq-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_broker(rabbitmq: None, node_directory: Path) -> Iterator[Node]:
+    """The one node of all tests."""
+    node = Node(node_directory / "session")
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def broker(session_broker: Node) -> Node:
+    """The one node of all tests, running; a test that kills it need not start it again."""
+    session_broker.start()
+    return session_broker
+
+
+@pytest.fixture
+def vhost(broker: Node) -> Iterator[str]:
+    """The name of a virtual host of this test alone."""
+    name = f"test{next(_numbers)}"
+    broker.add_vhost(name)
+    yield name
+    broker.start()
+    broker.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(broker: Node, vhost: str) -> str:
+    """The AMQP URL of this test's virtual host."""
+    return broker.url + vhost
+
+
+@pytest.fixture
+def foreign(amqp_url: str) -> Iterator[Foreign]:
+    """A client that shares no code with taskqueue, in this test's virtual host."""
+    with Foreign(amqp_url) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(amqp_url: str) -> Iterator[Proxy]:
+    """A line to this test's virtual host that can be cut."""
+    with Proxy(amqp_url) as line:
+        yield line
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start a command that keeps running: daemon(command, env=...); it is killed after the test."""
+    started: list[Daemon] = []
+
+    def start(command: Iterable[str], env: Mapping[str, str] | None = None) -> Daemon:
+        started.append(Daemon(command, tmp_path, env=env))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.clean_up()

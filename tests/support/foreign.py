@@ -1,0 +1,157 @@
+"""A client of RabbitMQ that shares no code with taskqueue: py-amqp."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import amqp
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 30.0
+POLL_DELAY = 0.005
+
+
+class Foreign:
+    """One connection with one channel, opened again when the broker was away.
+
+    What fails with the connection is done once more, so a publish may then happen twice.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._connection: amqp.Connection | None = None
+        self._channel: amqp.Channel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.collect()  # hang up; a farewell would wait for a broker that may be gone
+        self._connection = self._channel = None
+
+    def declare(self, queue: str, **options: Any) -> None:
+        """Declare a queue, durable and without arguments unless `options` say else."""
+        self._do(
+            lambda channel: channel.queue_declare(queue, **{"durable": True, "auto_delete": False} | options)
+        )
+
+    def publish(self, body: str | bytes, queue: str = "taskqueue", **properties: Any) -> None:
+        """Publish one message to a queue and wait for the confirm; it must have been routed."""
+        self.publish_to("", queue, body, **properties)
+
+    def publish_to(self, exchange: str, routing_key: str, body: str | bytes, **properties: Any) -> None:
+        """Publish one message to an exchange and wait for the confirm; it must have been routed.
+
+        properties: by py-amqp's names: content_type, type, application_headers, ...
+        """
+        message = amqp.Message(body, **{"delivery_mode": 2} | properties)
+        self._do(
+            lambda channel: channel.basic_publish_confirm(message, exchange, routing_key, mandatory=True)
+        )
+
+    def publish_many(self, bodies: Iterable[str | bytes], queue: str = "taskqueue", **properties: Any) -> int:
+        """Publish messages quickly, to a queue that exists; return their number once all are queued."""
+
+        def publish(channel: amqp.Channel) -> int:
+            number = 0
+            for body in bodies:
+                channel.basic_publish(amqp.Message(body, **{"delivery_mode": 2} | properties), "", queue)
+                number += 1
+            channel.queue_declare(queue, passive=True)  # answered only after what was sent before
+            return number
+
+        # On a channel of its own: confirms that nobody waits for would mislead publish_to().
+        with self._do(lambda channel: channel.connection.channel()) as own:
+            return publish(own)
+
+    def poll(self, queue: str) -> amqp.Message | None:
+        """Take the next message of a queue, if there is one now; it is acknowledged."""
+        return self._do(lambda channel: channel.basic_get(queue, no_ack=True))
+
+    def get(self, queue: str, timeout: float = 10) -> amqp.Message:
+        """Take the next message of a queue that exists; fail after `timeout` seconds."""
+        return self.collect(queue, 1, timeout)[0]
+
+    def collect(self, queue: str, number: int, timeout: float = 30) -> list[amqp.Message]:
+        """Take `number` messages of a queue that exists; fail after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        messages: list[amqp.Message] = []
+        while len(messages) < number:
+            message = self.poll(queue)
+            if message is not None:
+                messages.append(message)
+            elif time.monotonic() > deadline:
+                raise AssertionError(f"{len(messages)} of {number} messages on {queue} after {timeout} s")
+            else:
+                time.sleep(POLL_DELAY)
+        return messages
+
+    def depth(self, queue: str) -> int | None:
+        """Return how many messages of a queue are ready to be taken; None if there is no such queue."""
+        try:
+            return self._do(lambda channel: channel.queue_declare(queue, passive=True)).message_count
+        except amqp.NotFound:
+            return None
+
+    def consumers(self, queue: str) -> int:
+        """Return how many consumers a queue has; 0 if there is no such queue."""
+        try:
+            return self._do(lambda channel: channel.queue_declare(queue, passive=True)).consumer_count
+        except amqp.NotFound:
+            return 0
+
+    def purge(self, queue: str) -> None:
+        """Remove the messages of a queue that are ready to be taken."""
+        self._do(lambda channel: channel.queue_purge(queue))
+
+    def delete(self, queue: str) -> None:
+        """Delete a queue with its messages; there need not be one."""
+        self._do(lambda channel: channel.queue_delete(queue))
+
+    def _do(self, operation: Callable[[amqp.Channel], T]) -> T:
+        try:
+            return operation(self._open_channel())
+        except amqp.ChannelError:  # the broker's answer; nothing more is to be had from this channel
+            self.close()
+            raise
+        except (amqp.AMQPError, OSError):
+            self.close()
+            return operation(self._open_channel())
+
+    def _open_channel(self) -> amqp.Channel:
+        if self._connection is None:
+            self._connection = self._connect()
+        if self._channel is None or not self._channel.is_open:
+            self._channel = self._connection.channel()
+        return self._channel
+
+    def _connect(self) -> amqp.Connection:
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while True:
+            connection = amqp.Connection(
+                host=f"{self._url.hostname}:{self._url.port}",
+                userid=self._url.username,
+                password=self._url.password,
+                virtual_host=unquote(self._url.path[1:]) or "/",
+                confirm_publish=False,
+                connect_timeout=5,
+                read_timeout=60,
+            )
+            try:
+                connection.connect()
+            except (amqp.AccessRefused, amqp.NotAllowed):
+                connection.collect()
+                raise
+            except (amqp.AMQPError, OSError):
+                connection.collect()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_DELAY * 10)
+            else:
+                return connection
