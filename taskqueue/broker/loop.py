@@ -1,0 +1,80 @@
+"""The event loop of a process that talks to the broker: sockets, timers and signals in one thread."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol
+
+from pika.adapters.select_connection import IOLoop
+
+_P = ParamSpec("_P")
+_log = logging.getLogger(__name__)
+
+
+class HasFileno(Protocol):
+    """A socket, a pipe's end, or whatever else has a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+
+
+class EventLoop:
+    """pika's loop with every callback guarded.
+
+    An exception in a callback is a bug of ours: pika would take it for a lost connection, or leave
+    timers of the same round uncalled. Here it ends `run`, which raises it.
+    """
+
+    def __init__(self) -> None:
+        """Make a loop that watches nothing yet."""
+        self.ioloop = IOLoop()
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Serve until `stop`; raise what a callback raised."""
+        self.ioloop.start()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Make `run` return after the callbacks of this round."""
+        self.ioloop.stop()
+
+    def guard(self, callback: Callable[_P, Any]) -> Callable[_P, None]:
+        """Return the callback in a form that may be given to pika."""
+
+        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            if self._error is not None:
+                return
+            try:
+                callback(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 -- raised by `run`
+                self._error = error
+                self.ioloop.stop()
+
+        return guarded
+
+    def call_later(self, delay: float, callback: Callable[[], Any]) -> object:
+        """Call back after `delay` seconds; return a handle for `cancel`."""
+        return self.ioloop.call_later(delay, self.guard(callback))
+
+    def cancel(self, timer: object) -> None:
+        """Forget a timer that `call_later` returned and that has not fired."""
+        self.ioloop.remove_timeout(timer)
+
+    def watch(
+        self, file: HasFileno, on_readable: Callable[[], Any], on_writable: Callable[[], Any] | None = None
+    ) -> None:
+        """Call back whenever the file can be read, and, if `on_writable` is given, written."""
+
+        def handle(_fd: int, events: int) -> None:
+            if on_writable is not None and events & IOLoop.WRITE:
+                on_writable()
+            if events & (IOLoop.READ | IOLoop.ERROR):
+                on_readable()
+
+        events = IOLoop.READ | (IOLoop.WRITE if on_writable else 0)
+        self.ioloop.add_handler(file.fileno(), self.guard(handle), events)
+
+    def unwatch(self, file: HasFileno) -> None:
+        """Stop watching a file; it must still be open."""
+        self.ioloop.remove_handler(file.fileno())

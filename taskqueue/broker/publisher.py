@@ -1,0 +1,233 @@
+"""Publishing with confirms: what was sent and is not confirmed yet, and what became of it."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from pika import spec
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.session import Part, Session
+from taskqueue.broker.topology import DIRECT_REPLY
+from taskqueue.broker.wire import RawProperties
+
+_FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
+_LONGEST_RETRY: Final = 30.0
+
+
+class Fate(Enum):
+    """What became of a publication."""
+
+    CONFIRMED = "confirmed"  # the broker has it, on disk where the queue is durable
+    RETURNED = "returned"  # no queue of that name
+    REFUSED = "refused"  # the broker will never take it; the reason says why
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One message on its way to a queue; `settled` is called once with what became of it."""
+
+    queue: str
+    properties: bytes  # as Properties.encode returns them
+    body: bytes
+    settled: Callable[["Publication", Fate, str], None]
+    mandatory: bool = True  # a message for a queue that is missing comes back instead of vanishing
+    returned: bool = field(default=False, init=False)
+    nacks: int = field(default=0, init=False)
+
+
+class Publisher(Part):
+    """Publishes on one channel of its own and keeps the window of what is unconfirmed.
+
+    A lost connection empties the window: nobody knows what the broker had taken, so the owner hears
+    `on_lost`, and publishes again what it still answers for.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        *,
+        on_ready: Callable[[], None],
+        on_lost: Callable[[], None],
+        on_batch: Callable[[], None],
+        on_reply: Callable[[bytes, bytes], None] | None = None,
+    ) -> None:
+        """Publish over `session` from when it is up.
+
+        on_ready -- the channel is open, publications are sent
+        on_lost -- the session is down, and the window forgotten
+        on_batch -- a group of publications has just been settled
+        on_reply -- takes properties and body of direct replies, which come only to the channel that asked
+        """
+        self.is_ready = False
+        self._loop = loop
+        self._session = session
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._on_batch = on_batch
+        self._on_reply = on_reply
+        self._channel: Any = None
+        self._last_tag = 0
+        self._window: dict[int, Publication] = {}  # by delivery tag, in the order they were sent
+        self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
+        self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
+        self._closes = 0  # in a row, without a confirm between them
+        self._log = logging.getLogger(__name__)
+        session.attach(self)
+
+    @property
+    def unsettled(self) -> int:
+        """How many publications wait to be sent or confirmed."""
+        return len(self._window) + len(self._waiting) + len(self._suspects)
+
+    def publish(self, publication: Publication) -> None:
+        """Send a message, now or as soon as that is possible."""
+        if self.is_ready and not self._suspects and not self._session.is_blocked:
+            self._send(publication)
+        else:
+            self._waiting.append(publication)
+
+    # --- sending ---
+
+    def _send(self, publication: Publication) -> None:
+        room = self._session.frame_room
+        if len(publication.properties) > room:
+            reason = f"its properties have {len(publication.properties)} bytes, the broker takes {room}"
+            self._loop.call_later(0, lambda: self._settle_alone(publication, Fate.REFUSED, reason))
+            return
+        self._last_tag += 1
+        self._window[self._last_tag] = publication
+        publication.returned = False
+        self._channel.basic_publish(
+            "",
+            publication.queue,
+            publication.body,
+            RawProperties(publication.properties),
+            publication.mandatory,
+        )
+
+    def _send_waiting(self) -> None:
+        """Send what waits; after a channel error one at a time, so that the culprit shows itself."""
+        if self._suspects:
+            if not self._window:
+                self._send(self._suspects.popleft())
+            return
+        while self._waiting and self.is_ready and not self._session.is_blocked:
+            self._send(self._waiting.popleft())
+
+    def _send_again(self, channel: Any, publication: Publication) -> None:
+        if channel is self._channel:
+            self.publish(publication)
+
+    # --- what the broker says ---
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        settled = self._take(method.delivery_tag, multiple=method.multiple)
+        self._closes = 0
+        if isinstance(method, spec.Basic.Nack):
+            for publication in settled:
+                self._retry(publication)
+        else:
+            for publication in settled:
+                fate = Fate.RETURNED if publication.returned else Fate.CONFIRMED
+                publication.settled(publication, fate, "no such queue" if publication.returned else "")
+        self._on_batch()
+        self._send_waiting()
+
+    def _take(self, tag: int, *, multiple: bool) -> list[Publication]:
+        window = self._window
+        if not multiple:
+            publication = window.pop(tag, None)
+            return [publication] if publication else []
+        taken = []
+        for sent in list(window):
+            if sent > tag:
+                break
+            taken.append(window.pop(sent))
+        return taken
+
+    def _retry(self, publication: Publication) -> None:
+        """Send again, later, what a full queue did not take (x-overflow: reject-publish)."""
+        delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(publication.nacks, 10))
+        publication.nacks += 1
+        channel = self._channel
+        self._log.warning("queue %s is full; trying again in %.1f s", publication.queue, delay)
+        self._loop.call_later(delay, lambda: self._send_again(channel, publication))
+
+    def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
+        """Mark the message that came back; its confirm follows. A return has no tag: equals are equal."""
+        for publication in self._window.values():
+            if (
+                not publication.returned
+                and publication.queue == method.routing_key
+                and publication.properties == properties.raw
+                and publication.body == body
+            ):
+                publication.returned = True
+                return
+
+    def _settle_alone(self, publication: Publication, fate: Fate, reason: str) -> None:
+        publication.settled(publication, fate, reason)
+        self._on_batch()
+        self._send_waiting()
+
+    # --- the channel ---
+
+    def session_up(self) -> None:
+        """Open the channel; the session calls this."""
+        self._session.channel(self._channel_open)
+
+    def session_down(self) -> None:
+        """Forget the window; the session calls this."""
+        self.is_ready, self._channel = False, None
+        self._window.clear()
+        self._waiting.clear()
+        self._suspects.clear()
+        self._on_lost()
+
+    def session_unblocked(self) -> None:
+        """Send what waited for the alarm to end; the session calls this."""
+        self._send_waiting()
+
+    def _channel_open(self, channel: Any) -> None:
+        guard = self._loop.guard
+        self._channel, self._last_tag = channel, 0
+        channel.add_on_close_callback(guard(self._channel_closed))
+        channel.add_on_return_callback(guard(self._on_return))
+        channel.confirm_delivery(guard(self._on_confirm), guard(self._confirms_on))
+
+    def _confirms_on(self, _frame: Any) -> None:
+        if self._on_reply is not None:
+            self._channel.basic_consume(DIRECT_REPLY, self._loop.guard(self._replied), auto_ack=True)
+        self.is_ready = True
+        self._on_ready()
+        self._send_waiting()
+
+    def _replied(self, _channel: Any, _method: Any, properties: RawProperties, body: bytes) -> None:
+        if self._on_reply is not None:
+            self._on_reply(properties.raw, body)
+
+    def _channel_closed(self, channel: Any, error: BaseException) -> None:
+        """Find out what the broker did not like: it closes the channel without saying which message."""
+        if channel is not self._channel or not self._session.is_up:
+            return
+        alone = bool(self._suspects) or len(self._window) == 1
+        open_ones = list(self._window.values())
+        self.is_ready, self._channel = False, None
+        self._window.clear()
+        self._closes += 1
+        if alone and len(open_ones) == 1:
+            culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
+            self._log.warning("the broker refused a message for %s: %s", culprit.queue, reason)
+            self._loop.call_later(0, lambda: self._settle_alone(culprit, Fate.REFUSED, reason))
+        self._suspects.extendleft(reversed(open_ones))
+        self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)
+
+    def _reopen(self) -> None:
+        if self._session.is_up and self._channel is None:
+            self._session.channel(self._channel_open)

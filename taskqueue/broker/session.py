@@ -1,0 +1,254 @@
+"""One connection to the broker: opened, failed over, opened again, closed."""
+
+import logging
+import os
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import pika
+import pika.exceptions
+
+from taskqueue.broker import wire
+from taskqueue.broker.loop import EventLoop
+from taskqueue.errors import BrokerRefused, BrokerUnavailable
+
+if TYPE_CHECKING:
+    from taskqueue.config import AmqpSettings
+
+_FIRST_DELAY: Final = 0.5  # seconds before the second round over the hosts
+_LONGEST_DELAY: Final = 30.0
+_STEADY: Final = 10.0  # a connection that held so many seconds ends a row of failures
+_CONNECT_TIMEOUT: Final = 10.0  # for TCP, TLS and the AMQP handshake together
+_BLOCKED_TIMEOUT: Final = 300.0
+CLOSE_TIMEOUT: Final = 5.0  # an alarm keeps the broker from answering a close
+
+# pika reports every ordinary disconnect as an error with a traceback; we write one line ourselves.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class Part:
+    """What uses a session, and is told when the session comes and goes."""
+
+    def session_up(self) -> None:
+        """The connection is open; channels may be opened."""
+
+    def session_down(self) -> None:
+        """The connection is gone, with every channel that was on it."""
+
+    def session_blocked(self) -> None:
+        """The broker has an alarm: it reads nothing more from a connection that publishes."""
+
+    def session_unblocked(self) -> None:
+        """The alarm is over."""
+
+
+class Session:
+    """Keeps one AMQP connection open, over the configured hosts in turn."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        amqp: "AmqpSettings",
+        name: str,
+        *,
+        on_trouble: Callable[[BrokerUnavailable | BrokerRefused], None],
+    ) -> None:
+        """Prepare a session; `on_trouble` hears of every round over the hosts that failed.
+
+        name -- what the broker's administrator sees the connection called
+        """
+        wire.keep_properties_raw()
+        self.amqp = amqp
+        self.name = name
+        self.is_up = False
+        self.is_blocked = False
+        self.ever_up = False
+        self._loop = loop
+        self._on_trouble = on_trouble
+        self._parts: list[Part] = []
+        self._is_open = False
+        self._connection: Any = None
+        self._failures = 0
+        self._next_host = 0
+        self._up_since = 0.0
+        self._closing: Callable[[], None] | None = None
+        self._log = logging.getLogger(__name__)
+
+    def attach(self, part: Part) -> None:
+        """Tell a part from now on when the session comes and goes."""
+        self._parts.append(part)
+
+    def open(self) -> None:
+        """Begin to connect, if that has not begun; parts hear of it when it is done."""
+        if not self._is_open:
+            self._is_open = True
+            self._connect()
+
+    def channel(self, on_open: Callable[[Any], None]) -> None:
+        """Open a channel on the connection, which must be up."""
+        self._connection.channel(on_open_callback=self._loop.guard(on_open))
+
+    @property
+    def frame_room(self) -> int:
+        """How many bytes of properties fit into a content header (AMQP 0-9-1, section 2.3.5.2)."""
+        return int(self._connection.params.frame_max) - 8 - 12
+
+    def configure(self, amqp: "AmqpSettings") -> None:
+        """Use another address from now on; a connection to the old one is closed."""
+        if amqp != self.amqp:
+            self.amqp, self._next_host = amqp, 0
+            if self.is_up:
+                self._connection.close()
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Close in order, or give up after CLOSE_TIMEOUT seconds; then call back."""
+        if self._closing is not None:
+            return
+        self._closing = then
+        if not self.is_up:
+            self._closed()
+            return
+        self._loop.call_later(CLOSE_TIMEOUT, self._closed)
+        self._connection.close()
+
+    def _closed(self) -> None:
+        then, self._closing = self._closing, _nothing
+        if then is not None:
+            then()
+
+    # --- connecting ---
+
+    def _connect(self) -> None:
+        if self._closing is not None:
+            return
+        host, port = self.amqp.hosts[self._next_host]
+        try:
+            parameters = _parameters(self.amqp, host, port, self.name)
+        except OSError as error:  # the TLS files; ssl.SSLError is an OSError
+            self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
+            return
+        self._connection = pika.SelectConnection(
+            parameters,
+            on_open_callback=self._loop.guard(self._opened),
+            on_open_error_callback=self._loop.guard(self._open_failed),
+            on_close_callback=self._loop.guard(self._lost),
+            custom_ioloop=self._loop.ioloop,
+        )
+
+    def _opened(self, connection: Any) -> None:
+        connection.add_on_connection_blocked_callback(self._loop.guard(self._blocked))
+        connection.add_on_connection_unblocked_callback(self._loop.guard(self._unblocked))
+        self.is_up = self.ever_up = True
+        self._up_since = time.monotonic()
+        self._log.debug("connected to the broker as %s", self.name)
+        for part in self._parts:
+            part.session_up()
+
+    def _open_failed(self, _connection: Any, error: BaseException) -> None:
+        self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
+
+    def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
+        """Go on to the next host at once; after the last one, pause."""
+        self._next_host = (self._next_host + 1) % len(self.amqp.hosts)
+        if self._next_host and not isinstance(error, BrokerRefused):
+            self._loop.call_later(0, self._connect)
+            return
+        self._failures += 1
+        self._on_trouble(error)
+        self._loop.call_later(self._pause(), self._connect)
+
+    def _pause(self) -> float:
+        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 10))
+        return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads clients, keeps no secret
+
+    def _lost(self, _connection: Any, error: BaseException) -> None:
+        self.is_up = self.is_blocked = False
+        for part in self._parts:
+            part.session_down()
+        if self._closing is not None:
+            self._closed()
+            return
+        if time.monotonic() - self._up_since >= _STEADY:
+            self._failures = 0
+        self._log.warning("lost the connection to the broker: %s", _say(error))
+        self._loop.call_later(self._pause(), self._connect)
+        self._failures += 1
+
+    def _blocked(self, _connection: Any, frame: Any) -> None:
+        self.is_blocked = True
+        self._log.warning("the broker has an alarm and takes no messages: %s", frame.method.reason)
+        for part in self._parts:
+            part.session_blocked()
+
+    def _unblocked(self, _connection: Any, _frame: Any) -> None:
+        self.is_blocked = False
+        self._log.info("the broker takes messages again")
+        for part in self._parts:
+            part.session_unblocked()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _parameters(amqp: "AmqpSettings", host: str, port: int, name: str) -> Any:
+    return pika.ConnectionParameters(
+        host=host,
+        port=port,
+        virtual_host=amqp.vhost,
+        credentials=pika.PlainCredentials(amqp.user, amqp.password, erase_on_connect=True),
+        heartbeat=amqp.heartbeat,
+        ssl_options=_ssl_options(amqp, host),
+        connection_attempts=1,
+        socket_timeout=_CONNECT_TIMEOUT / 2,
+        stack_timeout=_CONNECT_TIMEOUT,
+        blocked_connection_timeout=_BLOCKED_TIMEOUT,
+        client_properties={"connection_name": f"{name} {socket.gethostname()}:{os.getpid()}"},
+    )
+
+
+def _ssl_options(amqp: "AmqpSettings", host: str) -> Any:
+    if not amqp.ssl:
+        return None
+    context = ssl.create_default_context(cafile=amqp.ca_file)
+    if amqp.cert_file:
+        context.load_cert_chain(amqp.cert_file, amqp.key_file)
+    return pika.SSLOptions(context, server_hostname=host)
+
+
+def _translate(
+    error: BaseException, amqp: "AmqpSettings", host: tuple[str, int]
+) -> BrokerUnavailable | BrokerRefused:
+    """Turn pika's opening errors into ours.
+
+    pika guesses the cause from how far the handshake came; a stream that simply ended is no refusal.
+    """
+    while getattr(error, "exceptions", None):  # AMQPConnectionWorkflowFailed
+        error = error.exceptions[-1]  # type: ignore[attr-defined]
+    where, ended = f"{host[0]}:{host[1]}", "StreamLostError" in repr(error)
+    if not ended and isinstance(error, pika.exceptions.ProbableAuthenticationError):
+        return BrokerRefused(f"the broker at {where} refused user {amqp.user!r}: wrong name or password")
+    if not ended and isinstance(error, pika.exceptions.ProbableAccessDeniedError):
+        return BrokerRefused(
+            f"the broker at {where} refused user {amqp.user!r} the virtual host {amqp.vhost!r}: "
+            "it does not exist, or the user has no permissions there"
+        )
+    if not ended and isinstance(error, pika.exceptions.IncompatibleProtocolError):
+        return BrokerRefused(f"what listens at {where} does not speak AMQP 0-9-1")
+    return BrokerUnavailable(f"the broker at {where} cannot be reached: {_say(error)}")
+
+
+def _say(error: BaseException) -> str:
+    """Return an error of pika's in words; the text of many of them is empty."""
+    inner = getattr(error, "exception", None) or (error.args[0] if error.args else None)
+    if isinstance(inner, BaseException):
+        return _say(inner)
+    if isinstance(error, pika.exceptions.ConnectionClosed):
+        return f"{error.reply_text} ({error.reply_code})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,190 @@
+"""Consuming one queue: deliveries in, acknowledgements out."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.session import Part, Session
+from taskqueue.broker.topology import Declaration, Queue
+from taskqueue.broker.wire import RawProperties
+
+_PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A message that the broker handed over and wants acknowledged."""
+
+    tag: int
+    epoch: int  # which channel of the subscription it came on; acknowledged on no other
+    redelivered: bool
+    properties: bytes
+    body: bytes
+
+
+class Subscription(Part):
+    """Consumes one queue while it is wanted and the session is up.
+
+    `settle` marks a delivery as done with; `flush` tells the broker: one acknowledgement for all up to
+    the first unsettled one, and single ones beyond it when more than `hold` of them wait there.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        queue: str,
+        prefetch: int,
+        *,
+        on_delivery: Callable[[Delivery], None],
+        on_lost: Callable[[], None],
+        hold: int = 0,
+    ) -> None:
+        """Prepare; nothing is consumed before `resume`.
+
+        prefetch -- how many unacknowledged deliveries the broker may have out here
+        on_delivery -- takes each delivery
+        on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
+        """
+        self.epoch = 0
+        self.is_consuming = False
+        self._loop = loop
+        self._session = session
+        self._queue = queue
+        self._prefetch = prefetch
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
+        self._hold = hold
+        self.is_wanted = False
+        self._opening = False
+        self._channel: Any = None
+        self._consumer_tag = ""
+        self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
+        self._settled: set[int] = set()
+        self._log = logging.getLogger(__name__)
+        session.attach(self)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many deliveries the broker has out here."""
+        return len(self._order)
+
+    def resume(self) -> None:
+        """Consume from now on, or as soon as the session is up."""
+        self.is_wanted = True
+        self._converge()
+
+    def pause(self) -> None:
+        """Take nothing new; what was delivered can still be settled."""
+        self.is_wanted = False
+        if self.is_consuming:
+            self.is_consuming = False
+            self._channel.basic_cancel(
+                self._consumer_tag, callback=self._loop.guard(lambda _frame: self._converge())
+            )
+
+    def restart(self) -> None:
+        """Give every unacknowledged delivery back and begin anew."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            if channel.is_open:
+                channel.close()
+            self._forget()
+            self._converge()
+
+    def settle(self, delivery: Delivery) -> None:
+        """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""
+        if delivery.epoch == self.epoch:
+            self._settled.add(delivery.tag)
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Return a delivery to its queue, for whoever can start it."""
+        if delivery.epoch == self.epoch and self._channel is not None:
+            self._order.remove(delivery.tag)
+            self._channel.basic_reject(delivery.tag, requeue=True)
+
+    def flush(self) -> None:
+        """Acknowledge what is settled."""
+        if not self._settled or self._channel is None:
+            return
+        last = 0
+        while self._order and self._order[0] in self._settled:
+            last = self._order.popleft()
+            self._settled.discard(last)
+        if last:
+            self._channel.basic_ack(last, multiple=True)
+        if len(self._settled) > self._hold:
+            for tag in sorted(self._settled):
+                self._channel.basic_ack(tag)
+                self._order.remove(tag)
+            self._settled.clear()
+
+    # --- the channel ---
+
+    def session_up(self) -> None:
+        """Subscribe if wanted; the session calls this."""
+        self._converge()
+
+    def session_down(self) -> None:
+        """Forget the deliveries; the session calls this."""
+        self._opening = False
+        if self._channel is not None:
+            self._channel = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self.epoch += 1
+        self.is_consuming = False
+        self._order.clear()
+        self._settled.clear()
+        self._on_lost()
+
+    def _converge(self) -> None:
+        if not self.is_wanted or not self._session.is_up or self.is_consuming or self._opening:
+            return
+        if self._channel is not None:
+            self._consume()
+            return
+        self._opening = True
+        Declaration(
+            self._loop,
+            self._session,
+            Queue(self._queue),
+            done=lambda: self._session.channel(self._channel_open),
+            failed=self._declaration_failed,
+        )
+
+    def _declaration_failed(self, reason: str) -> None:
+        self._opening = False
+        self._log.error("queue %s cannot be used: %s", self._queue, reason)
+        self._loop.call_later(_PAUSE * 10, self._converge)
+
+    def _channel_open(self, channel: Any) -> None:
+        guard = self._loop.guard
+        self._opening, self._channel = False, channel
+        channel.add_on_close_callback(guard(self._channel_closed))
+        channel.add_on_cancel_callback(guard(self._cancelled))
+        channel.basic_qos(prefetch_count=self._prefetch, callback=guard(lambda _frame: self._converge()))
+
+    def _consume(self) -> None:
+        self.is_consuming = True
+        self._consumer_tag = self._channel.basic_consume(self._queue, self._loop.guard(self._deliver))
+
+    def _deliver(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
+        self._order.append(method.delivery_tag)
+        self._on_delivery(Delivery(method.delivery_tag, self.epoch, method.redelivered, properties.raw, body))
+
+    def _cancelled(self, _frame: Any) -> None:
+        self._log.warning("queue %s was deleted under its consumer", self._queue)
+        self._loop.call_later(_PAUSE, self.restart)
+
+    def _channel_closed(self, channel: Any, error: BaseException) -> None:
+        if channel is not self._channel or not self._session.is_up:
+            return
+        self._log.error("the broker closed the channel of queue %s: %s", self._queue, error)
+        self._channel = None
+        self._forget()
+        self._loop.call_later(_PAUSE, self._converge)

@@ -1,0 +1,94 @@
+"""Every queue that taskqueue knows: its name, its arguments, and how it comes to be."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.session import Session
+
+TASKQUEUE: Final = "taskqueue"
+REJECTED: Final = "taskqueue_rejected"
+FAILED: Final = "taskqueue_failed"
+WORKER_PREFIX: Final = "worker_"
+#: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
+DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
+
+_NOT_FOUND: Final = 404
+_UNEQUAL: Final = 406
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue. Shared ones have no arguments, so that foreign declarations agree with ours."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def worker_queue(worker_type: str) -> str:
+    """Return the name of the queue of a worker type."""
+    return WORKER_PREFIX + worker_type
+
+
+def is_ours(queue: str) -> bool:
+    """Tell whether a name belongs to a queue that feeds taskqueue itself; results never go there."""
+    return queue.startswith((TASKQUEUE, WORKER_PREFIX))
+
+
+class Declaration:
+    """Declares one queue, on channels that are thrown away: a refusal closes the channel.
+
+    The queue is looked for first, so that one with other arguments is used as it is; only a missing
+    one is made.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        queue: Queue,
+        *,
+        done: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """Begin; exactly one of `done` and `failed` (with the reason) is called, unless the session ends."""
+        self._loop = loop
+        self._session = session
+        self._queue = queue
+        self._done = done
+        self._failed = failed
+        self._passive = True
+        self._log = logging.getLogger(__name__)
+        session.channel(self._declare)
+
+    def _declare(self, channel: Any) -> None:
+        guard = self._loop.guard
+        channel.add_on_close_callback(guard(self._refused))
+        channel.queue_declare(
+            self._queue.name,
+            passive=self._passive,
+            durable=True,
+            arguments=dict(self._queue.arguments),
+            callback=guard(lambda _frame: self._declared(channel)),
+        )
+
+    def _declared(self, channel: Any) -> None:
+        if not self._passive:
+            self._log.info("declared queue %s", self._queue.name)
+        channel.close()
+        self._done()
+
+    def _refused(self, _channel: Any, error: BaseException) -> None:
+        code, text = getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error))
+        if code in (0, 200) or not self._session.is_up:
+            return
+        if code == _NOT_FOUND and self._passive:
+            self._passive = False
+            self._session.channel(self._declare)
+        elif code == _UNEQUAL:
+            self._log.warning("queue %s has other arguments; it is used as it is", self._queue.name)
+            self._done()
+        else:
+            self._failed(text)

@@ -1,0 +1,174 @@
+"""Child processes: made, kept running, told apart when they die."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from taskqueue.errors import ExitStatus
+
+_STEADY: Final = 5.0  # seconds; a process that lived so long is started again at once
+_FIRST_DELAY: Final = 0.25
+_LONGEST_DELAY: Final = 60.0
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child process ended."""
+
+    pid: int
+    code: int  # the exit status, or the negative number of the signal that killed it
+    peak_memory: int  # bytes
+
+    @property
+    def cause(self) -> str:
+        """The end in words: "killed by SIGSEGV", "exit status 3"."""
+        if self.code >= 0:
+            return f"exit status {self.code}"
+        try:
+            return f"killed by {signal.Signals(-self.code).name}"
+        except ValueError:
+            return f"killed by signal {-self.code}"
+
+
+def fork(run: Callable[[], int]) -> int:
+    """Fork a child that runs `run` and exits with its result; return its pid.
+
+    The child leads a process group of its own, so that it can be killed with all that it started and
+    does not get the terminal's Ctrl-C, and it has no signal handlers of its parent's.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Until the child has let go of its parent's handlers, a signal to it would be noted as the parent's.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = os.fork()
+    if pid == 0:
+        _be_child(run, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with contextlib.suppress(PermissionError, ProcessLookupError):  # it was faster, or is gone
+        os.setpgid(pid, pid)  # on both sides: whoever comes first
+    return pid
+
+
+def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
+    status: int = ExitStatus.SOFTWARE
+    try:
+        os.setpgid(0, 0)
+        _forget_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        gc.freeze()  # what the parent made stays shared: collecting would touch, and copy, its pages
+        status = run()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else ExitStatus.SOFTWARE
+    except BaseException:  # noqa: BLE001 -- the child's last line: nothing may return into the parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _forget_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if callable(signal.getsignal(number)) and number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every file descriptor beyond the standard streams, except those named."""
+    low = 3
+    for descriptor in sorted(kept):
+        os.closerange(low, descriptor)
+        low = max(low, descriptor + 1)
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process killed when its parent dies; call it after the last change of user.
+
+    The kernel forgets the setting when the credentials change (prctl(2), PR_SET_PDEATHSIG).
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the kernel was told
+        os._exit(ExitStatus.OK)
+
+
+def reap() -> list[Exit]:
+    """Collect every child that has ended, without waiting."""
+    ended: list[Exit] = []
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append(_exit(pid, status, usage))
+
+
+def _exit(pid: int, status: int, usage: resource.struct_rusage) -> Exit:
+    return Exit(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
+
+
+def terminate(pid: int) -> None:
+    """Ask a process, which may be gone, to end in order."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def reload(pid: int) -> None:
+    """Ask a process, which may be gone, to read its configuration again."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGHUP)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child made by `fork`, and whatever it started and left in its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one process that shall run: whoever dies in it is followed by another.
+
+    The first follower comes at once; those after it ever later, while each dies young.
+    """
+
+    name: str
+    pid: int = 0  # 0: nobody is in it
+    started: float = 0.0  # monotonic
+    due: float = 0.0  # monotonic; not to be filled before
+    deaths: int = 0  # in a row, each soon after the start
+
+    def fill(self, pid: int) -> None:
+        """Note who is in the slot now."""
+        self.pid, self.started = pid, time.monotonic()
+
+    def vacate(self, *, expected: bool) -> float:
+        """Note that the process is gone; return the seconds until the slot is filled again."""
+        now = time.monotonic()
+        if expected or now - self.started >= _STEADY:
+            self.deaths = 0
+        delay = 0.0 if self.deaths == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self.deaths, 16))
+        self.deaths += 0 if expected else 1
+        self.pid, self.due = 0, now + delay
+        return delay
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a process should be started in it now."""
+        return self.pid == 0 and time.monotonic() >= self.due
