@@ -1,0 +1,253 @@
+"""The dispatcher: routes workitems from `taskqueue` to `worker_<type>`.
+
+A message is acknowledged after the broker has confirmed where it went. Any number of dispatchers may
+run, on any number of hosts.
+"""
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from taskqueue import plugins
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.session import Part, Session
+from taskqueue.broker.subscription import Delivery, Subscription
+from taskqueue.broker.topology import REJECTED, TASKQUEUE, Declaration, Queue, worker_queue
+from taskqueue.config import AmqpSettings, DispatcherSettings
+from taskqueue.daemon import Signals
+from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
+from taskqueue.logs import Log
+from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.workitem import FORMATS, Format, find_route, rejected, travelling
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
+
+_DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
+
+
+def load_formats(content_types: tuple[str, ...]) -> dict[str, Format]:
+    """Return the formats by content type: the built-in ones, and the plugins that are named.
+
+    PluginError where a named one is not installed. Their code runs in the dispatcher, beside the
+    broker's password; that is why they must be named.
+    """
+    return dict(FORMATS) | {name: plugins.load(name, plugins.FORMATS) for name in content_types}
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """One message on its way through the dispatcher."""
+
+    delivery: Delivery
+    properties: Properties
+    id: str
+
+
+class Dispatcher(Part):
+    """One dispatcher process."""
+
+    def __init__(
+        self,
+        settings: DispatcherSettings,
+        amqp: AmqpSettings,
+        formats: Mapping[str, Format],
+        signals: Signals,
+        on_state: Callable[[str], None],
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            settings: the section [dispatcher].
+            amqp: the broker's address.
+            formats: what bodies are read with, by content type.
+            signals: SIGTERM and SIGHUP as they come.
+            on_state: hears what the dispatcher is doing, in words, once it has tried the broker.
+        """
+        self._settings = settings
+        self._formats = formats
+        self._signals = signals
+        self._on_state = on_state
+        self._log = Log("dispatcher")
+        self._loop = EventLoop()
+        self._declared: set[str] = set()  # queues made for types that nobody had made one for
+        self._draining = False
+        self._status = ExitStatus.OK
+        self._publishing = Session(
+            self._loop, amqp, "taskqueue dispatcher publishes", on_trouble=self._trouble
+        )
+        self._consuming = Session(self._loop, amqp, "taskqueue dispatcher consumes", on_trouble=self._trouble)
+        self._publisher = Publisher(
+            self._loop,
+            self._publishing,
+            on_ready=self._publisher_ready,
+            on_lost=self._publisher_lost,
+            on_batch=self._flush,
+        )
+        self._subscription = Subscription(
+            self._loop,
+            self._consuming,
+            TASKQUEUE,
+            settings.window,
+            on_delivery=self._dispatch,
+            on_lost=lambda: None,
+            hold=settings.window // 4,
+        )
+        self._publishing.attach(self)
+        self._consuming.attach(self)
+
+    def run(self) -> ExitStatus:
+        """Dispatch until SIGTERM, then until nothing is left unconfirmed."""
+        self._loop.watch(self._signals, self._act_on_signals)
+        self._publishing.open()
+        self._loop.run()
+        return self._status
+
+    # --- one message ---
+
+    def _dispatch(self, delivery: Delivery) -> None:
+        """Send a message to the queue of its worker type, or to the rejected ones."""
+        passage = Passage(delivery, Properties(), "")
+        try:
+            passage.properties = Properties.decode(delivery.properties)
+            passage.id = passage.properties.message_id or ""
+            route = find_route(passage.properties, delivery.body, self._formats)
+            properties = travelling(passage.properties, route.worker_type)
+        except (Unroutable, MalformedProperties) as error:
+            self._reject(passage, str(error))
+            return
+        self._publish(passage, worker_queue(route.worker_type), properties, route.body)
+
+    def _publish(self, passage: Passage, queue: str, properties: Properties, body: bytes) -> None:
+        self._publisher.publish(
+            Publication(
+                queue,
+                properties.encode(),
+                body,
+                lambda publication, fate, reason: self._published(passage, publication, fate, reason),
+            )
+        )
+
+    def _published(self, passage: Passage, publication: Publication, fate: Fate, reason: str) -> None:
+        if fate is Fate.CONFIRMED:
+            self._subscription.settle(passage.delivery)
+        elif fate is Fate.RETURNED:
+            self._provide_queue(passage, publication)
+        elif publication.queue == REJECTED:
+            self._reject_bare(passage, reason)
+        else:
+            self._reject(passage, f"the broker refuses it: {reason}")
+
+    def _reject(self, passage: Passage, reason: str) -> None:
+        """Keep what cannot be routed, with the reason and its properties, where it can be found."""
+        self._log.warning("rejected: %s", reason, workitem=passage.id or None)
+        try:
+            properties = rejected(passage.properties, reason, TASKQUEUE)
+        except MalformedProperties:
+            properties = rejected(passage.properties.replace(header_table=None), reason, TASKQUEUE)
+        self._publish(passage, REJECTED, properties, passage.delivery.body)
+
+    def _reject_bare(self, passage: Passage, reason: str) -> None:
+        """Keep at least the body: the properties do not fit beside the reason."""
+        bare = Properties(message_id=passage.id or None)
+        self._publish(passage, REJECTED, rejected(bare, reason, TASKQUEUE), passage.delivery.body)
+
+    # --- queues that are missing ---
+
+    def _provide_queue(self, passage: Passage, publication: Publication) -> None:
+        """Make the queue of a type that nobody serves yet: the work waits there for the plugin."""
+        queue = publication.queue
+        if queue != REJECTED and queue not in self._declared:
+            if len(self._declared) >= self._settings.max_types:
+                self._reject(
+                    passage,
+                    f"there is no queue {queue}, and max_types ({self._settings.max_types}) "
+                    "queues have been made for new types",
+                )
+                return
+            self._declared.add(queue)
+        Declaration(
+            self._loop,
+            self._publishing,
+            Queue(queue),
+            done=lambda: self._publisher.publish(publication),
+            failed=lambda reason: self._declaration_failed(passage, publication, reason),
+        )
+
+    def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
+        if publication.queue != REJECTED:
+            self._declared.discard(publication.queue)
+            self._reject(passage, f"its queue {publication.queue} cannot be declared: {reason}")
+            return
+        self._log.error("queue %s cannot be declared: %s", REJECTED, reason)
+        epoch = passage.delivery.epoch
+        self._loop.call_later(_DECLARE_AGAIN, lambda: self._try_again(epoch, publication))
+
+    def _try_again(self, epoch: int, publication: Publication) -> None:
+        if epoch == self._subscription.epoch:
+            self._publisher.publish(publication)
+
+    # --- the broker comes and goes ---
+
+    def _publisher_ready(self) -> None:
+        if not self._draining:
+            self._subscription.resume()
+        self._consuming.open()
+
+    def _publisher_lost(self) -> None:
+        """Let the broker deliver again what was on its way: nobody knows what became of it."""
+        self._subscription.pause()
+        self._subscription.restart()
+
+    def _flush(self) -> None:
+        self._subscription.flush()
+        if self._draining:
+            self._leave_if_done()
+
+    def session_up(self) -> None:
+        """Tell what is going on; a session calls this."""
+        if self._publishing.is_up and self._consuming.is_up:
+            self._on_state("takes work")
+
+    def session_down(self) -> None:
+        """Tell what is going on; a session calls this."""
+        self._on_state("waits for the broker")
+
+    def session_blocked(self) -> None:
+        """Take nothing more while nothing can be sent on; a session calls this."""
+        self._subscription.pause()
+
+    def session_unblocked(self) -> None:
+        """Go on; a session calls this."""
+        if self._publisher.is_ready and not self._draining:
+            self._subscription.resume()
+
+    def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
+        if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
+            self._log.critical("%s", error)
+            self._status = ExitStatus.REFUSED
+            self._loop.stop()
+            return
+        self._log.warning("%s; trying again", error)
+        self._on_state("waits for the broker")
+
+    # --- the end ---
+
+    def _act_on_signals(self) -> None:
+        for _ in self._signals.pending():
+            if self._draining:
+                self._loop.stop()
+            else:
+                self._drain()
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._subscription.pause()
+        self._loop.call_later(self._settings.stop_timeout, self._loop.stop)
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        self._subscription.flush()
+        if not self._subscription.unacknowledged:
+            self._consuming.close(lambda: self._publishing.close(self._loop.stop))

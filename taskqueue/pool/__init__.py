@@ -1,0 +1,1 @@
+"""The worker pool: a supervisor, a consumer for each group, and the workers."""

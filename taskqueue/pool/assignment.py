@@ -1,0 +1,59 @@
+"""A workitem as its consumer keeps it: from the delivery until its end is confirmed."""
+
+from dataclasses import dataclass, field
+
+from taskqueue import results
+from taskqueue import workitem as words
+from taskqueue.broker.publisher import Publication
+from taskqueue.broker.subscription import Delivery
+from taskqueue.properties import Properties
+from taskqueue.workitem import Workitem
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """One delivered workitem; it is acknowledged when all that it came to is confirmed."""
+
+    number: int
+    worker_type: str
+    delivery: Delivery  # the newest one: after a lost connection the broker delivers again
+    properties: Properties
+    unpublished: list[Publication] = field(default_factory=list)  # what must be confirmed yet
+    refusals: int = 0  # how often the broker refused a result of it
+
+    @property
+    def id(self) -> str:
+        """The workitem's id."""
+        return self.properties.message_id or ""
+
+    @property
+    def body(self) -> bytes:
+        """The workitem's body."""
+        return self.delivery.body
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the workitem this is; 1 for the first."""
+        return _count(self.properties, words.ATTEMPT, 1)
+
+    @property
+    def crashes(self) -> int:
+        """How many workers died of it before."""
+        return _count(self.properties, words.CRASHES, 0)
+
+    @property
+    def deadline(self) -> float | None:
+        """When it expires, in seconds since 1970; None for never."""
+        value = self.properties.header(words.DEADLINE)
+        return value if isinstance(value, float | int) else None
+
+    def run(self, worker: str, started: float, ended: float) -> results.Run:
+        """Describe a run of it."""
+        workitem = Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
+        return results.Run(workitem, worker, started, ended)
+
+
+def _count(properties: Properties, header: str, least: int) -> int:
+    """Read a counter of ours; a producer may have written anything there."""
+    value = properties.header(header)
+    return min(max(value, least), 2**31) if isinstance(value, int) else least

@@ -1,0 +1,94 @@
+"""A consumer's workers: who is there, who has room, and who must be killed."""
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.logs import Log
+from taskqueue.pool import control
+from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.control import Message
+from taskqueue.pool.frames import Outcome
+from taskqueue.pool.link import WorkerLink
+
+_DEATH_TIMEOUT: Final = 5.0  # seconds that a worker may live on after it closed its socket
+
+
+class Crew:
+    """The workers that the supervisor has handed to a consumer."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        supervisor: socket.socket,
+        log: Log,
+        output_rate: int,
+        *,
+        on_ready: Callable[[], None],
+        on_outcome: Callable[[WorkerLink, Assignment, Outcome], None],
+    ) -> None:
+        """Begin without workers.
+
+        Args:
+            loop: watches their sockets and their output.
+            supervisor: this process's end of the pair to whoever can kill them.
+            log: where their faults go.
+            output_rate: lines a second that each may write into the log.
+            on_ready: another worker can take work.
+            on_outcome: takes what a worker says became of an assignment.
+        """
+        self._loop = loop
+        self._supervisor = supervisor
+        self._log = log
+        self._output_rate = output_rate
+        self._on_ready = on_ready
+        self._on_outcome = on_outcome
+        self._links: dict[int, WorkerLink] = {}  # by the worker's pid
+
+    def welcome(self, message: Message) -> None:
+        """Take over the files of a new worker."""
+        self._links[message.content["pid"]] = WorkerLink(
+            self._loop,
+            message.content["name"],
+            message.files,
+            self._output_rate,
+            on_ready=self._on_ready,
+            on_outcome=self._on_outcome,
+            on_hang_up=self._hung_up,
+            on_fault=self._fault,
+        )
+
+    def bury(self, pid: int) -> WorkerLink | None:
+        """Read what a dead worker left behind; return its link, with the assignments it did not finish."""
+        link = self._links.pop(pid, None)
+        if link is not None:
+            link.close()
+        return link
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether any worker can take work."""
+        return any(link.is_ready for link in self._links.values())
+
+    def idlest(self, depth: int) -> WorkerLink | None:
+        """Return the worker with the least to do, if that is less than `depth` workitems."""
+        ready = (link for link in self._links.values() if link.is_ready)
+        link = min(ready, key=lambda candidate: len(candidate.tasks), default=None)
+        return link if link is not None and len(link.tasks) < depth else None
+
+    def let_idle_go(self) -> None:
+        """Hang up on every worker that has nothing to do."""
+        for link in self._links.values():
+            if not link.tasks:
+                link.hang_up()
+
+    def _hung_up(self, link: WorkerLink) -> None:
+        """A worker that ends closes its socket a moment before; one that lives on is of no use."""
+        self._loop.call_later(_DEATH_TIMEOUT, lambda: self._fault(link, "it closed its socket and lives on"))
+
+    def _fault(self, link: WorkerLink, reason: str) -> None:
+        pid = next((pid for pid, candidate in self._links.items() if candidate is link), None)
+        if pid is not None:
+            self._log.error("a worker must be killed: %s", reason, worker=link.name)
+            control.send(self._supervisor, "kill", pid=pid)

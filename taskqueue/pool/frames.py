@@ -1,0 +1,135 @@
+"""What a consumer and a worker say to each other over their socket pair.
+
+A frame is its kind (1 byte), its length (4 bytes, big-endian) and as many bytes. Bodies and properties
+pass as the bytes they are; the consumer parses nothing in them.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+#: The longest frame that is believed; RabbitMQ takes messages of up to 128 MiB.
+LONGEST_FRAME: Final = 160 * 1024 * 1024
+
+_HEAD: Final = struct.Struct(">BI")
+_TASK: Final = struct.Struct(">QII")
+_OUTCOME: Final = struct.Struct(">Q?ddBI")
+
+
+class Kind(IntEnum):
+    """What a frame says."""
+
+    READY = 1  # worker: set up, and can take work
+    TASK = 2  # consumer: perform this workitem
+    OUTCOME = 3  # worker: this is what became of it
+
+
+class FrameError(ValueError):
+    """The other side does not speak this language; whoever it is, it is not believed any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A workitem on its way to a worker."""
+
+    number: int  # counts the consumer's tasks; the outcome names it
+    attempt: int
+    properties: bytes
+    body: bytes
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        head = _TASK.pack(self.number, self.attempt, len(self.properties))
+        return b"".join(
+            (
+                _head(Kind.TASK, len(head) + len(self.properties) + len(self.body)),
+                head,
+                self.properties,
+                self.body,
+            )
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Task":
+        """Read the payload of a TASK frame."""
+        number, attempt, size = _TASK.unpack_from(payload)
+        start = _TASK.size + size
+        return cls(number, attempt, payload[_TASK.size : start], payload[start:])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a workitem, as its worker tells it."""
+
+    number: int
+    succeeded: bool
+    started: float  # seconds since 1970
+    ended: float
+    content_type: str
+    error: str  # a failure in one line; empty for a success
+    body: bytes  # the result's body, or the failure's
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        kind, error = self.content_type.encode(), self.error.encode("utf-8", "replace")
+        head = _OUTCOME.pack(self.number, self.succeeded, self.started, self.ended, len(kind), len(error))
+        size = len(head) + len(kind) + len(error) + len(self.body)
+        return b"".join((_head(Kind.OUTCOME, size), head, kind, error, self.body))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Outcome":
+        """Read the payload of an OUTCOME frame; FrameError where it is none."""
+        try:
+            number, succeeded, started, ended, kind_size, error_size = _OUTCOME.unpack_from(payload)
+            kind_end = _OUTCOME.size + kind_size
+            error_end = kind_end + error_size
+            if error_end > len(payload):
+                raise FrameError("an outcome that ends early")
+            kind = payload[_OUTCOME.size : kind_end].decode()
+            error = payload[kind_end:error_end].decode("utf-8", "replace")
+        except (struct.error, UnicodeDecodeError) as fault:
+            raise FrameError(f"an outcome that cannot be read: {fault}") from None
+        return cls(number, succeeded, started, ended, kind, error, payload[error_end:])
+
+
+def ready() -> bytes:
+    """Return a READY frame."""
+    return _head(Kind.READY, 0)
+
+
+def _head(kind: Kind, size: int) -> bytes:
+    if size > LONGEST_FRAME:
+        raise FrameError(f"{size} bytes do not fit into a frame of at most {LONGEST_FRAME}")
+    return _HEAD.pack(kind, size)
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
+        """Take bytes in; yield each frame that is complete, as its kind and payload.
+
+        FrameError for a kind or a length that no frame has.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _HEAD.size:
+            number, size = _HEAD.unpack_from(buffer)
+            if size > LONGEST_FRAME:
+                raise FrameError(f"a frame of {size} bytes; the longest has {LONGEST_FRAME}")
+            try:
+                kind = Kind(number)
+            except ValueError:
+                raise FrameError(f"a frame of the unknown kind {number}") from None
+            end = _HEAD.size + size
+            if len(buffer) < end:
+                return
+            payload = bytes(buffer[_HEAD.size : end])
+            del buffer[:end]
+            yield kind, payload

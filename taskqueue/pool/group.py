@@ -1,0 +1,227 @@
+"""A group as the supervisor keeps it: one consumer, its workers, and what is wanted of them."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from taskqueue import logs, processes, worker
+from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings, PoolSettings
+from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
+from taskqueue.keeper import report
+from taskqueue.logs import Log
+from taskqueue.plugins import Plugin
+from taskqueue.pool import control, privileges
+from taskqueue.processes import Exit, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a group is made after; two that are equal make the same group."""
+
+    settings: GroupSettings
+    plugin: Plugin
+    worker_user: str | None  # None: the pool's own
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all groups of a pool share."""
+
+    pool: PoolSettings
+    logging: LoggingSettings
+    read_amqp: Callable[[], AmqpSettings]  # called in the consumers only; may raise ConfigError
+    amqp_fd: int | None  # where it reads, if that is an open file
+    as_root: bool
+
+
+class Group:
+    """Keeps one consumer and the wanted number of workers running, until it is told to quiet down."""
+
+    def __init__(self, blueprint: Blueprint, surroundings: Surroundings) -> None:
+        """Make a group in which nobody runs yet; `converge` starts them."""
+        self.blueprint = blueprint
+        self.state = ""  # in the consumer's words; empty until it has tried the broker
+        self.is_leaving = False
+        self.control: socket.socket | None = None
+        self._surroundings = surroundings
+        name = blueprint.settings.name
+        self.consumer = Slot(f"consumer of {name}")
+        self.workers = [Slot(f"{name}/{number}") for number in range(1, blueprint.settings.workers + 1)]
+        self._log = Log("supervisor", group=name)
+
+    @property
+    def name(self) -> str:
+        """The section of the configuration."""
+        return self.blueprint.settings.name
+
+    @property
+    def pids(self) -> list[int]:
+        """Every process of the group."""
+        return [slot.pid for slot in (self.consumer, *self.workers) if slot.pid]
+
+    @property
+    def vital(self) -> int:
+        """The consumer: without it the workers are of no use."""
+        return self.consumer.pid
+
+    def files(self) -> Sequence[socket.socket]:
+        """Return what the consumer speaks through."""
+        return [self.control] if self.control is not None else []
+
+    def converge(self) -> None:
+        """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
+        if self.is_leaving:
+            return
+        if self.consumer.is_due and not any(slot.pid for slot in self.workers):
+            self._start_consumer()
+        if self.consumer.pid:
+            for slot in self.workers:
+                if slot.is_due:
+                    self._start_worker(slot)
+
+    def due(self) -> Iterator[float]:
+        """Yield when (monotonic) each empty slot may be filled."""
+        if not self.is_leaving:
+            yield from (slot.due for slot in (self.consumer, *self.workers) if not slot.pid)
+
+    def quiet(self) -> None:
+        """Take nothing new, finish what runs, and leave."""
+        self.is_leaving = True
+        if self.consumer.pid:
+            processes.terminate(self.consumer.pid)
+
+    def reload(self) -> None:
+        """Have the consumer read the broker's address again."""
+        if self.consumer.pid and not self.is_leaving:
+            processes.reload(self.consumer.pid)
+
+    def kill(self) -> None:
+        """End every process now. What was not acknowledged, the broker delivers elsewhere."""
+        self.is_leaving = True
+        for pid in self.pids:
+            processes.kill_group(pid)
+
+    def hear(self) -> None:
+        """Take in what the consumer says."""
+        try:
+            while self.control is not None and (message := control.receive(self.control)):
+                if message.word == "state":
+                    self.state = message.content["state"]
+                    self._log.info("%s", self.state)
+                elif message.word == "kill" and message.content["pid"] in self.pids:
+                    processes.kill_group(message.content["pid"])
+        except EOFError:
+            self._drop_control()
+
+    # --- the end of a process ---
+
+    def bury(self, end: Exit) -> bool:
+        """Note the end of a process, if it was of this group; tell whether it was."""
+        if self.consumer.pid == end.pid:
+            self._bury_consumer(end)
+            return True
+        for slot in self.workers:
+            if slot.pid == end.pid:
+                self._bury_worker(slot, end)
+                return True
+        return False
+
+    def _bury_consumer(self, end: Exit) -> None:
+        """A consumer takes its workers along: nobody could be told what becomes of their work."""
+        self.hear()
+        self._drop_control()
+        orphans = [slot for slot in self.workers if slot.pid]
+        expected = self.is_leaving and end.code == ExitStatus.OK
+        delay = self.consumer.vacate(expected=expected)
+        if not expected:
+            report(self._log, "consumer", end, None if self.is_leaving else delay)
+            for slot in orphans:
+                processes.kill_group(slot.pid)
+
+    def _bury_worker(self, slot: Slot, end: Exit) -> None:
+        processes.kill_group(end.pid)  # what it may have started and left behind
+        expected = end.code == ExitStatus.OK or not self.consumer.pid
+        delay = slot.vacate(expected=expected)
+        self._tell_consumer("died", pid=end.pid, cause=end.cause)
+        if not expected:
+            report(self._log, f"worker {slot.name}", end, None if self.is_leaving else delay)
+
+    def _tell_consumer(self, word: str, files: Sequence[int] = (), **content: object) -> None:
+        """Send a message; a consumer that takes no more hangs, and is killed with its workers."""
+        if self.control is not None and not control.send(self.control, word, files, **content):
+            self._log.error("the consumer does not listen any more and is killed")
+            processes.kill_group(self.consumer.pid)
+
+    def _drop_control(self) -> None:
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+    # --- the start of a process ---
+
+    def _start_consumer(self) -> None:
+        ours, theirs = control.pair()
+        parent = os.getpid()
+        self.state = ""
+        self.consumer.fill(processes.fork(lambda: self._be_consumer(theirs, parent)))
+        theirs.close()
+        self.control = ours
+
+    def _be_consumer(self, supervisor: socket.socket, parent: int) -> ExitStatus:
+        around = self._surroundings
+        logs.close()
+        processes.close_all_but(supervisor.fileno(), *([around.amqp_fd] if around.amqp_fd else []))
+        logs.set_up(around.logging, "consumer")
+        try:
+            if around.as_root:
+                environment = privileges.environment(around.pool.user, os.environ)
+                privileges.become(around.pool.user)
+                os.environ.clear()
+                os.environ.update(environment)
+            processes.die_with_parent(parent)
+            amqp = around.read_amqp()
+        except TaskqueueError as error:
+            self._log.critical("%s", error)
+            return error.status
+        return self._consume(amqp, supervisor)
+
+    def _consume(self, amqp: AmqpSettings, supervisor: socket.socket) -> ExitStatus:
+        from taskqueue.daemon import Signals  # noqa: PLC0415
+        from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
+
+        with Signals(SIGNALS) as signals:
+            return Consumer(self.blueprint.settings, amqp, supervisor, signals, self._read_amqp_again).run()
+
+    def _read_amqp_again(self) -> AmqpSettings | None:
+        try:
+            return self._surroundings.read_amqp()
+        except ConfigError as error:
+            self._log.error("the broker's address stays as it was: %s", error)
+            return None
+
+    def _start_worker(self, slot: Slot) -> None:
+        link, theirs = socket.socketpair()
+        output, their_output = os.pipe()
+        parent = os.getpid()
+        slot.fill(processes.fork(lambda: self._be_worker(slot.name, theirs, their_output, parent)))
+        theirs.close()
+        os.close(their_output)
+        self._tell_consumer("worker", (link.fileno(), output), pid=slot.pid, name=slot.name)
+        link.close()
+        os.close(output)
+
+    def _be_worker(self, name: str, link: socket.socket, output: int, parent: int) -> ExitStatus:
+        logs.close()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        processes.close_all_but(link.fileno())
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        settings = self.blueprint.settings
+        spec = worker.WorkerSpec(
+            name, settings.worker_type, self.blueprint.worker_user, dict(settings.settings)
+        )
+        return worker.run(spec, link, parent)

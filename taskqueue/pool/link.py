@@ -1,0 +1,158 @@
+"""The consumer's side of one worker: its socket, its output, and what it was given to do."""
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.logs import Log
+from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task
+from taskqueue.pool.output import OutputPump
+
+_CHUNK: Final = 262_144  # bytes read from a worker at a time
+
+
+class WorkerLink:
+    """Speaks with one worker; lives as long as the worker does."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        name: str,
+        files: tuple[int, ...],
+        output_rate: int,
+        *,
+        on_ready: Callable[[], None],
+        on_outcome: Callable[["WorkerLink", Assignment, Outcome], None],
+        on_hang_up: Callable[["WorkerLink"], None],
+        on_fault: Callable[["WorkerLink", str], None],
+    ) -> None:
+        """Take over the worker's socket and the reading end of its output.
+
+        on_hang_up -- the worker closed its socket; it should be about to end
+        on_fault -- the worker said what no worker says; it must be killed
+        """
+        self.name = name
+        self.is_ready = False
+        self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
+        self._loop = loop
+        self._socket = socket.socket(fileno=files[0])
+        self._socket.setblocking(False)
+        self._output: OutputPump | None = OutputPump(files[1], output_rate, self._log_line)
+        self._reader = FrameReader()
+        self._unsent = bytearray()
+        self._is_watched = True
+        self._on_ready, self._on_outcome = on_ready, on_outcome
+        self._on_hang_up, self._on_fault = on_hang_up, on_fault
+        self._log = Log("output", worker=name)
+        loop.watch(self._socket, self._readable)
+        loop.watch(self._output, self._output_readable)
+
+    def give(self, assignment: Assignment) -> None:
+        """Send a workitem to the worker; it performs one after the other."""
+        self.tasks.append(assignment)
+        task = Task(assignment.number, assignment.attempt, assignment.properties.encode(), assignment.body)
+        self._send(task.encode())
+
+    def hang_up(self) -> None:
+        """Tell the worker that nothing more comes: it cleans up and ends."""
+        self.is_ready = False
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Read what the worker left behind, and let go of it. It is dead."""
+        self._socket.setblocking(False)
+        while self._is_watched and self._receive():
+            pass
+        self._unwatch()
+        self._close_output()
+        self._socket.close()
+
+    # --- the socket ---
+
+    def _send(self, data: bytes) -> None:
+        if not self._unsent:
+            data = data[self._send_now(data) :]
+        if data:
+            self._unsent += data
+            self._watch_again(self._writable)
+
+    def _send_now(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it died; the supervisor will say how
+            return len(data)
+
+    def _writable(self) -> None:
+        del self._unsent[: self._send_now(self._unsent)]
+        if not self._unsent:
+            self._watch_again(None)
+
+    def _watch_again(self, on_writable: Callable[[], Any] | None) -> None:
+        if self._is_watched:
+            self._loop.unwatch(self._socket)
+            self._loop.watch(self._socket, self._readable, on_writable)
+
+    def _readable(self) -> None:
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Take in what the worker says; tell whether there may be more."""
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._unwatch()
+            self._on_hang_up(self)
+            return False
+        try:
+            for kind, payload in self._reader.feed(data):
+                self._take(kind, payload)
+        except FrameError as error:
+            self._unwatch()
+            self._on_fault(self, str(error))
+            return False
+        return True
+
+    def _take(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.READY and not self.is_ready:
+            self.is_ready = True
+            self._on_ready()
+        elif kind is Kind.OUTCOME:
+            outcome = Outcome.decode(payload)
+            if not self.tasks or self.tasks[0].number != outcome.number:
+                raise FrameError(f"an outcome of task {outcome.number}, which it was not given")
+            if self._output is not None:
+                self._output.drain()  # what it wrote about this workitem is logged with its id
+            self._on_outcome(self, self.tasks.popleft(), outcome)
+        else:
+            raise FrameError(f"a frame {kind.name} out of place")
+
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._is_watched = self.is_ready = False
+            self._loop.unwatch(self._socket)
+
+    # --- the output ---
+
+    def _output_readable(self) -> None:
+        if self._output is not None and not self._output.pump():
+            self._close_output()
+
+    def _close_output(self) -> None:
+        if self._output is not None:
+            self._loop.unwatch(self._output)
+            self._output.close()
+            self._output = None
+
+    def _log_line(self, line: str) -> None:
+        self._log.info("%s", line, workitem=self.tasks[0].id if self.tasks else None)

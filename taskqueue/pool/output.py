@@ -1,0 +1,84 @@
+"""What a worker writes to stdout and stderr, brought to the daemon's log line by line."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+_CHUNK: Final = 65_536  # bytes read at a time
+_LONGEST_LINE: Final = 4096  # bytes; longer ones are cut up
+_BURST: Final = 2.0  # seconds' worth of lines that may come at once
+
+
+class OutputPump:
+    """Reads the pipe that a worker's stdout and stderr lead to, and passes lines on at a bounded rate.
+
+    Beyond the rate lines are counted and dropped: a plugin that floods its output must neither fill
+    the log nor wait for it.
+    """
+
+    def __init__(self, descriptor: int, rate: int, write: Callable[[str], None]) -> None:
+        """Read from `descriptor`, which is ours from now on; pass `rate` lines a second to `write`."""
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._rate = rate
+        self._write = write
+        self._rest = b""
+        self._credit = rate * _BURST
+        self._credited = time.monotonic()
+        self._dropped = 0
+
+    def fileno(self) -> int:
+        """Return the pipe's file descriptor, to be watched."""
+        return self._descriptor
+
+    def pump(self) -> bool:
+        """Pass on what can be read now, at most one chunk; tell whether more may come."""
+        return self._read() != b""
+
+    def drain(self) -> None:
+        """Pass on what a worker wrote until now, but no more than a pipe holds."""
+        for _ in range(16):
+            if not self._read():
+                return
+
+    def close(self) -> None:
+        """Pass on what is left, and close the pipe."""
+        self.drain()
+        if self._rest:
+            self._pass_on(self._rest)
+        self._tell_dropped()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _read(self) -> bytes | None:
+        """Pass on a chunk and return it; None if there is none now, b"" if there never will be."""
+        try:
+            data = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._pass_on(line)
+        while len(self._rest) > _LONGEST_LINE:
+            self._pass_on(self._rest[:_LONGEST_LINE])
+            self._rest = self._rest[_LONGEST_LINE:]
+        return data
+
+    def _pass_on(self, line: bytes) -> None:
+        now = time.monotonic()
+        self._credit = min(self._rate * _BURST, self._credit + (now - self._credited) * self._rate)
+        self._credited = now
+        if self._credit < 1:
+            self._dropped += 1
+            return
+        self._credit -= 1
+        self._tell_dropped()
+        for start in range(0, max(len(line), 1), _LONGEST_LINE):
+            self._write(line[start : start + _LONGEST_LINE].decode("utf-8", "replace"))
+
+    def _tell_dropped(self) -> None:
+        if self._dropped:
+            self._write(f"({self._dropped} lines dropped: more than {self._rate} a second)")
+            self._dropped = 0

@@ -1,0 +1,62 @@
+"""Giving up root for good: to the consumer's user, or to a group's."""
+
+import os
+import pwd
+from collections.abc import Mapping
+from typing import Final
+
+from taskqueue.errors import PrivilegeError
+
+#: What of the pool's environment a process under another user may see.
+_PASSED_ON: Final = ("PATH", "LANG", "LANGUAGE", "TZ")
+_PASSED_PREFIX: Final = "LC_"
+#: Never passed on, whoever the user is: it may hold the broker's address, or speak for the daemon.
+_WITHHELD: Final = ("TASKQUEUE_AMQP", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")
+
+
+def become(name: str) -> None:
+    """Become a Unix user, irrevocably; root only. PrivilegeError where anything of root's would remain.
+
+    The order is supplementary groups, group, user: each needs what the next one takes away.
+    """
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise PrivilegeError(f"there is no Unix user {name!r}") from None
+    if user.pw_uid == 0 or user.pw_gid == 0:
+        raise PrivilegeError(f"user {name!r} has root's user or group id; workers never run as root")
+    groups = os.getgrouplist(name, user.pw_gid)
+    try:
+        os.setgroups(groups)
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    except OSError as error:
+        raise PrivilegeError(f"cannot become user {name!r}: {error.strerror}") from None
+    _verify(user, groups)
+
+
+def _verify(user: pwd.struct_passwd, groups: list[int]) -> None:
+    """Read the ids back; a process that is not who it should be must not go on."""
+    if (
+        os.getresuid() != (user.pw_uid,) * 3
+        or os.getresgid() != (user.pw_gid,) * 3
+        or set(os.getgroups()) != set(groups)
+        or 0 in os.getgroups()
+    ):
+        raise PrivilegeError(f"became user {user.pw_name!r}, but the kernel shows other ids")
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise PrivilegeError(f"became user {user.pw_name!r}, but could become root again")
+
+
+def environment(name: str | None, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that runs as `name`, or, for None, as whoever started the pool."""
+    if name is None:
+        return {key: value for key, value in inherited.items() if key not in _WITHHELD}
+    user = pwd.getpwnam(name)
+    passed = {
+        key: value for key, value in inherited.items() if key in _PASSED_ON or key.startswith(_PASSED_PREFIX)
+    }
+    return passed | {"HOME": user.pw_dir, "USER": name, "LOGNAME": name, "SHELL": "/bin/sh"}

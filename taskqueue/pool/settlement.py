@@ -1,0 +1,203 @@
+"""How a workitem ends: what is published for it, until the broker has confirmed all of it."""
+
+from collections.abc import Callable
+from typing import Final
+
+from taskqueue import results
+from taskqueue import workitem as words
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.session import Session
+from taskqueue.broker.topology import (
+    DIRECT_REPLY,
+    FAILED,
+    REJECTED,
+    Declaration,
+    Queue,
+    is_ours,
+    worker_queue,
+)
+from taskqueue.config import GroupSettings
+from taskqueue.logs import Log
+from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.frames import Outcome
+from taskqueue.properties import Properties
+from taskqueue.results import FAILED as STATUS_FAILED
+from taskqueue.results import SUCCEEDED, Failure, Run
+
+_DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
+
+
+class Settlement:
+    """Publishes what workitems come to; an assignment is settled when all of that is confirmed."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        publisher: Publisher,
+        group: GroupSettings,
+        *,
+        on_settled: Callable[[Assignment], None],
+    ) -> None:
+        """Publish for one group; `on_settled` hears of each assignment whose delivery may be acknowledged."""
+        self._loop = loop
+        self._session = session
+        self._publisher = publisher
+        self._group = group
+        self._on_settled = on_settled
+        self._open: dict[Assignment, None] = {}  # those with something unpublished
+        self._lost: list[tuple[Assignment, Publication]] = []
+        self._log = Log("consumer", group=group.name)
+
+    # --- the ways to end ---
+
+    def succeed(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
+        """Report a result."""
+        self._begin(assignment, self._reports(assignment, run, SUCCEEDED, outcome.content_type, outcome.body))
+
+    def fail_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
+        """Report a failure that the worker has described, and keep the workitem."""
+        reports = self._reports(assignment, run, STATUS_FAILED, outcome.content_type, outcome.body)
+        self._begin(assignment, [*reports, self._kept(assignment, run, outcome.error)])
+
+    def fail(self, assignment: Assignment, run: Run, failure: Failure) -> None:
+        """Report a failure that no worker could describe, and keep the workitem."""
+        body = results.encode_failure(failure, run.workitem)
+        reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
+        self._begin(assignment, [*reports, self._kept(assignment, run, str(failure))])
+
+    def run_again(self, assignment: Assignment, crashes: int) -> None:
+        """Send a workitem back to its queue after a crash; the count travels with it."""
+        now = assignment.run("", 0, 0)
+        properties = results.after_crash(now.workitem, crashes)
+        self._begin(assignment, [self._to(assignment, worker_queue(assignment.worker_type), properties)])
+
+    def reject(self, assignment: Assignment, reason: str) -> None:
+        """Keep a message that is no workitem."""
+        properties = words.rejected(assignment.properties, reason, worker_queue(assignment.worker_type))
+        self._begin(assignment, [self._to(assignment, REJECTED, properties)])
+
+    def connection_lost(self) -> None:
+        """Note what nobody knows the fate of: all that is unconfirmed."""
+        self._lost = [(assignment, sent) for assignment in self._open for sent in assignment.unpublished]
+
+    def publish_again(self) -> None:
+        """Publish what was unconfirmed when the connection was lost."""
+        lost, self._lost = self._lost, []
+        for assignment, publication in lost:
+            if publication in assignment.unpublished:
+                self._publisher.publish(publication)
+
+    # --- what is published ---
+
+    def _reports(
+        self, assignment: Assignment, run: Run, status: str, content_type: str, body: bytes
+    ) -> list[Publication]:
+        queue = self._reply_queue(assignment)
+        if queue is None:
+            return []
+        properties = results.result(run, status, content_type, self._group.results_expire)
+        return [self._to(assignment, queue, properties, body)]
+
+    def _reply_queue(self, assignment: Assignment) -> str | None:
+        """Return where the result goes: to who asked, else where the group's results go, if anywhere."""
+        asked = assignment.properties.reply_to
+        if asked and not is_ours(asked):
+            return asked
+        if asked:
+            self._log.warning("reply_to %s would be a loop; ignored", asked, workitem=assignment.id)
+        return self._group.results_routing_key if self._group.report_results else None
+
+    def _kept(self, assignment: Assignment, run: Run, reason: str) -> Publication:
+        queue = worker_queue(assignment.worker_type)
+        return self._to(assignment, FAILED, results.failed_copy(run, reason, queue))
+
+    def _to(
+        self, assignment: Assignment, queue: str, properties: Properties, body: bytes | None = None
+    ) -> Publication:
+        return Publication(
+            queue,
+            properties.encode(),
+            assignment.body if body is None else body,
+            lambda publication, fate, reason: self._published(assignment, publication, fate, reason),
+            # RabbitMQ before 4.2 returns what it has delivered to a direct reply's consumer.
+            mandatory=not queue.startswith(DIRECT_REPLY),
+        )
+
+    # --- until all of it is confirmed ---
+
+    def _begin(self, assignment: Assignment, publications: list[Publication]) -> None:
+        assignment.unpublished = publications
+        if not publications:
+            self._on_settled(assignment)
+            return
+        self._open[assignment] = None
+        for publication in publications:
+            self._publisher.publish(publication)
+
+    def _published(self, assignment: Assignment, publication: Publication, fate: Fate, reason: str) -> None:
+        if publication not in assignment.unpublished:
+            return  # replaced, or settled after a reconnect
+        if fate is Fate.RETURNED:
+            self._provide_queue(assignment, publication)
+        elif fate is Fate.REFUSED:
+            self._replace(assignment, publication, reason)
+        else:
+            self._done(assignment, publication)
+
+    def _done(self, assignment: Assignment, publication: Publication) -> None:
+        assignment.unpublished.remove(publication)
+        if not assignment.unpublished:
+            del self._open[assignment]
+            self._on_settled(assignment)
+
+    def _provide_queue(self, assignment: Assignment, publication: Publication) -> None:
+        """Make the missing queue and publish again; whoever asked for a reply and left gets no queue."""
+        asked = assignment.properties.reply_to
+        if publication.queue == asked and asked != self._group.results_routing_key:
+            key = self._group.results_routing_key
+            self._log.warning(
+                "reply_to %s is gone; the result goes to %s", asked, key, workitem=assignment.id
+            )
+            publication.queue = key
+            self._publisher.publish(publication)
+            return
+        Declaration(
+            self._loop,
+            self._session,
+            Queue(publication.queue),
+            done=lambda: self._publisher.publish(publication),
+            failed=lambda reason: self._provide_later(publication, reason),
+        )
+
+    def _provide_later(self, publication: Publication, reason: str) -> None:
+        self._log.error("queue %s cannot be declared: %s", publication.queue, reason)
+        self._loop.call_later(_DECLARE_AGAIN, lambda: self._publisher.publish(publication))
+
+    def _replace(self, assignment: Assignment, publication: Publication, reason: str) -> None:
+        """Publish something smaller instead of a message that the broker never takes."""
+        assignment.unpublished.remove(publication)
+        if publication.queue in (FAILED, REJECTED, worker_queue(assignment.worker_type)):
+            self._log.error("kept without its properties: %s", reason, workitem=assignment.id)
+            bare = Properties(delivery_mode=2, type=assignment.worker_type, message_id=assignment.id)
+            headers = {words.REASON: reason, words.QUEUE: worker_queue(assignment.worker_type)}
+            smaller = [self._to(assignment, FAILED, bare.with_headers(headers))]
+        else:
+            self._log.error("failed: the broker refuses the result: %s", reason, workitem=assignment.id)
+            smaller = self._refused_result(assignment, publication.queue, reason)
+        assignment.unpublished += smaller
+        for replacement in smaller:
+            self._publisher.publish(replacement)
+
+    def _refused_result(self, assignment: Assignment, queue: str, reason: str) -> list[Publication]:
+        """Return a failure that says so, at the second refusal without the workitem, and the copy to keep."""
+        run = assignment.run("", 0, 0)
+        failure = Failure("ResultRefused", f"the broker refuses the result: {reason}")
+        properties = results.result(run, STATUS_FAILED, words.JSON, self._group.results_expire)
+        body = results.encode_failure(failure, run.workitem if not assignment.refusals else None)
+        assignment.refusals += 1
+        report = self._to(assignment, queue, properties, body)
+        if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
+            return [report]
+        return [report, self._kept(assignment, run, str(failure))]

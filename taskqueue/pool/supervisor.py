@@ -1,0 +1,136 @@
+"""The supervisor: the pool's first process. It forks, waits for children and signals, and starts anew.
+
+It may be root, and its memory is inherited by the workers. So it imports no plugin, opens no connection
+and never sees the broker's password: the configuration is read by a child that hands over only the rest.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taskqueue import config, plugins, processes
+from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
+from taskqueue.errors import ConfigError, ExitStatus
+from taskqueue.keeper import Keeper
+from taskqueue.pool.group import Blueprint, Group, Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the configuration and the installed plugins ask for; nothing in it is secret to workers."""
+
+    pool: PoolSettings
+    logging: LoggingSettings
+    blueprints: tuple[Blueprint, ...]
+    warnings: tuple[str, ...]
+    has_broker: bool  # whether the file names one
+
+
+def read_plan(path: str | None) -> Plan:
+    """Read the configuration in a child, so that no password ever is in this process's memory.
+
+    Raises ConfigError with all faults.
+    """
+    reader, writer = os.pipe()
+
+    def read() -> int:
+        with os.fdopen(writer, "wb") as pipe:
+            try:
+                pickle.dump(_plan(path), pipe)
+            except ConfigError as error:
+                pickle.dump([str(fault) for fault in error.faults], pipe)
+        return ExitStatus.OK
+
+    pid = processes.fork(read)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    plan = pickle.loads(answer)  # noqa: S301 -- our own child wrote it
+    if not isinstance(plan, Plan):
+        raise ConfigError(plan)
+    return plan
+
+
+def _plan(path: str | None) -> Plan:
+    as_root = os.geteuid() == 0
+    found = {plugin.name: plugin for plugin in plugins.installed()}
+    settings = config.load(path, list(found), as_root=as_root)
+    return Plan(
+        settings.workerpool,
+        settings.logging,
+        _blueprints(settings, found, as_root=as_root),
+        settings.warnings,
+        settings.amqp is not None,
+    )
+
+
+def _blueprints(
+    settings: Settings, found: dict[str, plugins.Plugin], *, as_root: bool
+) -> tuple[Blueprint, ...]:
+    default = settings.workerpool.worker_user if as_root else None
+    return tuple(
+        Blueprint(group, found[group.worker_type], (group.user or default) if as_root else None)
+        for group in settings.groups
+        if group.workers
+    )
+
+
+class Supervisor(Keeper):
+    """Holds the groups that are wanted and makes those that run agree with them."""
+
+    def __init__(self, path: str | None, amqp_fd: int | None, read_amqp: Callable[[], AmqpSettings]) -> None:
+        """Read the configuration; ConfigError with all its faults.
+
+        Args:
+            path: the configuration file; None for the defaults.
+            amqp_fd: an open file that `read_amqp` needs, or None.
+            read_amqp: returns the broker's address; only ever called in a consumer.
+        """
+        self.plan = read_plan(path)
+        super().__init__("supervisor", self.plan.pool.stop_timeout)
+        self._path = path
+        self._amqp_fd = amqp_fd
+        self._read_amqp = read_amqp
+        self._groups: list[Group] = []
+
+    def begin(self) -> None:
+        """Make the groups."""
+        self._plan_groups()
+
+    def reload(self) -> None:
+        """Read the configuration again; only groups that changed are made anew."""
+        try:
+            self.plan = read_plan(self._path)
+        except ConfigError as error:
+            self.log.error("not reloaded, the configuration has faults: %s", error)
+            return
+        self.log.info("reloading")
+        self.stop_timeout = self.plan.pool.stop_timeout
+        self._plan_groups()
+        super().reload()
+
+    def summary(self) -> str:
+        """Count the workers and groups."""
+        count = sum(len(group.workers) for group in self._groups)
+        return f"{count} workers in {len(self._groups)} groups"
+
+    def _plan_groups(self) -> None:
+        """Leave running what is wanted as it is; let go what is not; make what is missing."""
+        for warning in self.plan.warnings:
+            self.log.warning("%s", warning)
+        if not self.plan.blueprints:
+            self.log.warning("no plugin is installed under %s: there is nothing to do", plugins.WORKERS)
+        for group in self._groups:
+            if group.blueprint not in self.plan.blueprints:
+                self.log.info("group %s is not wanted as it was: it finishes and leaves", group.name)
+                group.quiet()
+        self._groups = [group for group in self._groups if not group.is_leaving]
+        running = [group.blueprint for group in self._groups]
+        around = Surroundings(
+            self.plan.pool, self.plan.logging, self._read_amqp, self._amqp_fd, as_root=os.geteuid() == 0
+        )
+        made = [Group(blueprint, around) for blueprint in self.plan.blueprints if blueprint not in running]
+        self._groups += made
+        self.members += made

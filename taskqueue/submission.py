@@ -1,0 +1,176 @@
+"""Submitting workitems, and waiting for what they come to: one connection, bounded in memory and time."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskqueue import workitem as words
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.session import Session
+from taskqueue.broker.topology import DIRECT_REPLY, TASKQUEUE, Declaration, Queue
+from taskqueue.config import AmqpSettings
+from taskqueue.errors import BrokerRefused, BrokerUnavailable, ResultTimeout, TaskqueueError
+from taskqueue.properties import Properties
+from taskqueue.results import SUCCEEDED
+
+_WINDOW: Final = 1000  # submissions that may be unconfirmed at a time
+_CONFIRM_TIMEOUT: Final = 30.0  # seconds without a word from the broker, while something is unconfirmed
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A workitem to be submitted."""
+
+    id: str
+    worker_type: str
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a workitem came to."""
+
+    id: str
+    succeeded: bool
+    content_type: str
+    body: bytes
+    headers: dict[str, Any]
+
+
+def submit(
+    amqp: AmqpSettings,
+    submissions: Iterable[Submission],
+    *,
+    on_result: Callable[[Result], None] | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Submit workitems; return when all are confirmed or, with `on_result`, when all results are there.
+
+    Args:
+        amqp: the broker's address.
+        submissions: taken one by one, as the broker confirms them.
+        on_result: called with each result as it comes, in no order.
+        timeout: seconds for everything together; None for no limit on the results.
+
+    Raises:
+        BrokerUnavailable: no connection, or it was lost; what was confirmed until then stays submitted.
+        BrokerRefused: wrong user, password or virtual host, or a message the broker does not take.
+        ResultTimeout: the time is up before all results came.
+    """
+    _Run(amqp, submissions, on_result, timeout).run()
+
+
+class _Run:
+    """One call of `submit`."""
+
+    def __init__(
+        self,
+        amqp: AmqpSettings,
+        submissions: Iterable[Submission],
+        on_result: Callable[[Result], None] | None,
+        timeout: float | None,
+    ) -> None:
+        self._loop = EventLoop()
+        self._submissions = iter(submissions)
+        self._has_more = True
+        self._on_result = on_result
+        self._timeout = timeout
+        self._awaited: set[str] = set()
+        self._last_word = time.monotonic()
+        self._error: TaskqueueError | None = None
+        self._session = Session(self._loop, amqp, "taskqueue submit", on_trouble=self._fail)
+        self._publisher = Publisher(
+            self._loop,
+            self._session,
+            on_ready=self._feed,
+            on_lost=self._lost,
+            on_batch=self._progress,
+            on_reply=self._take_reply if on_result else None,
+        )
+
+    def run(self) -> None:
+        if self._timeout is not None:
+            self._loop.call_later(self._timeout, self._time_is_up)
+        self._session.open()
+        self._watch_for_silence()
+        self._loop.run()
+        if self._error is not None:
+            raise self._error
+
+    def _feed(self) -> None:
+        """Publish as many more as the window takes."""
+        while self._has_more and self._publisher.unsettled < _WINDOW:
+            submission = next(self._submissions, None)
+            if submission is None:
+                self._has_more = False
+            else:
+                self._publish(submission)
+        self._leave_if_done()
+
+    def _publish(self, submission: Submission) -> None:
+        properties = Properties(
+            content_type=submission.content_type,
+            delivery_mode=2,
+            correlation_id=submission.id,
+            reply_to=DIRECT_REPLY if self._on_result else None,
+            message_id=submission.id,
+            timestamp=int(time.time()),
+            type=submission.worker_type,
+        )
+        if self._on_result:
+            self._awaited.add(submission.id)
+        self._publisher.publish(Publication(TASKQUEUE, properties.encode(), submission.body, self._published))
+
+    def _published(self, publication: Publication, fate: Fate, reason: str) -> None:
+        if fate is Fate.RETURNED:
+            Declaration(
+                self._loop,
+                self._session,
+                Queue(TASKQUEUE),
+                done=lambda: self._publisher.publish(publication),
+                failed=lambda why: self._fail(BrokerRefused(f"queue {TASKQUEUE} cannot be declared: {why}")),
+            )
+        elif fate is Fate.REFUSED:
+            self._fail(BrokerRefused(f"the broker refuses the workitem: {reason}"))
+
+    def _progress(self) -> None:
+        self._last_word = time.monotonic()
+        self._feed()
+
+    def _take_reply(self, raw: bytes, body: bytes) -> None:
+        self._last_word = time.monotonic()
+        properties = Properties.decode(raw)
+        headers = properties.headers
+        workitem = properties.correlation_id or ""
+        if workitem in self._awaited and self._on_result is not None:
+            self._awaited.remove(workitem)
+            succeeded = headers.get(words.STATUS) == SUCCEEDED
+            self._on_result(Result(workitem, succeeded, properties.content_type or "", body, headers))
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if not self._has_more and not self._publisher.unsettled and not self._awaited:
+            self._session.close(self._loop.stop)
+
+    # --- what can go wrong ---
+
+    def _fail(self, error: TaskqueueError) -> None:
+        self._error = self._error or error
+        self._loop.stop()
+
+    def _lost(self) -> None:
+        if self._has_more or self._awaited or self._publisher.unsettled:
+            self._fail(BrokerUnavailable("the connection to the broker was lost before all was done"))
+
+    def _time_is_up(self) -> None:
+        count = len(self._awaited)
+        self._fail(ResultTimeout(f"no result within {self._timeout:g} s, {count} still awaited"))
+
+    def _watch_for_silence(self) -> None:
+        """Never wait for ever for a broker that does not confirm, as one under an alarm does."""
+        if self._publisher.unsettled and time.monotonic() - self._last_word > _CONFIRM_TIMEOUT:
+            self._fail(BrokerUnavailable(f"the broker has confirmed nothing for {_CONFIRM_TIMEOUT:g} s"))
+        self._loop.call_later(1.0, self._watch_for_silence)

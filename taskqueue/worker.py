@@ -1,0 +1,166 @@
+"""BaseWorker, which plugins subclass, and a worker process's whole life."""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
+
+from taskqueue import plugins, processes
+from taskqueue.errors import ExitStatus, PluginError, TaskqueueError, WorkitemUnreadable
+from taskqueue.pool import frames, privileges
+from taskqueue.properties import Properties
+from taskqueue.results import Failure, encode_failure, encode_value
+from taskqueue.workitem import JSON, Workitem, decode_body, shorten
+
+_CHUNK: Final = 262_144  # bytes read from the consumer at a time
+
+
+class BaseWorker:
+    """What a plugin subclasses; its entry point under `worker.plugins` is `Subclass.factory`.
+
+    One instance lives in one process and handles one workitem at a time. A workitem may come more than
+    once, after a crash or a lost connection: `handle_task` must be idempotent, and finds in
+    `self.workitem` the id and the attempt to be so with.
+    """
+
+    #: Content types that `handle_task` takes; "*" stands for any part. Others fail without a run.
+    ACCEPT: ClassVar[list[str]] = ["*/*"]
+
+    #: The workitem that is being handled: id, attempt, headers, properties.
+    workitem: Workitem
+
+    def __init__(self) -> None:
+        """Make a worker; `settings` and `log` are there from the start."""
+        self.settings: Mapping[str, str] = {}
+        self.log = logging.getLogger(type(self).__module__)
+
+    @classmethod
+    def factory(cls) -> Self:
+        """Return a new worker; the pool calls this once in each worker process."""
+        return cls()
+
+    def setup(self) -> None:
+        """Prepare for work, once, before the first workitem; `self.settings` is filled by then."""
+
+    def teardown(self) -> None:
+        """Clean up, once, before the process ends in an orderly way."""
+
+    def handle_task(self, body: Any) -> Any:
+        """Do the work; return the result.
+
+        body -- the decoded workitem: what JSON gives, str for text, bytes for everything else
+        Returns what JSON can express, or str, or bytes; whatever is raised makes a failure.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define handle_task")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """All that a worker process is told; nothing of it concerns the broker."""
+
+    name: str  # "digest/1"
+    worker_type: str
+    user: str | None  # None: stay who we are
+    settings: Mapping[str, str]
+
+
+def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
+    """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up."""
+    try:
+        _settle_in(spec, parent)
+        worker = _load(spec)
+    except TaskqueueError as error:
+        sys.stderr.write(f"cannot start: {shorten(str(error), 2000)}\n")
+        return ExitStatus(error.status)
+    link.sendall(frames.ready())
+    _serve(worker, spec, link)
+    worker.teardown()
+    return ExitStatus.OK
+
+
+def _settle_in(spec: WorkerSpec, parent: int) -> None:
+    environment = privileges.environment(spec.user, os.environ)
+    if spec.user is not None:
+        privileges.become(spec.user)
+    processes.die_with_parent(parent)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir("/")
+    os.umask(0o022)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def _load(spec: WorkerSpec) -> BaseWorker:
+    factory: Callable[[], object] = plugins.load(spec.worker_type)
+    try:
+        worker = factory()
+        if not isinstance(worker, BaseWorker):
+            raise PluginError(
+                f"plugin {spec.worker_type!r} made a {type(worker).__name__}, expected a BaseWorker"
+            )
+        worker.settings = dict(spec.settings)
+        worker.setup()
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"plugin {spec.worker_type!r} cannot be set up: {type(error).__name__}: {error}"
+        ) from error
+    return worker
+
+
+def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
+    """Read, perform, write, until the consumer closes its end."""
+    reader, me = frames.FrameReader(), os.getpid()
+    while data := link.recv(_CHUNK):
+        for _, payload in reader.feed(data):
+            outcome = _perform(worker, spec, frames.Task.decode(payload))
+            if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
+                os._exit(ExitStatus.OK)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            link.sendall(outcome)
+
+
+def _perform(worker: BaseWorker, spec: WorkerSpec, task: frames.Task) -> bytes:
+    """Run the handler on one workitem; whatever it does short of ending the process is an outcome."""
+    started = time.time()
+    workitem = _workitem(spec, task)
+    try:
+        worker.workitem = workitem
+        _check_accepted(worker, workitem)
+        kind, body = encode_value(worker.handle_task(decode_body(workitem)))
+        return frames.Outcome(task.number, True, started, time.time(), kind, "", body).encode()
+    except BaseException as error:  # noqa: BLE001 -- plugin code may raise anything
+        failure = Failure.of(_without_our_frames(error))
+    text = shorten(str(failure), 1000)
+    body = encode_failure(failure, workitem)
+    return frames.Outcome(task.number, False, started, time.time(), JSON, text, body).encode()
+
+
+def _workitem(spec: WorkerSpec, task: frames.Task) -> Workitem:
+    properties = Properties.decode(task.properties)
+    return Workitem(properties.message_id or "", spec.worker_type, task.attempt, properties, task.body)
+
+
+def _check_accepted(worker: BaseWorker, workitem: Workitem) -> None:
+    kind = workitem.content_type.partition("/")
+    for pattern in worker.ACCEPT:
+        accepted = pattern.lower().partition("/")
+        if accepted[0] in ("*", kind[0]) and accepted[2] in ("*", kind[2]):
+            return
+    raise WorkitemUnreadable(
+        f"content type {workitem.content_type!r} is not accepted; expected {', '.join(worker.ACCEPT)}"
+    )
+
+
+def _without_our_frames(error: BaseException) -> BaseException:
+    """Drop this module's frame from a traceback: users look for their own code."""
+    inner = error.__traceback__.tb_next if error.__traceback__ else None
+    return error.with_traceback(inner) if inner else error
