@@ -1,0 +1,5 @@
+"""`python -m taskqueue` is the command `taskqueue`."""
+
+from taskqueue.cli import main
+
+main()

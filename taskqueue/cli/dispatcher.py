@@ -1,0 +1,25 @@
+"""`taskqueue dispatcher`."""
+
+import click
+
+from taskqueue.cli import daemons, options
+from taskqueue.fleet import DispatcherFleet
+
+
+@click.command()
+@options.daemon_options
+def dispatcher(
+    path: str | None, amqp: str | None, amqp_fd: int | None, pidfile: str | None, *, foreground: bool
+) -> None:
+    """Route workitems from the queue `taskqueue` to the queues of their worker types.
+
+    SIGTERM finishes what is under way and ends; SIGHUP reads the configuration again.
+    """
+    arguments = options.daemon_arguments("dispatcher", path, foreground=foreground, pidfile=pidfile)
+    descriptor = options.hide_address(amqp, amqp_fd, arguments)
+    fleet = DispatcherFleet(path, options.reader(descriptor, path))
+    if descriptor is None and fleet.settings.amqp is None:
+        options.begin_anew(arguments, options.private_address())
+    daemons.run(
+        fleet, "dispatcher", fleet.settings.logging, stay=foreground, pidfile=pidfile, amqp_fd=descriptor
+    )

@@ -1,0 +1,31 @@
+"""`taskqueue workerpool`."""
+
+import click
+
+from taskqueue.cli import daemons, options
+from taskqueue.pool.supervisor import Supervisor
+
+
+@click.command()
+@options.daemon_options
+def workerpool(
+    path: str | None, amqp: str | None, amqp_fd: int | None, pidfile: str | None, *, foreground: bool
+) -> None:
+    """Run the plugins that are installed on this host, in worker processes of their own.
+
+    SIGTERM lets running workitems finish, for stop_timeout seconds, and ends; a second one ends at once.
+    SIGHUP reads the configuration again, finds new plugins, and restarts only the groups that changed.
+    """
+    arguments = options.daemon_arguments("workerpool", path, foreground=foreground, pidfile=pidfile)
+    descriptor = options.hide_address(amqp, amqp_fd, arguments)
+    supervisor = Supervisor(path, descriptor, options.reader(descriptor, path))
+    if descriptor is None and not supervisor.plan.has_broker:
+        options.begin_anew(arguments, options.private_address())
+    daemons.run(
+        supervisor,
+        "workerpool",
+        supervisor.plan.logging,
+        stay=foreground,
+        pidfile=pidfile,
+        amqp_fd=descriptor,
+    )
