@@ -24,6 +24,7 @@ from taskqueue.workitem import FORMATS, Format, find_route, rejected, travelling
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
 
+_MOST_BYTES: Final = 64 * 1024 * 1024  # in flight; a window of large workitems is smaller than its number
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 
 
@@ -93,6 +94,7 @@ class Dispatcher(Part):
             on_delivery=self._dispatch,
             on_lost=lambda: None,
             hold=settings.window // 4,
+            most_bytes=_MOST_BYTES,
         )
         self._publishing.attach(self)
         self._consuming.attach(self)

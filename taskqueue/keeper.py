@@ -11,14 +11,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from taskqueue import processes
-from taskqueue.broker.loop import HasFileno
 from taskqueue.daemon import Readiness, Signals, notify
 from taskqueue.errors import ExitStatus
 from taskqueue.logs import Log
 from taskqueue.processes import Exit, Slot
+
+if TYPE_CHECKING:
+    from taskqueue.broker.loop import HasFileno  # at run time it would bring pika in, perhaps into root
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to vanish
@@ -62,7 +64,7 @@ class Member(Protocol):
     def reload(self) -> None:
         """Read the configuration again."""
 
-    def files(self) -> Sequence[HasFileno]:
+    def files(self) -> Sequence["HasFileno"]:
         """Return what `hear` reads from."""
 
     def hear(self) -> None:
@@ -260,7 +262,7 @@ class Child:
         for pid in self.pids:
             processes.reload(pid)
 
-    def files(self) -> Sequence[HasFileno]:
+    def files(self) -> Sequence["HasFileno"]:
         """Return the socket that the process notifies."""
         return [self._notices]
 
@@ -276,7 +278,7 @@ class Child:
         if end.pid != self._slot.pid:
             return False
         processes.kill_group(end.pid)
-        expected = end.code == ExitStatus.OK
+        expected = self.is_leaving and end.code == ExitStatus.OK
         delay = self._slot.vacate(expected=expected)
         if not expected:
             report(self._log, self._slot.name, end, None if self.is_leaving else delay)

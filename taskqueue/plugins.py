@@ -43,6 +43,8 @@ def load(name: str, group: str = WORKERS) -> Any:
     from stevedore.driver import DriverManager  # noqa: PLC0415 -- only where plugin code may run
     from stevedore.exception import MultipleMatches, NoMatches  # noqa: PLC0415
 
+    # Its cache on disk does not see what changed within two minutes: it keeps times as 32-bit floats.
+    DriverManager.ENTRY_POINT_CACHE[group] = list(importlib.metadata.entry_points(group=group))
     try:
         manager: DriverManager[Any] = DriverManager(
             group, name, on_load_failure_callback=_raise, warn_on_missing_entrypoint=False
@@ -54,7 +56,7 @@ def load(name: str, group: str = WORKERS) -> Any:
         raise PluginError(
             f"several distributions install a plugin {name!r}: {_owners(name, group)}"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     return manager.driver
 

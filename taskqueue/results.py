@@ -30,11 +30,18 @@ class Failure:
     def of(cls, error: BaseException) -> "Failure":
         """Describe an exception."""
         text = "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, shorten(str(error)), shorten(text))
+        return cls(type(error).__name__, shorten(_text(error)), shorten(text))
 
     def __str__(self) -> str:
         """Return the failure in one line."""
         return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 -- its __str__ is plugin code
+        return "<exception str() failed>"
 
 
 def encode_value(value: Any) -> tuple[str, bytes]:
@@ -42,16 +49,16 @@ def encode_value(value: Any) -> tuple[str, bytes]:
 
     Raises ResultUnwritable for a value that cannot be sent.
     """
-    match value:
-        case bytes():
-            return BINARY, value
-        case str():
-            return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
     try:
+        match value:
+            case bytes():
+                return BINARY, value
+            case str():
+                return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
         return JSON, json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultUnwritable(
-            f"handle_task returned a {type(value).__name__} that JSON cannot express: {error}"
+            f"handle_task returned a {type(value).__name__} that cannot be sent: {error}"
         ) from None
 
 

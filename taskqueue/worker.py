@@ -108,7 +108,7 @@ def _load(spec: WorkerSpec) -> BaseWorker:
         worker.setup()
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin {spec.worker_type!r} cannot be set up: {type(error).__name__}: {error}"
         ) from error

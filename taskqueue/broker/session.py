@@ -14,6 +14,7 @@ import pika.exceptions
 
 from taskqueue.broker import wire
 from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.valve import ReadValve
 from taskqueue.errors import BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Session:
         wire.keep_properties_raw()
         self.amqp = amqp
         self.name = name
+        self.valve = ReadValve(loop.ioloop)  # a new one for each connection
         self.is_up = False
         self.is_blocked = False
         self.ever_up = False
@@ -112,6 +114,7 @@ class Session:
         if not self.is_up:
             self._closed()
             return
+        self.is_up = False  # for the parts, which need not mourn their channels
         self._loop.call_later(CLOSE_TIMEOUT, self._closed)
         self._connection.close()
 
@@ -131,12 +134,13 @@ class Session:
         except OSError as error:  # the TLS files; ssl.SSLError is an OSError
             self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
             return
+        self.valve = ReadValve(self._loop.ioloop)
         self._connection = pika.SelectConnection(
             parameters,
             on_open_callback=self._loop.guard(self._opened),
             on_open_error_callback=self._loop.guard(self._open_failed),
             on_close_callback=self._loop.guard(self._lost),
-            custom_ioloop=self._loop.ioloop,
+            custom_ioloop=self.valve,
         )
 
     def _opened(self, connection: Any) -> None:
@@ -167,11 +171,11 @@ class Session:
 
     def _lost(self, _connection: Any, error: BaseException) -> None:
         self.is_up = self.is_blocked = False
-        for part in self._parts:
-            part.session_down()
         if self._closing is not None:
             self._closed()
             return
+        for part in self._parts:
+            part.session_down()
         if time.monotonic() - self._up_since >= _STEADY:
             self._failures = 0
         self._log.warning("lost the connection to the broker: %s", _say(error))

@@ -42,12 +42,15 @@ class Subscription(Part):
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[], None],
         hold: int = 0,
+        most_bytes: int | None = None,
     ) -> None:
         """Prepare; nothing is consumed before `resume`.
 
         prefetch -- how many unacknowledged deliveries the broker may have out here
         on_delivery -- takes each delivery
         on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
+        most_bytes -- how large the unacknowledged deliveries may be together before reading stops for a
+            while; only where they are acknowledged soon, since heartbeats are not read either
         """
         self.epoch = 0
         self.is_consuming = False
@@ -64,6 +67,9 @@ class Subscription(Part):
         self._consumer_tag = ""
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
+        self._most_bytes = most_bytes
+        self._sizes: dict[int, int] = {}  # bytes of each delivery, by tag; kept only for `most_bytes`
+        self._bytes = 0
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
@@ -99,6 +105,7 @@ class Subscription(Part):
         """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""
         if delivery.epoch == self.epoch:
             self._settled.add(delivery.tag)
+            self._count_out(delivery.tag)
 
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
@@ -140,6 +147,9 @@ class Subscription(Part):
         self.is_consuming = False
         self._order.clear()
         self._settled.clear()
+        self._sizes.clear()
+        self._bytes = 0
+        self._session.valve.open()
         self._on_lost()
 
     def _converge(self) -> None:
@@ -173,8 +183,22 @@ class Subscription(Part):
         self.is_consuming = True
         self._consumer_tag = self._channel.basic_consume(self._queue, self._loop.guard(self._deliver))
 
+    def _count_in(self, tag: int, size: int) -> None:
+        if self._most_bytes is not None:
+            self._sizes[tag] = size
+            self._bytes += size
+            if self._bytes > self._most_bytes:
+                self._session.valve.close()
+
+    def _count_out(self, tag: int) -> None:
+        if self._most_bytes is not None:
+            self._bytes -= self._sizes.pop(tag, 0)
+            if self._bytes <= self._most_bytes // 2:
+                self._session.valve.open()
+
     def _deliver(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         self._order.append(method.delivery_tag)
+        self._count_in(method.delivery_tag, len(body))
         self._on_delivery(Delivery(method.delivery_tag, self.epoch, method.redelivered, properties.raw, body))
 
     def _cancelled(self, _frame: Any) -> None:

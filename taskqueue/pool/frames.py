@@ -53,9 +53,13 @@ class Task:
 
     @classmethod
     def decode(cls, payload: bytes) -> "Task":
-        """Read the payload of a TASK frame."""
+        """Read the payload of a TASK frame; FrameError where it is none."""
+        if len(payload) < _TASK.size:
+            raise FrameError("a task that ends early")
         number, attempt, size = _TASK.unpack_from(payload)
         start = _TASK.size + size
+        if start > len(payload):
+            raise FrameError("a task that ends early")
         return cls(number, attempt, payload[_TASK.size : start], payload[start:])
 
 

@@ -142,7 +142,8 @@ class Group:
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
         processes.kill_group(end.pid)  # what it may have started and left behind
-        expected = end.code == ExitStatus.OK or not self.consumer.pid
+        # Status 0 unasked is a plugin's os._exit(0): expected, it would be started again without delay.
+        expected = not self.consumer.pid or (self.is_leaving and end.code == ExitStatus.OK)
         delay = slot.vacate(expected=expected)
         self._tell_consumer("died", pid=end.pid, cause=end.cause)
         if not expected:

@@ -67,6 +67,10 @@ class OutputPump:
         return data
 
     def _pass_on(self, line: bytes) -> None:
+        for start in range(0, max(len(line), 1), _LONGEST_LINE):
+            self._write_or_drop(line[start : start + _LONGEST_LINE])
+
+    def _write_or_drop(self, line: bytes) -> None:
         now = time.monotonic()
         self._credit = min(self._rate * _BURST, self._credit + (now - self._credited) * self._rate)
         self._credited = now
@@ -75,8 +79,7 @@ class OutputPump:
             return
         self._credit -= 1
         self._tell_dropped()
-        for start in range(0, max(len(line), 1), _LONGEST_LINE):
-            self._write(line[start : start + _LONGEST_LINE].decode("utf-8", "replace"))
+        self._write(line.decode("utf-8", "replace"))
 
     def _tell_dropped(self) -> None:
         if self._dropped:

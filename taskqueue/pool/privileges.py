@@ -19,10 +19,7 @@ def become(name: str) -> None:
 
     The order is supplementary groups, group, user: each needs what the next one takes away.
     """
-    try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        raise PrivilegeError(f"there is no Unix user {name!r}") from None
+    user = _find(name)
     if user.pw_uid == 0 or user.pw_gid == 0:
         raise PrivilegeError(f"user {name!r} has root's user or group id; workers never run as root")
     groups = os.getgrouplist(name, user.pw_gid)
@@ -33,6 +30,13 @@ def become(name: str) -> None:
     except OSError as error:
         raise PrivilegeError(f"cannot become user {name!r}: {error.strerror}") from None
     _verify(user, groups)
+
+
+def _find(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise PrivilegeError(f"there is no Unix user {name!r}") from None
 
 
 def _verify(user: pwd.struct_passwd, groups: list[int]) -> None:
@@ -52,10 +56,13 @@ def _verify(user: pwd.struct_passwd, groups: list[int]) -> None:
 
 
 def environment(name: str | None, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process that runs as `name`, or, for None, as whoever started the pool."""
+    """Return the environment of a process that runs as `name`, or, for None, as whoever started the pool.
+
+    PrivilegeError where there is no such user.
+    """
     if name is None:
         return {key: value for key, value in inherited.items() if key not in _WITHHELD}
-    user = pwd.getpwnam(name)
+    user = _find(name)
     passed = {
         key: value for key, value in inherited.items() if key in _PASSED_ON or key.startswith(_PASSED_PREFIX)
     }
