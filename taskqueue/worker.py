@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from taskqueue import plugins, processes
@@ -33,10 +34,13 @@ class BaseWorker:
     #: The workitem that is being handled: id, attempt, headers, properties.
     workitem: Workitem
 
-    def __init__(self) -> None:
-        """Make a worker; `settings` and `log` are there from the start."""
-        self.settings: Mapping[str, str] = {}
-        self.log = logging.getLogger(type(self).__module__)
+    #: The options of the plugin's section that are not taskqueue's own, as they are written.
+    settings: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger; its lines reach the daemon's log with group, worker and workitem."""
+        return logging.getLogger(type(self).__module__)
 
     @classmethod
     def factory(cls) -> Self:

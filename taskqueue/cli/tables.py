@@ -7,6 +7,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 format_option = click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="A table, or JSON."
@@ -24,7 +25,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # no markup: a section is [amqp]
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200

@@ -71,7 +71,7 @@ def checked(kind: str, given: Mapping[str, str]) -> tuple[dict[str, Any], dict[s
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str | None:
     """Return the known name that a misspelt one most likely means; None if none is near."""
     by_folded = {other.casefold(): other for other in known}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=1)
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.75)
     return by_folded[found[0]] if found else None
 
 

@@ -33,7 +33,7 @@ class Crew:
         Args:
             loop: watches their sockets and their output.
             supervisor: this process's end of the pair to whoever can kill them.
-            log: where their faults go.
+            log: where their faults go, and what they print.
             output_rate: lines a second that each may write into the log.
             on_ready: another worker can take work.
             on_outcome: takes what a worker says became of an assignment.
@@ -52,6 +52,7 @@ class Crew:
             self._loop,
             message.content["name"],
             message.files,
+            self._log,
             self._output_rate,
             on_ready=self._on_ready,
             on_outcome=self._on_outcome,

@@ -23,6 +23,7 @@ class WorkerLink:
         loop: EventLoop,
         name: str,
         files: tuple[int, ...],
+        log: Log,
         output_rate: int,
         *,
         on_ready: Callable[[], None],
@@ -47,7 +48,7 @@ class WorkerLink:
         self._is_watched = True
         self._on_ready, self._on_outcome = on_ready, on_outcome
         self._on_hang_up, self._on_fault = on_hang_up, on_fault
-        self._log = Log("output", worker=name)
+        self._log = log.bind(worker=name)
         loop.watch(self._socket, self._readable)
         loop.watch(self._output, self._output_readable)
 
