@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import resource
 import signal
@@ -69,8 +70,8 @@ def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
         status = run()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else ExitStatus.SOFTWARE
-    except BaseException:  # noqa: BLE001 -- the child's last line: nothing may return into the parent's code
-        sys.excepthook(*sys.exc_info())
+    except BaseException:  # the child's last line: nothing may return into the parent's code
+        logging.getLogger(__name__).critical("a bug of ours", exc_info=True)
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -78,6 +78,7 @@ class _Run:
         self._has_more = True
         self._on_result = on_result
         self._timeout = timeout
+        self._unconfirmed = 0
         self._awaited: set[str] = set()
         self._last_word = time.monotonic()
         self._error: TaskqueueError | None = None
@@ -102,7 +103,7 @@ class _Run:
 
     def _feed(self) -> None:
         """Publish as many more as the window takes."""
-        while self._has_more and self._publisher.unsettled < _WINDOW:
+        while self._has_more and self._unconfirmed < _WINDOW:
             submission = next(self._submissions, None)
             if submission is None:
                 self._has_more = False
@@ -122,6 +123,7 @@ class _Run:
         )
         if self._on_result:
             self._awaited.add(submission.id)
+        self._unconfirmed += 1
         self._publisher.publish(Publication(TASKQUEUE, properties.encode(), submission.body, self._published))
 
     def _published(self, publication: Publication, fate: Fate, reason: str) -> None:
@@ -135,6 +137,8 @@ class _Run:
             )
         elif fate is Fate.REFUSED:
             self._fail(BrokerRefused(f"the broker refuses the workitem: {reason}"))
+        else:
+            self._unconfirmed -= 1
 
     def _progress(self) -> None:
         self._last_word = time.monotonic()
@@ -152,7 +156,7 @@ class _Run:
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        if not self._has_more and not self._publisher.unsettled and not self._awaited:
+        if not self._has_more and not self._unconfirmed and not self._awaited:
             self._session.close(self._loop.stop)
 
     # --- what can go wrong ---
@@ -162,7 +166,7 @@ class _Run:
         self._loop.stop()
 
     def _lost(self) -> None:
-        if self._has_more or self._awaited or self._publisher.unsettled:
+        if self._has_more or self._awaited or self._unconfirmed:
             self._fail(BrokerUnavailable("the connection to the broker was lost before all was done"))
 
     def _time_is_up(self) -> None:
@@ -171,6 +175,6 @@ class _Run:
 
     def _watch_for_silence(self) -> None:
         """Never wait for ever for a broker that does not confirm, as one under an alarm does."""
-        if self._publisher.unsettled and time.monotonic() - self._last_word > _CONFIRM_TIMEOUT:
+        if self._unconfirmed and time.monotonic() - self._last_word > _CONFIRM_TIMEOUT:
             self._fail(BrokerUnavailable(f"the broker has confirmed nothing for {_CONFIRM_TIMEOUT:g} s"))
         self._loop.call_later(1.0, self._watch_for_silence)

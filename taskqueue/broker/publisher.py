@@ -63,7 +63,6 @@ class Publisher(Part):
         on_batch -- a group of publications has just been settled
         on_reply -- takes properties and body of direct replies, which come only to the channel that asked
         """
-        self.is_ready = False
         self._loop = loop
         self._session = session
         self._on_ready = on_ready
@@ -71,18 +70,25 @@ class Publisher(Part):
         self._on_batch = on_batch
         self._on_reply = on_reply
         self._channel: Any = None
+        self._confirms = False
         self._last_tag = 0
         self._window: dict[int, Publication] = {}  # by delivery tag, in the order they were sent
         self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
+        self._refused: set[Publication] = set()  # by a full queue; a timer will send each again
         self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
         self._closes = 0  # in a row, without a confirm between them
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the channel is open and confirms."""
+        return self._confirms and bool(self._channel.is_open)
+
+    @property
     def unsettled(self) -> int:
         """How many publications wait to be sent or confirmed."""
-        return len(self._window) + len(self._waiting) + len(self._suspects)
+        return len(self._window) + len(self._waiting) + len(self._suspects) + len(self._refused)
 
     def publish(self, publication: Publication) -> None:
         """Send a message, now or as soon as that is possible."""
@@ -119,8 +125,9 @@ class Publisher(Part):
         while self._waiting and self.is_ready and not self._session.is_blocked:
             self._send(self._waiting.popleft())
 
-    def _send_again(self, channel: Any, publication: Publication) -> None:
-        if channel is self._channel:
+    def _send_again(self, publication: Publication) -> None:
+        if publication in self._refused:
+            self._refused.remove(publication)
             self.publish(publication)
 
     # --- what the broker says ---
@@ -155,9 +162,9 @@ class Publisher(Part):
         """Send again, later, what a full queue did not take (x-overflow: reject-publish)."""
         delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(publication.nacks, 10))
         publication.nacks += 1
-        channel = self._channel
+        self._refused.add(publication)
         self._log.warning("queue %s is full; trying again in %.1f s", publication.queue, delay)
-        self._loop.call_later(delay, lambda: self._send_again(channel, publication))
+        self._loop.call_later(delay, lambda: self._send_again(publication))
 
     def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         """Mark the message that came back; its confirm follows. A return has no tag: equals are equal."""
@@ -184,9 +191,10 @@ class Publisher(Part):
 
     def session_down(self) -> None:
         """Forget the window; the session calls this."""
-        self.is_ready, self._channel = False, None
+        self._confirms, self._channel = False, None
         self._window.clear()
         self._waiting.clear()
+        self._refused.clear()
         self._suspects.clear()
         self._on_lost()
 
@@ -195,6 +203,9 @@ class Publisher(Part):
         self._send_waiting()
 
     def _channel_open(self, channel: Any) -> None:
+        if self._channel is not None:  # two were asked for: after a channel error, and after a reconnect
+            channel.close()
+            return
         guard = self._loop.guard
         self._channel, self._last_tag = channel, 0
         channel.add_on_close_callback(guard(self._channel_closed))
@@ -204,7 +215,7 @@ class Publisher(Part):
     def _confirms_on(self, _frame: Any) -> None:
         if self._on_reply is not None:
             self._channel.basic_consume(DIRECT_REPLY, self._loop.guard(self._replied), auto_ack=True)
-        self.is_ready = True
+        self._confirms = True
         self._on_ready()
         self._send_waiting()
 
@@ -218,7 +229,7 @@ class Publisher(Part):
             return
         alone = bool(self._suspects) or len(self._window) == 1
         open_ones = list(self._window.values())
-        self.is_ready, self._channel = False, None
+        self._confirms, self._channel = False, None
         self._window.clear()
         self._closes += 1
         if alone and len(open_ones) == 1:

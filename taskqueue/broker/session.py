@@ -66,19 +66,24 @@ class Session:
         self.amqp = amqp
         self.name = name
         self.valve = ReadValve(loop.ioloop)  # a new one for each connection
-        self.is_up = False
         self.is_blocked = False
         self.ever_up = False
         self._loop = loop
         self._on_trouble = on_trouble
         self._parts: list[Part] = []
         self._is_open = False
+        self._is_up = False
         self._connection: Any = None
         self._failures = 0
         self._next_host = 0
         self._up_since = 0.0
         self._closing: Callable[[], None] | None = None
         self._log = logging.getLogger(__name__)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether channels can be used: pika closes the channels first, and then says that it lost us."""
+        return self._is_up and bool(self._connection.is_open)
 
     def attach(self, part: Part) -> None:
         """Tell a part from now on when the session comes and goes."""
@@ -114,7 +119,6 @@ class Session:
         if not self.is_up:
             self._closed()
             return
-        self.is_up = False  # for the parts, which need not mourn their channels
         self._loop.call_later(CLOSE_TIMEOUT, self._closed)
         self._connection.close()
 
@@ -146,7 +150,7 @@ class Session:
     def _opened(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._loop.guard(self._blocked))
         connection.add_on_connection_unblocked_callback(self._loop.guard(self._unblocked))
-        self.is_up = self.ever_up = True
+        self._is_up = self.ever_up = True
         self._up_since = time.monotonic()
         self._log.debug("connected to the broker as %s", self.name)
         for part in self._parts:
@@ -170,7 +174,7 @@ class Session:
         return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads clients, keeps no secret
 
     def _lost(self, _connection: Any, error: BaseException) -> None:
-        self.is_up = self.is_blocked = False
+        self._is_up = self.is_blocked = False
         if self._closing is not None:
             self._closed()
             return

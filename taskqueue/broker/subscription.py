@@ -86,7 +86,7 @@ class Subscription(Part):
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""
         self.is_wanted = False
-        if self.is_consuming:
+        if self.is_consuming and self._is_usable:
             self.is_consuming = False
             self._channel.basic_cancel(
                 self._consumer_tag, callback=self._loop.guard(lambda _frame: self._converge())
@@ -109,13 +109,13 @@ class Subscription(Part):
 
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
-        if delivery.epoch == self.epoch and self._channel is not None:
+        if delivery.epoch == self.epoch and self._is_usable:
             self._order.remove(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
 
     def flush(self) -> None:
         """Acknowledge what is settled."""
-        if not self._settled or self._channel is None:
+        if not self._settled or not self._is_usable:
             return
         last = 0
         while self._order and self._order[0] in self._settled:
@@ -141,6 +141,10 @@ class Subscription(Part):
         if self._channel is not None:
             self._channel = None
             self._forget()
+
+    @property
+    def _is_usable(self) -> bool:
+        return self._channel is not None and bool(self._channel.is_open)
 
     def _forget(self) -> None:
         self.epoch += 1
@@ -196,7 +200,9 @@ class Subscription(Part):
             if self._bytes <= self._most_bytes // 2:
                 self._session.valve.open()
 
-    def _deliver(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
+    def _deliver(self, channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
+        if channel is not self._channel:
+            return  # it is being closed, and its tags mean other messages on the new one
         self._order.append(method.delivery_tag)
         self._count_in(method.delivery_tag, len(body))
         self._on_delivery(Delivery(method.delivery_tag, self.epoch, method.redelivered, properties.raw, body))

@@ -82,7 +82,7 @@ class Declaration:
 
     def _refused(self, _channel: Any, error: BaseException) -> None:
         code, text = getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error))
-        if code in (0, 200) or not self._session.is_up:
+        if code == 200 or not self._session.is_up:
             return
         if code == _NOT_FOUND and self._passive:
             self._passive = False

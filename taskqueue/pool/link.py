@@ -33,6 +33,7 @@ class WorkerLink:
     ) -> None:
         """Take over the worker's socket and the reading end of its output.
 
+        log -- takes the lines of that output
         on_hang_up -- the worker closed its socket; it should be about to end
         on_fault -- the worker said what no worker says; it must be killed
         """
