@@ -181,7 +181,7 @@ class Keeper:
         if is_vital and end.code in REASONS and not self._is_ready and not self.is_stopping:
             self._status = ExitStatus(end.code)
             self._readiness.failed(end.code, f"cannot start: {REASONS[self._status]}; the log says more")
-            self.stop(0.0)
+            self.stop(_KILL_TIMEOUT)
         if not any(member.bury(end) for member in self.members):
             self.bury_stranger(end)
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
@@ -37,7 +38,7 @@ class BaseWorker:
     #: The options of the plugin's section that are not taskqueue's own, as they are written.
     settings: Mapping[str, str] = MappingProxyType({})
 
-    @property
+    @cached_property
     def log(self) -> logging.Logger:
         """A logger; its lines reach the daemon's log with group, worker and workitem."""
         return logging.getLogger(type(self).__module__)

@@ -235,8 +235,7 @@ def _translate(
 
     pika guesses the cause from how far the handshake came; a stream that simply ended is no refusal.
     """
-    while getattr(error, "exceptions", None):  # AMQPConnectionWorkflowFailed
-        error = error.exceptions[-1]  # type: ignore[attr-defined]
+    error = _innermost(error)
     where, ended = f"{host[0]}:{host[1]}", "StreamLostError" in repr(error)
     if not ended and isinstance(error, pika.exceptions.ProbableAuthenticationError):
         return BrokerRefused(f"the broker at {where} refused user {amqp.user!r}: wrong name or password")
@@ -252,11 +251,18 @@ def _translate(
 
 def _say(error: BaseException) -> str:
     """Return an error of pika's in words; the text of many of them is empty."""
-    inner = getattr(error, "exception", None) or (error.args[0] if error.args else None)
-    if isinstance(inner, BaseException):
-        return _say(inner)
+    error = _innermost(error)
+    if "Timeout while setting up AMQP" in str(error):
+        return f"no AMQP answer within {_CONNECT_TIMEOUT:g} s"
     if isinstance(error, pika.exceptions.ConnectionClosed):
         return f"{error.reply_text} ({error.reply_code})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Unwrap what pika wraps up to three times: its workflow, its connector, and then the cause."""
+    inner = (*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args)
+    causes = [cause for cause in inner if isinstance(cause, BaseException)]
+    return _innermost(causes[-1]) if causes else error

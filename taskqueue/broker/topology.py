@@ -17,6 +17,7 @@ DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
 _NOT_FOUND: Final = 404
 _UNEQUAL: Final = 406
+_CLOSED_BY_US: Final = (0, 200)  # as the versions of pika have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Declaration:
 
     def _refused(self, _channel: Any, error: BaseException) -> None:
         code, text = getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error))
-        if code == 200 or not self._session.is_up:
+        if code in _CLOSED_BY_US or not self._session.is_up:
             return
         if code == _NOT_FOUND and self._passive:
             self._passive = False
