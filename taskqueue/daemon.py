@@ -228,6 +228,7 @@ class Signals:
         # The interpreter's own C handler writes the signal's number there; it can neither block nor raise.
         self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._old_handlers = {number: signal.signal(number, _noted) for number in self._wanted}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._wanted)  # kept back until now (processes.fork)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -44,6 +44,7 @@ class Passage:
     delivery: Delivery
     properties: Properties
     id: str
+    reason: str = ""  # why it is rejected
 
 
 class Dispatcher(Part):
@@ -144,6 +145,7 @@ class Dispatcher(Part):
     def _reject(self, passage: Passage, reason: str) -> None:
         """Keep what cannot be routed, with the reason and its properties, where it can be found."""
         self._log.warning("rejected: %s", reason, workitem=passage.id or None)
+        passage.reason = reason
         try:
             properties = rejected(passage.properties, reason, TASKQUEUE)
         except MalformedProperties:
@@ -153,7 +155,8 @@ class Dispatcher(Part):
     def _reject_bare(self, passage: Passage, reason: str) -> None:
         """Keep at least the body: the properties do not fit beside the reason."""
         bare = Properties(message_id=passage.id or None)
-        self._publish(passage, REJECTED, rejected(bare, reason, TASKQUEUE), passage.delivery.body)
+        reasons = f"{passage.reason}; kept without its properties: {reason}"
+        self._publish(passage, REJECTED, rejected(bare, reasons, TASKQUEUE), passage.delivery.body)
 
     # --- queues that are missing ---
 

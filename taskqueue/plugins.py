@@ -1,8 +1,11 @@
 """What is installed: worker plugins and formats, found through their entry points."""
 
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from operator import attrgetter
 from typing import Any, Final
 
 from taskqueue.errors import PluginError
@@ -10,6 +13,8 @@ from taskqueue.errors import PluginError
 #: Entry point groups that other distributions register under.
 WORKERS: Final = "worker.plugins"
 FORMATS: Final = "taskqueue.formats"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +32,28 @@ def installed(group: str = WORKERS) -> tuple[Plugin, ...]:
 
     The supervisor, which may be root, calls this: it must not run a line of a plugin's code.
     """
-    found = {_plugin(entry) for entry in importlib.metadata.entry_points(group=group)}
-    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.distribution)))
+    return tuple(
+        sorted({_plugin(entry) for entry in _entries(group)}, key=attrgetter("name", "distribution"))
+    )
 
 
-def _plugin(entry: importlib.metadata.EntryPoint) -> Plugin:
+def _entries(group: str) -> list[EntryPoint]:
+    """Read the entry points of every distribution; one whose metadata is damaged has none."""
+    found: list[EntryPoint] = []
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            name = distribution.metadata["Name"]
+            if name not in seen:  # the first on the path is the one that is imported
+                found += distribution.entry_points.select(group=group)
+        except Exception as error:  # noqa: BLE001 -- foreign files, read by a parser that may raise anything
+            _log.warning("metadata of a distribution cannot be read: %s: %s", type(error).__name__, error)
+        else:
+            seen.add(name)
+    return found
+
+
+def _plugin(entry: EntryPoint) -> Plugin:
     dist = entry.dist
     if dist is None:
         return Plugin(entry.name, entry.value, "", "")
@@ -41,17 +63,16 @@ def _plugin(entry: importlib.metadata.EntryPoint) -> Plugin:
 def load(name: str, group: str = WORKERS) -> Any:
     """Import a plugin and return what its entry point names; PluginError says why that fails."""
     from stevedore.driver import DriverManager  # noqa: PLC0415 -- only where plugin code may run
-    from stevedore.exception import MultipleMatches, NoMatches  # noqa: PLC0415
+    from stevedore.exception import MultipleMatches  # noqa: PLC0415
 
+    entries = _entries(group)
+    if name not in {entry.name for entry in entries}:
+        known = ", ".join(sorted(entry.name for entry in entries)) or "none"
+        raise PluginError(f"no plugin {name!r} is installed under {group}; installed: {known}")
     # Its cache on disk does not see what changed within two minutes: it keeps times as 32-bit floats.
-    DriverManager.ENTRY_POINT_CACHE[group] = list(importlib.metadata.entry_points(group=group))
+    DriverManager.ENTRY_POINT_CACHE[group] = entries
     try:
-        manager: DriverManager[Any] = DriverManager(
-            group, name, on_load_failure_callback=_raise, warn_on_missing_entrypoint=False
-        )
-    except NoMatches:
-        known = ", ".join(plugin.name for plugin in installed(group)) or "none"
-        raise PluginError(f"no plugin {name!r} is installed under {group}; installed: {known}") from None
+        manager: DriverManager[Any] = DriverManager(group, name, on_load_failure_callback=_raise)
     except MultipleMatches:
         raise PluginError(
             f"several distributions install a plugin {name!r}: {_owners(name, group)}"

@@ -18,6 +18,7 @@ from taskqueue.errors import ExitStatus
 _STEADY: Final = 5.0  # seconds; a process that lived so long is started again at once
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 60.0
+_KEPT_BACK: Final = (signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -45,7 +46,8 @@ def fork(run: Callable[[], int]) -> int:
     """Fork a child that runs `run` and exits with its result; return its pid.
 
     The child leads a process group of its own, so that it can be killed with all that it started and
-    does not get the terminal's Ctrl-C, and it has no signal handlers of its parent's.
+    does not get the terminal's Ctrl-C, and it has no signal handlers of its parent's. What its parent may
+    ask of it by a signal is kept back until it can note that (`Signals`), or calls `let_signals_in`.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,7 +67,7 @@ def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
     try:
         os.setpgid(0, 0)
         _forget_signals()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, *_KEPT_BACK})
         gc.freeze()  # what the parent made stays shared: collecting would touch, and copy, its pages
         status = run()
     except SystemExit as error:
@@ -77,6 +79,11 @@ def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def let_signals_in() -> None:
+    """Have signals that were kept back since `fork` act as they do by default."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_BACK)
 
 
 def _forget_signals() -> None:
@@ -164,7 +171,7 @@ class Slot:
         now = time.monotonic()
         if expected or now - self.started >= _STEADY:
             self.deaths = 0
-        delay = 0.0 if self.deaths == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self.deaths, 16))
+        delay = 0.0 if self.deaths == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self.deaths - 1, 16))
         self.deaths += 0 if expected else 1
         self.pid, self.due = 0, now + delay
         return delay

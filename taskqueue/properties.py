@@ -119,11 +119,15 @@ class Properties:
         """Return a copy with some fields changed; None removes a field."""
         return replace(self, **changes)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that are present, without the headers, which are not decoded."""
+        fields = {name: getattr(self, name) for _, name, _ in _LAYOUT if name != "header_table"}
+        return {name: value for name, value in fields.items() if value is not None}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields that are present, headers decoded, as one dict."""
-        fields = {name: getattr(self, name) for _, name, _ in _LAYOUT if name != "header_table"}
-        present = {name: value for name, value in fields.items() if value is not None}
-        return present | ({"headers": self.headers} if self.header_table else {})
+        return self.fields | ({"headers": self.headers} if self.header_table else {})
 
 
 _SHORT: Final = struct.Struct(">H")
@@ -285,7 +289,7 @@ def _write_value(value: Any) -> bytes:
         case bool():
             return b"t" + bytes((value,))
         case int():
-            return b"l" + struct.pack(">q", value)
+            return _write_integer(value)
         case float():
             return b"d" + struct.pack(">d", value)
         case str():
@@ -299,3 +303,9 @@ def _write_value(value: Any) -> bytes:
         case list() | tuple():
             return b"A" + _write_table_bytes(b"".join(map(_write_value, value)))
     raise TypeError(f"a header cannot hold a {type(value).__name__}")
+
+
+def _write_integer(value: int) -> bytes:
+    if -(2**63) <= value < 2**63:
+        return b"l" + struct.pack(">q", value)
+    return _write_value(str(value))  # a timestamp may be wider than every integer that a header can hold

@@ -97,7 +97,10 @@ class _Run:
             self._loop.call_later(self._timeout, self._time_is_up)
         self._session.open()
         self._watch_for_silence()
-        self._loop.run()
+        try:
+            self._loop.run()
+        finally:
+            self._loop.close()
         if self._error is not None:
             raise self._error
 

@@ -92,6 +92,7 @@ def _settle_in(spec: WorkerSpec, parent: int) -> None:
     if spec.user is not None:
         privileges.become(spec.user)
     processes.die_with_parent(parent)
+    processes.let_signals_in()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir("/")

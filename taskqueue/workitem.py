@@ -231,8 +231,7 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
 
 def rejected(properties: Properties, reason: str, queue: str) -> Properties:
     """Return the properties under which an unroutable message is kept, the original ones inside."""
-    original = {name: value for name, value in properties.as_dict().items() if name != "headers"}
-    headers = {REASON: reason, QUEUE: queue, ORIGINAL: original, HOST: socket.gethostname()}
+    headers = {REASON: reason, QUEUE: queue, ORIGINAL: properties.fields, HOST: socket.gethostname()}
     return properties.with_headers(headers, is_untravelable).replace(
         delivery_mode=2, user_id=None, expiration=None
     )

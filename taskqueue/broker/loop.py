@@ -39,6 +39,10 @@ class EventLoop:
         """Make `run` return after the callbacks of this round."""
         self.ioloop.stop()
 
+    def close(self) -> None:
+        """Release what the loop holds, after `run`."""
+        self.ioloop.close()
+
     def guard(self, callback: Callable[_P, Any]) -> Callable[_P, None]:
         """Return the callback in a form that may be given to pika."""
 

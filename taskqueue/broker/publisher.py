@@ -118,11 +118,13 @@ class Publisher(Part):
 
     def _send_waiting(self) -> None:
         """Send what waits; after a channel error one at a time, so that the culprit shows itself."""
+        if not self.is_ready or self._session.is_blocked:
+            return
         if self._suspects:
             if not self._window:
                 self._send(self._suspects.popleft())
             return
-        while self._waiting and self.is_ready and not self._session.is_blocked:
+        while self._waiting and self.is_ready:
             self._send(self._waiting.popleft())
 
     def _send_again(self, publication: Publication) -> None:
@@ -234,7 +236,7 @@ class Publisher(Part):
         self._closes += 1
         if alone and len(open_ones) == 1:
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
-            self._log.warning("the broker refused a message for %s: %s", culprit.queue, reason)
+            self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)
             self._loop.call_later(0, lambda: self._settle_alone(culprit, Fate.REFUSED, reason))
         self._suspects.extendleft(reversed(open_ones))
         self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)

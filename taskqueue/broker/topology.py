@@ -38,6 +38,11 @@ def is_ours(queue: str) -> bool:
     return queue.startswith((TASKQUEUE, WORKER_PREFIX))
 
 
+def is_text(queue: str) -> bool:
+    """Tell whether a name that came in a message is UTF-8, as the names of queues are that we publish to."""
+    return queue == queue.encode("utf-8", "replace").decode()
+
+
 class Declaration:
     """Declares one queue, on channels that are thrown away: a refusal closes the channel.
 

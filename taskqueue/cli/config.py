@@ -33,7 +33,7 @@ def config(path: str | None, style: str) -> None:
 def _show_sections(settings: Settings) -> None:
     plain = effective(settings)
     rows = [
-        (f"[{section}]", option, "" if value is None else value)
+        (f"[{section}]", option, _written(value))
         for section in ("amqp", "dispatcher", "workerpool", "logging")
         for option, value in (
             plain[section] or {"url": "none: a private broker, see `taskqueue up --help`"}
@@ -54,3 +54,15 @@ def _group_row(group: GroupSettings) -> tuple[object, ...]:
     names = ", ".join(name for name, _ in group.settings)
     results = group.results_routing_key if group.report_results else "not reported"
     return group.name, group.worker_type, group.workers, group.user or "default", results, names
+
+
+def _written(value: object) -> object:
+    """Return a value as the configuration file has it."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(value)
+    return value

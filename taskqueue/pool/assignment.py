@@ -1,12 +1,13 @@
 """A workitem as its consumer keeps it: from the delivery until its end is confirmed."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskqueue import results
 from taskqueue import workitem as words
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.subscription import Delivery
-from taskqueue.properties import Properties
+from taskqueue.properties import MalformedProperties, Properties
 from taskqueue.workitem import Workitem
 
 
@@ -44,7 +45,7 @@ class Assignment:
     @property
     def deadline(self) -> float | None:
         """When it expires, in seconds since 1970; None for never."""
-        value = self.properties.header(words.DEADLINE)
+        value = _header(self.properties, words.DEADLINE)
         return value if isinstance(value, float | int) else None
 
     def run(self, worker: str, started: float, ended: float) -> results.Run:
@@ -53,7 +54,14 @@ class Assignment:
         return results.Run(workitem, worker, started, ended)
 
 
+def _header(properties: Properties, name: str) -> Any:
+    """Read a header of ours; a producer may have written anything there, tables too deep to be read too."""
+    try:
+        return properties.header(name)
+    except MalformedProperties:
+        return None
+
+
 def _count(properties: Properties, header: str, least: int) -> int:
-    """Read a counter of ours; a producer may have written anything there."""
-    value = properties.header(header)
+    value = _header(properties, header)
     return min(max(value, least), 2**31) if isinstance(value, int) else least

@@ -84,7 +84,8 @@ class Group:
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled."""
         if not self.is_leaving:
-            yield from (slot.due for slot in (self.consumer, *self.workers) if not slot.pid)
+            awaited = self.workers if self.consumer.pid else [self.consumer]
+            yield from (slot.due for slot in awaited if not slot.pid)
 
     def quiet(self) -> None:
         """Take nothing new, finish what runs, and leave."""

@@ -13,6 +13,7 @@ from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task
 from taskqueue.pool.output import OutputPump
 
 _CHUNK: Final = 262_144  # bytes read from a worker at a time
+_TELL_DELAY: Final = 1.0  # seconds after lines were dropped until the log says how many
 
 
 class WorkerLink:
@@ -47,6 +48,7 @@ class WorkerLink:
         self._reader = FrameReader()
         self._unsent = bytearray()
         self._is_watched = True
+        self._is_telling = False
         self._on_ready, self._on_outcome = on_ready, on_outcome
         self._on_hang_up, self._on_fault = on_hang_up, on_fault
         self._log = log.bind(worker=name)
@@ -135,6 +137,7 @@ class WorkerLink:
                 raise FrameError(f"an outcome of task {outcome.number}, which it was not given")
             if self._output is not None:
                 self._output.drain()  # what it wrote about this workitem is logged with its id
+                self._tell_dropped_later(self._output)
             self._on_outcome(self, self.tasks.popleft(), outcome)
         else:
             raise FrameError(f"a frame {kind.name} out of place")
@@ -147,8 +150,23 @@ class WorkerLink:
     # --- the output ---
 
     def _output_readable(self) -> None:
-        if self._output is not None and not self._output.pump():
+        if self._output is None:
+            return
+        if not self._output.pump():
             self._close_output()
+        else:
+            self._tell_dropped_later(self._output)
+
+    def _tell_dropped_later(self, output: OutputPump) -> None:
+        """See to it that dropped lines are told of even if no line follows."""
+        if output.dropped and not self._is_telling:
+            self._is_telling = True
+            self._loop.call_later(_TELL_DELAY, self._tell_dropped)
+
+    def _tell_dropped(self) -> None:
+        self._is_telling = False
+        if self._output is not None:
+            self._output.tell_dropped()
 
     def _close_output(self) -> None:
         if self._output is not None:

@@ -27,7 +27,7 @@ class OutputPump:
         self._rest = b""
         self._credit = rate * _BURST
         self._credited = time.monotonic()
-        self._dropped = 0
+        self.dropped = 0  # lines that nobody has been told of yet
 
     def fileno(self) -> int:
         """Return the pipe's file descriptor, to be watched."""
@@ -43,12 +43,18 @@ class OutputPump:
             if not self._read():
                 return
 
+    def tell_dropped(self) -> None:
+        """Write how many lines were dropped, if any were."""
+        if self.dropped:
+            self._write(f"({self.dropped} lines dropped: more than {self._rate} a second)")
+            self.dropped = 0
+
     def close(self) -> None:
         """Pass on what is left, and close the pipe."""
         self.drain()
         if self._rest:
             self._pass_on(self._rest)
-        self._tell_dropped()
+        self.tell_dropped()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
 
@@ -75,13 +81,8 @@ class OutputPump:
         self._credit = min(self._rate * _BURST, self._credit + (now - self._credited) * self._rate)
         self._credited = now
         if self._credit < 1:
-            self._dropped += 1
+            self.dropped += 1
             return
         self._credit -= 1
-        self._tell_dropped()
+        self.tell_dropped()
         self._write(line.decode("utf-8", "replace"))
-
-    def _tell_dropped(self) -> None:
-        if self._dropped:
-            self._write(f"({self._dropped} lines dropped: more than {self._rate} a second)")
-            self._dropped = 0

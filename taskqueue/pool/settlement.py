@@ -15,6 +15,7 @@ from taskqueue.broker.topology import (
     Declaration,
     Queue,
     is_ours,
+    is_text,
     worker_queue,
 )
 from taskqueue.config import GroupSettings
@@ -103,10 +104,12 @@ class Settlement:
     def _reply_queue(self, assignment: Assignment) -> str | None:
         """Return where the result goes: to who asked, else where the group's results go, if anywhere."""
         asked = assignment.properties.reply_to
-        if asked and not is_ours(asked):
-            return asked
-        if asked:
+        if asked and is_ours(asked):
             self._log.warning("reply_to %s would be a loop; ignored", asked, workitem=assignment.id)
+        elif asked and not is_text(asked):
+            self._log.warning("reply_to %s is not UTF-8; ignored", asked, workitem=assignment.id)
+        elif asked:
+            return asked
         return self._group.results_routing_key if self._group.report_results else None
 
     def _kept(self, assignment: Assignment, run: Run, reason: str) -> Publication:

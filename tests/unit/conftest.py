@@ -6,6 +6,12 @@ from taskqueue.config import load
 from taskqueue.errors import ConfigError
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _stevedore(_away_from_home):
+    """Import it once and not in every worker that a test forks; its cache is away from home, too."""
+    import stevedore.driver  # noqa: F401, PLC0415
+
+
 @pytest.fixture
 def write(tmp_path):
     def write(text, mode=0o600):

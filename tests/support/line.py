@@ -1,0 +1,60 @@
+"""The consumer's end of the line to one worker, without a consumer."""
+
+import json
+import socket
+
+from taskqueue.pool.frames import FrameReader, Kind, Outcome, Task
+from taskqueue.properties import Properties
+
+
+class Line:
+    """Gives workitems to a worker and reads what it says; the socket has a timeout."""
+
+    def __init__(self, connection, child):
+        self.connection, self.child = connection, child
+        self.reader, self.seen, self.count = FrameReader(), [], 0
+
+    def receive(self):
+        while not self.seen:
+            data = self.connection.recv(65536)
+            assert data, f"hung up:\n{self.child.output()}"
+            self.seen += self.reader.feed(data)
+        return self.seen.pop(0)
+
+    def send(self, body, **properties):
+        self.count += 1
+        raw = Properties(**{"message_id": "id", "content_type": "text/plain"} | properties).encode()
+        data = body if isinstance(body, bytes) else body.encode()
+        self.connection.sendall(Task(self.count, 1, raw, data).encode())
+
+    def outcome(self):
+        kind, payload = self.receive()
+        assert kind is Kind.OUTCOME
+        return Outcome.decode(payload)
+
+    def perform(self, body, **properties):
+        """Have a workitem performed; return the outcome."""
+        self.send(body, **properties)
+        outcome = self.outcome()
+        assert outcome.number == self.count
+        assert 0 <= outcome.ended - outcome.started < 10
+        return outcome
+
+    def value(self, body, **properties):
+        """Have a workitem performed; return the value of its result, which is JSON."""
+        outcome = self.perform(body, **properties)
+        assert (outcome.succeeded, outcome.content_type, outcome.error) == (True, "application/json", "")
+        return json.loads(outcome.body)
+
+    def failure(self, body, **properties):
+        """Have a workitem performed; return what its failure says."""
+        outcome = self.perform(body, **properties)
+        assert (outcome.succeeded, outcome.content_type) == (False, "application/json")
+        failure = json.loads(outcome.body)
+        assert outcome.error.startswith(failure["error"]["type"])
+        return failure
+
+    def hang_up(self):
+        """Tell the worker that nothing more comes; return its exit status."""
+        self.connection.shutdown(socket.SHUT_WR)
+        return self.child.wait()

@@ -1,0 +1,79 @@
+"""Where the broker's address comes from, and that nobody sees its password on the way."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support.configs import SECRET
+from support.processes import cli
+from support.waiting import wait_until
+
+from taskqueue.cli import options
+from taskqueue.config import AmqpSettings
+from taskqueue.errors import ConfigError
+
+ADDRESS = AmqpSettings((("rabbit", 5672),), "joe", SECRET, "/x", 5)
+URL = f"amqp://joe:{SECRET}@rabbit/%2Fx"
+
+
+@pytest.fixture
+def stored():
+    descriptor = options.store(ADDRESS)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_stored_address_is_found_again_as_often_as_wanted(stored):
+    assert options.stored(stored) == options.stored(stored) == ADDRESS
+
+
+def test_a_stored_address_has_no_name_and_reaches_the_process_that_is_executed(stored):
+    assert Path(f"/proc/self/fd/{stored}").readlink().name.startswith("memfd:")
+    assert os.get_inheritable(stored)
+
+
+def test_who_has_taken_over_a_stored_address_hands_it_to_nobody(stored):
+    assert options.hide_address(None, stored, []) == stored
+    assert not os.get_inheritable(stored)
+
+
+def test_without_an_address_in_sight_nothing_is_hidden():
+    assert options.hide_address(None, None, []) is None
+
+
+def test_the_command_line_goes_before_the_environment_and_that_before_the_file(monkeypatch, write):
+    path = write("[amqp]\nhost: from-file\n")
+    assert options.find_address(None, path).hosts[0][0] == "from-file"
+    monkeypatch.setenv("TASKQUEUE_AMQP", "amqp://from-environment")
+    assert options.find_address(None, path).hosts[0][0] == "from-environment"
+    assert options.find_address(URL, path).hosts[0][0] == "rabbit"
+
+
+def test_a_daemon_reads_the_stored_address_or_else_the_file(stored, write):
+    path = write("[amqp]\nhost: from-file\n")
+    assert options.reader(stored, path)() == ADDRESS
+    assert options.reader(None, path)().hosts[0][0] == "from-file"
+    with pytest.raises(ConfigError, match="no broker: expected --amqp"):
+        options.reader(None, write(""))()
+
+
+def test_the_environment_that_is_passed_on_has_no_address(monkeypatch):
+    monkeypatch.setenv("TASKQUEUE_AMQP", URL)
+    monkeypatch.setenv("OTHER", "x")
+    passed = options.environment()
+    assert "TASKQUEUE_AMQP" not in passed
+    assert passed["OTHER"] == "x"
+
+
+def test_a_daemons_arguments_and_environment_do_not_show_the_password(daemon, write):
+    url = f"amqp://joe:{SECRET}@127.0.0.1:1/"
+    command = cli("dispatcher", "-f", "-c", write("", mode=0o644), "--amqp", url)
+    running = daemon(command, env={"TASKQUEUE_AMQP": url})
+    running.wait_for("trying again")
+    processes = wait_until(running.processes)
+    assert len(processes) >= 2
+    for pid in processes:
+        for name in ("cmdline", "environ"):
+            assert SECRET.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+    assert SECRET not in running.output()
+    assert running.stop() == 0

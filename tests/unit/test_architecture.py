@@ -1,0 +1,222 @@
+"""What the documentation says about the code, and who may import whom."""
+
+import ast
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "taskqueue"
+
+#: Who may import whom: modules import what stands above them, and what stands on their own line only
+#: inside a package. "pool" stands for what of it is not named by itself.
+LAYERS = """
+errors
+properties
+workitem
+config
+broker
+plugins processes daemon results
+logs
+pool.frames pool.control pool.output pool.privileges
+worker keeper
+pool dispatcher submission
+fleet
+cli
+"""
+LAYER_OF = {name: number for number, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+
+#: Who alone may import a library.
+OWNERS = {"pika": "broker", "stevedore": "plugins", "daemon": "daemon", "configobj": "config", "click": "cli",
+          "rich": "cli"}  # fmt: skip
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def is_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(tree, *, types=True):
+    """Yield what a module imports, also inside functions; names of taskqueue's own without that word."""
+    nodes = list(ast.walk(tree))
+    if not types:
+        hidden = {id(inner) for node in nodes if is_for_types(node) for inner in ast.walk(node)}
+        nodes = [node for node in nodes if id(node) not in hidden]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("taskqueue.") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where an arrow points"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}".removeprefix("taskqueue.")
+                is_module = f"{node.module}.".startswith("taskqueue.") and inner in MODULES
+                yield inner if is_module else node.module.removeprefix("taskqueue.")
+
+
+def place(name):
+    """Return a module's entry among the layers."""
+    return name if name in LAYER_OF else name.partition(".")[0]
+
+
+# --- arrows ---
+
+
+def test_every_module_has_its_layer():
+    assert {place(name) for name in MODULES} - {"", "__main__"} == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if place(name) in LAYER_OF])
+def test_arrows_point_down(name):
+    for imported in imports(MODULES[name], types=False):
+        other = place(imported)
+        if imported in MODULES and other != place(name):
+            assert LAYER_OF[other] < LAYER_OF[place(name)], f"{name} imports {imported}"
+
+
+def test_the_broker_package_knows_errors_workitems_properties_and_types_of_the_configuration():
+    for name, tree in MODULES.items():
+        if place(name) == "broker":
+            ours = {place(other) for other in imports(tree, types=False) if other in MODULES}
+            assert ours <= {"broker", "errors", "workitem", "properties"}
+            types = {place(other) for other in imports(tree) if other in MODULES}
+            assert types - ours <= {"config"}
+
+
+def test_each_library_is_imported_in_one_place():
+    seen = set()
+    for name, tree in MODULES.items():
+        top = {imported.partition(".")[0] for imported in imports(tree) if imported not in MODULES}
+        for library in top & OWNERS.keys():
+            seen.add(library)
+            assert place(name) == OWNERS[library], f"{name} imports {library}"
+    assert seen == OWNERS.keys() - {"daemon"} or seen == OWNERS.keys()
+
+
+def test_only_the_broker_package_speaks_of_importing_pika():
+    if not (PROJECT / ".git").exists():
+        pytest.skip("not in a checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, check=True, capture_output=True, text=True,
+    ).stdout.split("\0")  # fmt: skip
+    importing = re.compile(rb"(?:import|from)\s+pika\b")
+    files = [name for name in listed if name and (PROJECT / name).is_file()]
+    found = {name for name in files if importing.search((PROJECT / name).read_bytes())}
+    assert found
+    assert all(name.startswith("taskqueue/broker/") for name in found), found
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("taskqueue.worker", "pika stevedore configobj click rich"),
+        ("taskqueue.pool.supervisor", "pika stevedore"),
+    ],
+)
+def test_processes_near_root_or_plugins_do_not_load_what_is_not_theirs(module, unwanted):
+    code = f"import sys, {module}; print(*set({unwanted.split()!r}) & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=PROJECT
+    )
+    assert done.stdout.split() == []
+
+
+# --- ARCHITECTURE.md ---
+
+
+def definitions(tree):
+    """Yield what a module defines: NAME, function, Class, and Class.member."""
+    for node in tree.body:
+        yield from names(node)
+        if isinstance(node, ast.ClassDef):
+            methods = [inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
+            own = [target.attr for method in methods for target in attributes(method)]
+            yield from (f"{node.name}.{member}" for inner in node.body for member in names(inner))
+            yield from (f"{node.name}.{member}" for member in own)
+
+
+def names(node):
+    match node:
+        case ast.ClassDef() | ast.FunctionDef():
+            yield node.name
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            yield name
+        case ast.Assign(targets=[ast.Name(id=name)]):
+            yield name
+
+
+def attributes(method):
+    """Yield the attributes of self that a method assigns."""
+    for node in ast.walk(method):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) == "self"
+        ):
+            yield node
+
+
+def strings():
+    """Return the words that the code has as values: names of queues, entry point groups, headers."""
+    nodes = [node for tree in MODULES.values() for node in ast.walk(tree)]
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def options():
+    return set(re.findall(r"^(\w+) *=", (PACKAGE / "configspec.ini").read_text(), re.MULTILINE))
+
+
+DEFINED = {name: set(definitions(tree)) for name, tree in MODULES.items()}
+KNOWN = set().union(*DEFINED.values()) | strings() | options() | set(signal.Signals.__members__)
+
+
+def files(name):
+    """Return the files of the package of this name, or, with slashes, of the project."""
+    return [
+        path
+        for path in (*PACKAGE.rglob("*"), PROJECT / name)
+        if path.match(name.rstrip("/")) and path.exists()
+    ]
+
+
+def unknown(text):
+    """Return what stands between backticks, looks like a name of the code, and is none.
+
+    `file.py` and `directory/` must be there; `name`, `name(...)` and `Class.member` must be defined, or
+    be a value or an option. In `name` (`file.py`) the file must be the one that defines the name.
+    """
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`\n]+)`", text)
+    paths = [span for span in spans if re.fullmatch(r"[\w/.-]+(\.py|/)", span)]
+    words = [span.partition("(")[0] for span in spans if re.fullmatch(r"[A-Za-z_][\w.]*(\([^)]*\))?", span)]
+    missing = [path for path in paths if not files(path)]
+    missing += [word for word in words if word not in paths and word not in KNOWN]
+    for word, path in re.findall(r"`([\w.]+)`\s\(`([\w/]+\.py)`\)", text):
+        if not any(word in DEFINED[module_name(file)] for file in files(path)):
+            missing.append(f"{word} ({path})")
+    return missing
+
+
+def test_every_name_in_the_architecture_exists():
+    assert unknown((PROJECT / "ARCHITECTURE.md").read_text()) == []
+
+
+def test_names_that_do_not_exist_are_noticed():
+    good = ["pool/", "pool/group.py", "Slot.fill", "find_route(body)", "stop_timeout", "taskqueue up",
+            "SIGTERM", "worker_<type>", "taskqueue_rejected", "worker.plugins"]  # fmt: skip
+    assert unknown(" ".join(f"`{name}`" for name in good) + " `Keeper` (`keeper.py`)") == []
+    bad = ["keepr.py", "pond/", "Keepr", "Slot.fil", "find_root", "stop_timeouts", "pool.nothing"]
+    assert unknown(" ".join(f"`{name}`" for name in bad)) == bad
+    assert unknown("`Slot` (`keeper.py`)") == ["Slot (keeper.py)"]
+    assert unknown("```\n`nothing`\n```") == []

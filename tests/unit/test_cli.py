@@ -1,0 +1,208 @@
+"""The commands as they are called, in this process where that is possible."""
+
+import json
+import os
+import sys
+
+import pytest
+from support.configs import SECRET
+from support.distribution import install
+from support.processes import run_cli
+
+from taskqueue import cli
+
+COMMANDS = ["up", "dispatcher", "workerpool", "submit", "config", "plugins"]
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Call the command; return its exit status, output and errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["taskqueue", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A directory on the modules' path, in which plugins may be installed."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return tmp_path / "site"
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(call, command, option):
+    status, text, errors = call(command, option)
+    assert (status, errors) == (0, "")
+    assert text.startswith(f"Usage: taskqueue {command} ")
+    assert "fd" not in text.split()  # what is between our own processes is not shown
+    assert len(text.splitlines()) > 5
+
+
+def test_the_help_names_every_command(call):
+    status, text, _ = call("--help")
+    assert status == 0
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert set(cli.taskqueue.commands) == set(COMMANDS)
+
+
+def test_the_version_is_told(call):
+    status, text, _ = call("--version")
+    assert status == 0
+    assert text.startswith("taskqueue, version ")
+
+
+def test_an_unknown_command_and_a_missing_argument_are_usage_errors(call):
+    for arguments in (
+        ["frobnicate"],
+        ["submit"],
+        ["config", "--format", "xml"],
+        ["submit", "t", "--timeout", "-1"],
+    ):
+        status, text, errors = call(*arguments)
+        assert (status, text) == (2, "")
+        assert "Error: " in errors
+        assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", ["../../x", "x" * 300, "", "a b", "-"])
+def test_a_bad_worker_type_is_not_submitted(call, name):
+    status, text, errors = call("submit", "--", name, "{}")
+    assert (status, text) == (2, "")
+    assert "is not 1 to 100 of letters, digits" in errors
+
+
+# --- config ---
+
+
+def test_the_configuration_is_shown_with_its_groups_and_without_its_password(call, write, site):
+    install(site, "trial", {"worker1": "missing:x"})
+    path = write(f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\n")
+    status, text, errors = call("config", "-c", path)
+    assert (status, errors) == (0, "")
+    assert path in text
+    assert "rabbit:5672" in text
+    assert "***" in text
+    assert SECRET not in text
+    [row] = [line.split() for line in text.splitlines() if line.startswith("worker1 ")]
+    assert row[:3] == ["worker1", "worker1", "3"]
+    assert "colour" in row[-1]
+
+
+def test_the_configuration_is_shown_as_json(call, write, site):
+    install(site, "trial", {"worker1": "missing:x"})
+    path = write(f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\n")
+    status, text, errors = call("config", "-c", path, "--format", "json")
+    assert (status, errors) == (0, "")
+    assert SECRET not in text
+    shown = json.loads(text)
+    assert {"amqp", "dispatcher", "workerpool", "logging", "groups", "plugins"} <= shown.keys()
+    assert "worker1" in shown["plugins"]
+
+
+def test_all_faults_are_printed_one_a_line_with_status_78(call, write):
+    path = write(
+        f"[dispatcher]\nwindw: 9\n[logging]\nlevel: loud\n[amqp]\nhost: a\nport: x\npassword: {SECRET}\n"
+    )
+    status, text, errors = call("config", "-c", path)
+    assert (status, text) == (78, "")
+    assert len(errors.splitlines()) == 3
+    assert all(line.startswith(f"taskqueue: {path}: section [") for line in errors.splitlines())
+    assert "window" in errors
+    assert SECRET not in errors
+
+
+@pytest.mark.parametrize("command", ["config", "dispatcher", "workerpool", "submit", "up"])
+def test_a_faulty_configuration_starts_nothing(call, write, command, monkeypatch):
+    monkeypatch.delenv("TASKQUEUE_AMQP", raising=False)
+    path = write("[dispatcher]\nwindow: three\n")
+    more = ["digest", "{}"] if command == "submit" else []
+    status, text, errors = call(command, *more, "-c", path)
+    assert (status, text) == (78, "")
+    assert errors == (
+        f"taskqueue: {path}: section [dispatcher], option window: {errors.rpartition('window: ')[2]}"
+    )
+    assert "'three'" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_configuration_that_is_not_there_is_a_fault(call, tmp_path):
+    status, text, errors = call("config", "-c", str(tmp_path / "missing.ini"))
+    assert (status, text) == (78, "")
+    assert errors.startswith(f"taskqueue: {tmp_path}/missing.ini: ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_section_without_a_plugin_is_a_warning_that_names_those_that_are_installed(call, write, site):
+    install(site, "trial", {"worker1": "missing:x"})
+    status, _, errors = call("config", "-c", write("[digset]\nworkers: 1\n"))
+    assert status == 0
+    assert "no plugin 'digset' is installed; installed: " in errors
+    assert "worker1" in errors
+
+
+def test_an_address_with_a_fault_is_told_without_its_password(call):
+    for arguments in (["submit", "digest", "{}"], ["dispatcher", "-f"], ["workerpool", "-f"], ["up"]):
+        status, text, errors = call(*arguments, "--amqp", f"amqp://joe:{SECRET}@host:port/")
+        assert (status, text) == (78, "")
+        assert errors.startswith("taskqueue: AMQP address: ")
+        assert SECRET not in errors
+
+
+def test_without_any_broker_the_ways_to_name_one_are_told(call, write):
+    for arguments in (["submit", "digest", "{}"], ["dispatcher", "-f"], ["workerpool", "-f"]):
+        status, text, errors = call(*arguments, "-c", write(""))
+        assert (status, text) == (78, "")
+        assert errors.startswith("taskqueue: no broker: expected --amqp, TASKQUEUE_AMQP, or url")
+        assert "taskqueue up" in errors
+
+
+def test_a_broker_that_cannot_be_reached_is_a_line_and_status_69(write):
+    done = run_cli("submit", "digest", "{}", "-c", write(""), "--amqp", f"amqp://joe:{SECRET}@127.0.0.1:1/")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "127.0.0.1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert SECRET not in done.stderr
+
+
+# --- plugins ---
+
+
+def test_plugins_are_listed_with_where_they_come_from(call, site):
+    install(site, "trial-plugins", {"t1": "missing_module:X.factory"}, version="2.5")
+    status, text, errors = call("plugins", "--format", "json")
+    assert (status, errors) == (0, "")
+    [plugin] = [plugin for plugin in json.loads(text) if plugin["name"] == "t1"]
+    assert plugin.pop("importable") != "yes"
+    assert plugin == {
+        "name": "t1",
+        "target": "missing_module:X.factory",
+        "distribution": "trial-plugins",
+        "version": "2.5",
+    }
+
+
+def test_plugins_are_listed_as_a_table(call, site):
+    install(site, "trial-plugins", {"t1": "missing_module:X.factory"}, version="2.5")
+    status, text, _ = call("plugins")
+    assert status == 0
+    [row] = [line for line in text.splitlines() if line.startswith("t1 ")]
+    assert row.split()[:4] == ["t1", "trial-plugins", "2.5", "missing_module:X.factory"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="as root, plugins are tried as the workers' user (tests/process)"
+)
+def test_a_plugin_that_cannot_be_imported_says_why(call, site, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    install(site, "trial", {"t1": "missing_module:X"})
+    _, text, _ = call("plugins", "--format", "json")
+    [plugin] = [plugin for plugin in json.loads(text) if plugin["name"] == "t1"]
+    assert plugin["importable"].startswith("no: ")
+    assert "No module named 'missing_module'" in plugin["importable"]

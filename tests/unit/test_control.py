@@ -1,0 +1,79 @@
+import os
+import socket
+
+import pytest
+
+from taskqueue.pool import control
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = control.pair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_message_comes_as_it_was_sent(ends):
+    ours, theirs = ends
+    assert control.send(ours, "died", pid=7, cause="killed by SIGSEGV")
+    assert control.receive(theirs) == control.Message("died", {"pid": 7, "cause": "killed by SIGSEGV"}, ())
+
+
+def test_messages_stay_apart_and_in_order(ends):
+    ours, theirs = ends
+    for number in range(50):
+        assert control.send(ours, "state", number=number)
+    assert [control.receive(theirs).content["number"] for _ in range(50)] == list(range(50))
+    assert control.receive(theirs) is None
+
+
+def test_both_ends_may_send(ends):
+    ours, theirs = ends
+    control.send(theirs, "kill", pid=1)
+    control.send(ours, "died", pid=1)
+    assert (control.receive(ours).word, control.receive(theirs).word) == ("kill", "died")
+
+
+def test_open_files_come_with_their_message_and_belong_to_the_receiver(ends):
+    ours, theirs = ends
+    left, right = socket.socketpair()
+    reader, writer = os.pipe()
+    control.send(ours, "worker", (right.fileno(), reader), pid=7, name="digest/1")
+    right.close()
+    os.close(reader)
+    message = control.receive(theirs)
+    link, output = message.files
+    os.write(writer, b"out")
+    left.send(b"in")
+    assert (os.read(link, 9), os.read(output, 9)) == (b"in", b"out")
+    for descriptor in (link, output, writer):
+        os.close(descriptor)
+    left.close()
+
+
+def test_without_a_message_there_is_none_and_nobody_waits(ends):
+    assert control.receive(ends[0]) is None
+
+
+def test_the_other_sides_end_is_told_after_what_it_said_last(ends):
+    ours, theirs = ends
+    control.send(theirs, "state", state="done")
+    theirs.close()
+    assert control.receive(ours).content == {"state": "done"}
+    with pytest.raises(EOFError):
+        control.receive(ours)
+
+
+def test_sending_to_who_is_gone_is_no_error(ends):
+    ours, theirs = ends
+    theirs.close()
+    assert control.send(ours, "died", pid=1)
+
+
+def test_who_hangs_takes_no_message_and_nobody_waits_for_it(ends):
+    ours, _ = ends
+    sent = 0
+    while control.send(ours, "died", pid=1, cause="exit status 1"):
+        sent += 1
+        assert sent < 100_000
+    assert sent > 10

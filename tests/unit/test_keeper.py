@@ -1,0 +1,219 @@
+"""Keepers of real processes; each keeper runs in a process of its own, as it does in life."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+
+import pytest
+from support.processes import exists
+from support.waiting import wait_until
+
+from taskqueue import processes
+from taskqueue.daemon import Signals, foreground, notify
+from taskqueue.errors import ExitStatus
+from taskqueue.keeper import Child, Keeper
+
+
+class House(Keeper):
+    def __init__(self, children, stop_timeout):
+        super().__init__("house", stop_timeout)
+        self.children = children
+
+    def begin(self):
+        self.members += [Child(name, run) for name, run in self.children.items()]
+
+
+@pytest.fixture
+def keep(forked):
+    """Keep children running in a keeper of its own: keep(name=function, ...)."""
+
+    def keep(stop_timeout=20.0, **children):
+        def run():
+            logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+            return House(children, stop_timeout).run(foreground())
+
+        return forked(run)
+
+    return keep
+
+
+def say(words):
+    os.write(1, f"{words}\n".encode())
+
+
+def serve():
+    """Be a well-behaved daemon."""
+    say(f"served by {os.getpid()}")
+    notify("READY=1")
+    with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
+        while True:
+            for number in signals.wait():
+                if number == signal.SIGTERM:
+                    return 0
+                say("reloaded")
+
+
+def wait_for_signals():
+    """Be a process that has no idea of signals."""
+    processes.let_signals_in()
+    signal.pause()
+
+
+def ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    say(f"served by {os.getpid()}")
+    notify("READY=1")
+    while True:
+        signal.pause()
+
+
+def servers(keeper, number=1):
+    """Return the processes that ever served, once there were so many."""
+    keeper.wait_for("served by ", number)
+    wait_until(lambda: keeper.output().endswith("\n"))
+    return [int(line.split()[2]) for line in keeper.output().splitlines() if line.startswith("served by ")]
+
+
+def test_a_keeper_is_ready_when_all_of_its_children_are(keep):
+    keeper = keep(a=serve, b=serve)
+    keeper.wait_for("ready: a runs, b runs")
+    assert keeper.output().count("ready:") == 1
+
+
+def test_a_keeper_is_not_ready_while_a_child_is_not(keep):
+    keeper = keep(a=serve, b=lambda: say("b is here") or wait_for_signals())
+    keeper.wait_for("served by")
+    keeper.wait_for("b is here")
+    keeper.signal(signal.SIGTERM)
+    keeper.wait()
+    assert "ready" not in keeper.output()
+
+
+def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
+        keeper = keep(a=serve)
+        assert manager.recv(1000) == b"STATUS=a runs"
+        assert manager.recv(1000) == b"READY=1"
+        keeper.signal(signal.SIGTERM)
+        assert manager.recv(1000) == b"STOPPING=1"
+
+
+def test_sigterm_ends_the_children_and_then_the_keeper(keep):
+    keeper = keep(a=serve, b=serve)
+    pids = servers(keeper, 2)
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGTERM)
+    assert keeper.wait() == ExitStatus.OK
+    assert not any(map(exists, pids))
+    assert keeper.output().endswith("stopping: 20 s to finish what is running\nstopped\n")
+
+
+def test_a_keeper_without_members_waits_for_its_end(keep):
+    keeper = keep()
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGINT)
+    assert keeper.wait() == ExitStatus.OK
+
+
+def test_a_child_that_is_killed_is_followed_at_once(keep):
+    keeper = keep(a=serve)
+    [pid] = servers(keeper)
+    os.kill(pid, signal.SIGKILL)
+    keeper.wait_for(f"a, process {pid}, ended: killed by SIGKILL; the next one starts now")
+    _, follower = servers(keeper, 2)
+    assert exists(follower)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_child_that_ends_again_and_again_is_followed_ever_later(keep, status):
+    keeper = keep(a=lambda: status)
+    keeper.wait_for(f"ended: exit status {status}; the next one starts now", 1)
+    keeper.wait_for(f"ended: exit status {status}; the next one starts in 0.25 s", 1)
+    assert keeper.output().count("ended") == 2
+    keeper.signal(signal.SIGTERM)
+    assert keeper.wait() == ExitStatus.OK
+
+
+def test_what_a_child_left_behind_is_killed(keep):
+    def leave_somebody():
+        if os.fork() == 0:
+            signal.alarm(20)  # in no case longer than the test
+            say(f"served by {os.getpid()}")
+        wait_for_signals()
+
+    keeper = keep(a=leave_somebody)
+    [left] = servers(keeper)
+    os.kill(os.getpgid(left), signal.SIGKILL)
+    wait_until(lambda: not exists(left))
+    keeper.signal(signal.SIGTERM)  # the follower leaves somebody behind, too
+    assert keeper.wait() == ExitStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (ExitStatus.REFUSED, "the broker refuses it"),
+        (ExitStatus.CONFIG, "the configuration cannot be read"),
+        (ExitStatus.PRIVILEGES, "it cannot become its user"),
+    ],
+)
+def test_a_child_that_says_why_it_cannot_begin_ends_the_keeper(keep, status, reason):
+    keeper = keep(a=serve, b=lambda: status)
+    assert keeper.wait() == status
+    assert f"ended: {reason} (exit status {status})" in keeper.output()
+
+
+def test_once_ready_the_same_end_is_followed_by_another_start(keep):
+    def serve_until_reload():
+        say(f"served by {os.getpid()}")
+        notify("READY=1")
+        with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
+            return 0 if signal.SIGTERM in signals.wait() else ExitStatus.REFUSED
+
+    keeper = keep(a=serve_until_reload)
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGHUP)
+    keeper.wait_for("ended: the broker refuses it (exit status 77); the next one starts now")
+    servers(keeper, 2)
+
+
+def test_sighup_is_passed_on(keep):
+    keeper = keep(a=serve, b=serve)
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGHUP)
+    keeper.wait_for("reloaded", 2)
+
+
+def test_who_does_not_end_in_time_is_killed(keep):
+    keeper = keep(0.1, a=ignore_sigterm, b=serve)
+    pids = servers(keeper, 2)
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGTERM)
+    assert keeper.wait() == ExitStatus.OK
+    assert not any(map(exists, pids))
+    assert "killing 1 processes that did not end in time" in keeper.output()
+
+
+def test_a_second_sigterm_ends_everything_at_once(keep):
+    keeper = keep(a=ignore_sigterm)
+    [pid] = servers(keeper)
+    keeper.wait_for("ready:")
+    keeper.signal(signal.SIGTERM)
+    keeper.wait_for("stopping: 20 s")
+    assert exists(pid)
+    keeper.signal(signal.SIGTERM)
+    assert keeper.wait() == ExitStatus.OK
+    assert not exists(pid)
+    assert "stopping at once" in keeper.output()
+
+
+def test_the_children_die_with_a_keeper_that_is_killed(keep):
+    keeper = keep(a=serve, b=ignore_sigterm)
+    pids = servers(keeper, 2)
+    keeper.signal(signal.SIGKILL)
+    wait_until(lambda: not any(map(exists, pids)))

@@ -1,0 +1,139 @@
+import os
+
+import pytest
+from support.waiting import wait_until
+
+from taskqueue.pool.output import OutputPump
+
+
+class Pipe:
+    """A worker's output and what becomes of it."""
+
+    def __init__(self, rate):
+        reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        self.lines = []
+        self.pump = OutputPump(reader, rate, self.lines.append)
+
+    def write(self, data):
+        assert os.write(self.writer, data) == len(data)
+        self.pump.drain()
+
+    def end(self):
+        os.close(self.writer)
+        self.writer = None
+        self.pump.close()
+        return self.lines
+
+
+@pytest.fixture
+def pipe():
+    made = []
+
+    def make(rate=100):
+        made.append(Pipe(rate))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.writer is not None:
+            each.end()
+
+
+def test_output_is_passed_on_line_by_line(pipe):
+    output = pipe()
+    output.write(b"one\ntwo\n\nfour\n")
+    assert output.lines == ["one", "two", "", "four"]
+
+
+def test_a_line_is_passed_on_once_it_is_whole(pipe):
+    output = pipe()
+    output.write(b"one\ntw")
+    assert output.lines == ["one"]
+    output.write(b"o\n")
+    assert output.lines == ["one", "two"]
+
+
+def test_a_last_line_without_an_end_is_passed_on_at_the_end(pipe):
+    output = pipe()
+    output.write(b"one\ntwo")
+    assert output.end() == ["one", "two"]
+
+
+def test_what_was_written_just_before_the_end_is_passed_on(pipe):
+    output = pipe()
+    os.write(output.writer, b"last words\nat all")
+    assert output.end() == ["last words", "at all"]
+
+
+def test_bytes_that_are_no_utf_8_are_replaced(pipe):
+    output = pipe()
+    output.write(b"gr\xfc\xdf \xc3\xbc\n")
+    assert output.lines == ["gr�� ü"]
+
+
+def test_a_long_line_is_cut_up_with_nothing_lost(pipe):
+    output = pipe()
+    output.write(b"x" * 10_000 + b"\ny\n")
+    assert [len(line) for line in output.lines] == [4096, 4096, 1808, 1]
+
+
+def test_a_line_that_never_ends_does_not_pile_up(pipe):
+    output = pipe()
+    for _ in range(10):
+        output.write(b"x" * 10_000)
+    assert sum(map(len, output.lines)) > 100_000 - 4097
+    assert output.end()[-1] == "x" * (100_000 % 4096)
+
+
+def test_lines_beyond_the_rate_are_counted_and_dropped(pipe):
+    output = pipe(rate=10)
+    output.write(b"".join(b"%d\n" % number for number in range(500)))
+    assert output.lines[:20] == [str(number) for number in range(20)]  # two seconds' worth at once
+    passed = len(output.lines)
+    assert passed < 25
+    assert output.end()[passed:] == [f"({500 - passed} lines dropped: more than 10 a second)"]
+
+
+def test_pieces_of_long_lines_count_as_lines(pipe):
+    output = pipe(rate=10)
+    output.write((b"x" * 30_000 + b"\n") * 2)
+    output.write((b"x" * 30_000 + b"\n") * 2)
+    assert len(output.lines) < 25
+    assert output.end()[-1].endswith(" lines dropped: more than 10 a second)")
+
+
+def test_after_a_flood_lines_pass_again_and_the_dropped_ones_are_told_first(pipe):
+    output = pipe(rate=40)
+    output.write(b"flood\n" * 200)
+    passed = len(output.lines)
+
+    def is_heard():
+        output.write(b"again\n")
+        return "again" in output.lines
+
+    wait_until(is_heard)
+    told, heard = output.lines[passed : passed + 2]
+    assert told.endswith(" lines dropped: more than 40 a second)")
+    assert int(told.split()[0][1:]) >= 200 - passed
+    assert heard == "again"
+
+
+def test_the_pump_tells_whether_more_may_come(pipe):
+    output = pipe()
+    assert output.pump.pump()
+    os.write(output.writer, b"a\n")
+    assert output.pump.pump()
+    os.close(output.writer)
+    output.writer = None
+    assert not output.pump.pump()
+    output.pump.close()
+
+
+def test_a_closed_pump_has_closed_its_pipe(pipe):
+    output = pipe()
+    output.pump.close()
+    with pytest.raises(BrokenPipeError):
+        os.write(output.writer, b"x")
+    os.close(output.writer)
+    output.writer = None

@@ -1,0 +1,225 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from taskqueue import workitem as words
+from taskqueue.errors import ResultUnwritable
+from taskqueue.properties import Properties
+from taskqueue.results import (
+    FAILED,
+    HOST,
+    SUCCEEDED,
+    Failure,
+    Run,
+    after_crash,
+    again,
+    encode_failure,
+    encode_value,
+    failed_copy,
+    result,
+)
+from taskqueue.workitem import TEXT_LIMIT, Workitem
+
+RUOTE = (Path(__file__).parents[1] / "fixtures" / "ruote-workitem.json").read_bytes()
+FAILURE = Failure("ValueError", "no such thing", "Traceback ...")
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even that")
+
+
+def workitem(body=b"{}", properties=None, attempt=3):
+    return Workitem("the id", "digest", attempt, properties or Properties(), body)
+
+
+def run(**properties):
+    return Run(workitem(properties=Properties(**properties)), "digest/1", 1.25, 2.5)
+
+
+def raised(error):
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "body"),
+    [
+        ({"a": [1, 2.5, None, True]}, "application/json", b'{"a":[1,2.5,null,true]}'),
+        (None, "application/json", b"null"),
+        ((1, 2), "application/json", b"[1,2]"),
+        ("grüß", "text/plain; charset=utf-8", "grüß".encode()),
+        ("\udcff", "text/plain; charset=utf-8", b"\xff"),  # a file's name, as os.listdir gives it
+        (["\ud800"], "application/json", b'["\\ud800"]'),
+        (b"\xff\0", "application/octet-stream", b"\xff\0"),
+        ("", "text/plain; charset=utf-8", b""),
+    ],
+)
+def test_what_a_handler_returns_is_sent_by_its_type(value, kind, body):
+    assert encode_value(value) == (kind, body)
+
+
+def circle():
+    values = []
+    values.append(values)
+    return values
+
+
+def tower():
+    value = None
+    for _ in range(5000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: {1}, "returned a set .*: Object of type set is not JSON serializable"),
+        (lambda: {"a": object()}, "returned a dict .*: Object of type object"),
+        (lambda: {(1, 2): 3}, "returned a dict .*: keys must be"),
+        (lambda: float("nan"), "returned a float .*: Out of range float"),
+        (lambda: [float("inf")], "returned a list .*: Out of range float"),
+        (lambda: bytearray(b"x"), "returned a bytearray "),
+        (lambda: "\ud800", "returned a str .*surrogates not allowed"),
+        (circle, "returned a list .*: Circular reference"),
+        (tower, "returned a list .*: maximum recursion depth"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_refused_with_the_reason(make, complaint):
+    with pytest.raises(ResultUnwritable, match="handle_task " + complaint):
+        encode_value(make())
+
+
+# --- failures ---
+
+
+def test_a_failure_tells_type_message_and_traceback():
+    failure = Failure.of(raised(ValueError("no such thing")))
+    assert (failure.type, failure.message) == ("ValueError", "no such thing")
+    assert failure.traceback.startswith("Traceback (most recent call last):")
+    assert failure.traceback.endswith("ValueError: no such thing\n")
+    assert str(failure) == "ValueError: no such thing"
+
+
+def test_a_failure_without_a_message_is_its_type():
+    assert str(Failure.of(raised(KeyboardInterrupt()))) == "KeyboardInterrupt"
+
+
+def test_a_failure_of_an_exception_that_cannot_print_itself_is_described_all_the_same():
+    failure = Failure.of(raised(Unspeakable()))
+    assert str(failure) == "Unspeakable: <exception str() failed>"
+
+
+def test_a_failures_message_and_traceback_are_bounded():
+    failure = Failure.of(raised(ValueError("x" * 1_000_000)))
+    assert len(failure.message) <= TEXT_LIMIT
+    assert len(failure.traceback) <= TEXT_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "shown"),
+    [
+        (b'{"a": 1.5}', None, {"a": 1.5}),
+        (b"text", "text/plain", "text"),
+        (b"\xff", "application/octet-stream", None),
+        (b"\xff{", "application/json", None),
+        (b"[" * 100_000, "application/json", None),
+    ],
+)
+def test_a_failures_body_holds_the_error_and_the_workitem_where_json_can(body, kind, shown):
+    written = encode_failure(FAILURE, workitem(body, Properties(content_type=kind)))
+    error = {"type": "ValueError", "message": "no such thing", "traceback": "Traceback ..."}
+    assert json.loads(written) == {"error": error, "workitem": shown}
+
+
+def test_a_failures_body_may_leave_the_workitem_out():
+    assert json.loads(encode_failure(FAILURE, None))["workitem"] is None
+
+
+def test_a_failed_ruote_workitem_comes_back_whole_with_error_and_trace():
+    written = json.loads(encode_failure(FAILURE, workitem(RUOTE)))
+    expected = {"error": "ValueError: no such thing", "trace": "Traceback ..."}
+    assert written == json.loads(RUOTE) | expected
+    untraced = json.loads(encode_failure(Failure("WorkerCrashed", "killed"), workitem(RUOTE)))
+    assert (untraced["error"], untraced["trace"]) == ("WorkerCrashed: killed", "killed")
+
+
+def test_a_workitem_of_any_depth_can_fail():
+    for depth in range(930, 1000):
+        for body in ("{}", '{{"fields": {{"params": {{"worker_type": "t"}}, "x": {}}}}}'):
+            written = encode_failure(FAILURE, workitem(body.format("[" * depth + "]" * depth).encode()))
+            assert b"no such thing" in written
+
+
+# --- properties ---
+
+
+def test_a_results_headers_tell_what_ran_where_and_when():
+    properties = result(run(), SUCCEEDED, "text/plain", 0)
+    assert properties.headers == {
+        words.STATUS: "succeeded",
+        words.WORKITEM_ID: "the id",
+        words.ATTEMPT: 3,
+        words.HOST: HOST,
+        words.WORKER: "digest/1",
+        words.STARTED: 1.25,
+        words.ENDED: 2.5,
+    }
+    assert result(run(), FAILED, "text/plain", 0).header(words.STATUS) == "failed"
+
+
+def test_a_result_is_persistent_and_named_after_its_workitem():
+    properties = result(run(), SUCCEEDED, "text/plain", 0)
+    assert (properties.type, properties.delivery_mode, properties.content_type) == ("digest", 2, "text/plain")
+    assert properties.correlation_id == "the id"
+    assert properties.message_id not in ("the id", None)
+    assert abs(properties.timestamp - time.time()) < 5
+
+
+def test_a_result_carries_the_workitems_own_correlation_id():
+    assert result(run(correlation_id="mine"), SUCCEEDED, "text/plain", 0).correlation_id == "mine"
+
+
+@pytest.mark.parametrize(("expire", "written"), [(0, None), (604800.0, "604800000"), (0.5, "500")])
+def test_a_result_expires_in_milliseconds_or_never(expire, written):
+    assert result(run(), SUCCEEDED, "text/plain", expire).expiration == written
+
+
+def test_a_failed_copy_keeps_the_properties_and_says_why():
+    properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
+    copy = failed_copy(
+        Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest"
+    )
+    assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
+    assert copy.headers == {
+        "mine": 1,
+        words.REASON: "a reason",
+        words.QUEUE: "worker_digest",
+        words.ATTEMPT: 3,
+        words.HOST: HOST,
+        words.WORKER: "digest/1",
+        words.STARTED: 1.0,
+        words.ENDED: 2.0,
+    }
+
+
+def test_after_a_crash_a_workitem_goes_back_with_one_attempt_more():
+    properties = Properties(message_id="m").with_headers({"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1})
+    back = after_crash(workitem(properties=properties), 2)
+    assert back.headers == {"mine": 1, words.ATTEMPT: 4, words.CRASHES: 2}
+    assert back.message_id == "m"
+
+
+def test_what_is_published_again_has_nothing_that_the_broker_refuses_or_acts_upon():
+    properties = Properties(user_id="joe", expiration="5", delivery_mode=1)
+    assert again(properties) == Properties(delivery_mode=2)
+    loaded = properties.with_headers({"CC": ["q"], "x-death": [{}], "mine": 1})
+    assert again(loaded).headers == {"mine": 1}

@@ -1,0 +1,205 @@
+import time
+
+import pytest
+
+from taskqueue.errors import Unroutable
+from taskqueue.properties import Properties
+from taskqueue.workitem import (
+    FORMATS,
+    Route,
+    checked_type,
+    find_route,
+    shorten,
+)
+
+RUOTE = b'{"fei": {"wfid": "1"}, "fields": {"params": {"worker_type": "digest"}, "path": "/x"}}'
+RPC = b'{"jsonrpc": "2.0", "method": "digest", "params": [1], "id": 7}'
+
+
+def route(body, formats=FORMATS, **properties):
+    if isinstance(body, str):
+        body = body.encode()
+    return find_route(Properties(**properties), body, formats)
+
+
+def reason(body, formats=FORMATS, **properties):
+    with pytest.raises(Unroutable) as caught:
+        route(body, formats, **properties)
+    return str(caught.value)
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize("kind", [None, "application/json", "image/png", "text/plain"])
+def test_the_type_property_routes_any_body_untouched(kind):
+    body = b'\xff\0{"worker_type": "other", "workitem": 1}'
+    assert route(body, type="digest", content_type=kind) == Route("digest", body)
+
+
+@pytest.mark.parametrize("kind", [None, "", "application/json", "Application/JSON; charset=utf-8"])
+def test_the_native_form_gives_type_and_workitem(kind):
+    body = '{"worker_type": "digest", "workitem": {"path": "/x"}}'
+    assert route(body, content_type=kind) == Route("digest", b'{"path": "/x"}')
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1.10", "1e400", "[1, 2 ,3]", '"\\ud800"', '"grüß"', "null", "-0", '{"a":1,"a":2}', "123456789" * 99],
+)
+def test_the_workitem_of_the_native_form_travels_as_it_was_written(written):
+    for body in (
+        f'{{"worker_type":"t","workitem":{written}}}',
+        f' {{ "workitem" :\n {written}\t, "worker_type" : "t" , "more" : [] }} \r\n',
+    ):
+        assert route(body) == Route("t", written.encode())
+
+
+def test_the_last_of_equal_members_counts():
+    assert route('{"worker_type": "a", "workitem": 1, "worker_type": "b"}') == Route("b", b"1")
+
+
+def test_a_ruote_workitem_is_forwarded_whole():
+    assert route(RUOTE) == Route("digest", RUOTE)
+
+
+def test_a_json_rpc_request_is_forwarded_whole():
+    assert route(RPC) == Route("digest", RPC)
+
+
+def test_the_native_form_goes_before_ruote_and_ruote_before_json_rpc():
+    fields = '"fields": {"params": {"worker_type": "ruote"}}'
+    rpc = '"jsonrpc": "2.0", "method": "rpc"'
+    native = '"worker_type": "native", "workitem": 1'
+    assert route(f"{{{rpc}, {fields}, {native}}}").worker_type == "native"
+    assert route(f'{{{rpc}, {fields}, "workitem": 1}}').worker_type == "ruote"
+    assert route(f'{{{rpc}, "fields": {{"params": 1}}}}').worker_type == "rpc"
+
+
+@pytest.mark.parametrize(
+    ("body", "rest"),
+    [
+        ("digest /etc/hosts now", b"/etc/hosts now"),
+        ("digest", b""),
+        ("digest ", b""),
+        ("digest  a\n", b" a\n"),
+    ],
+)
+def test_the_first_word_of_a_text_is_its_type(body, rest):
+    assert route(body, content_type="text/plain; charset=latin-1") == Route("digest", rest)
+
+
+def test_formats_of_plugins_are_asked_by_content_type():
+    formats = {**FORMATS, "text/csv": lambda body: Route("csv", body)}
+    assert route("a,b", formats, content_type="Text/CSV;header=absent") == Route("csv", b"a,b")
+
+
+def test_what_a_format_of_a_plugin_returns_is_checked():
+    assert "worker type '../x'" in reason(
+        "", {"text/csv": lambda body: Route("../x", body)}, content_type="text/csv"
+    )
+
+
+# --- reasons ---
+
+
+@pytest.mark.parametrize("name", ["a", "9", "A.b-c_d", "x" * 100, "worker1"])
+def test_a_well_formed_type_is_taken(name):
+    assert checked_type(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../../x", "x" * 101, "x" * 300, "a\0b", "\0", ".a", "-a", "_a", "a b", "a\n", "ä", "a/b", 1,
+             None, ["a"], {"a": 1}, True],
+)  # fmt: skip
+def test_any_other_type_is_refused_and_shown(name):
+    with pytest.raises(Unroutable, match="is not 1 to 100 of letters, digits") as caught:
+        checked_type(name)
+    assert shorten(repr(name), 120) in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"worker_type": "../x", "workitem": 1}',
+        '{"worker_type": null, "workitem": 1}',
+        '{"worker_type": "", "workitem": 1}',
+        '{"fields": {"params": {"worker_type": 7}}}',
+        '{"jsonrpc": "2.0", "method": ["a"]}',
+    ],
+)
+def test_a_json_object_with_a_bad_type_is_refused_for_it(body):
+    assert reason(body).startswith("worker type ")
+
+
+def test_a_bad_type_property_is_refused_although_the_body_names_one():
+    assert reason(RUOTE, type="../x").startswith("worker type '../x' is not")
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "the body is not a JSON object: it begins with ''"),
+        (b"[1]", "the body is not a JSON object: it begins with '[1]'"),
+        (b"\0" * 1000, "the body is not a JSON object: it begins with '\\x00"),
+        ('\ufeff{"a": 1}'.encode(), "the body is not a JSON object: it begins with '\\ufeff"),
+        (b'{"a": "\xff"}', "the body is not JSON: byte 7 is not UTF-8"),
+        (b"{", "the body is not JSON: expected '\"' at character 1, found ''"),
+        (b"{'a': 1}", "the body is not JSON: expected '\"' at character 1, found \"'\""),
+        (b'{"a"}', "the body is not JSON: expected ':' at character 4, found '}'"),
+        (b'{"a": }', "the body is not JSON: no value at 6"),
+        (b'{"a": 1 "b": 2}', "the body is not JSON: expected ',' at character 8, found '\"'"),
+        (b'{"a": 1,}', "the body is not JSON: expected '\"' at character 8, found '}'"),
+        (b'{"a": 1} x', "the body is not JSON: text goes on after the object, at character 8"),
+        (b'{"a": "\n"}', "the body is not JSON: Invalid control character"),
+        (b'{"a": [1, 2', "the body is not JSON: "),
+        (b'{"a": ' + b"9" * 5000 + b"}", "the body is not JSON: Exceeds the limit"),
+        (b'{"a": ' + b"[" * 100_000, "the body is JSON nested too deeply to be read"),
+        (b'{"a": 1}', "the JSON object names no worker type"),
+        (b'{"worker_type": "a"}', "the JSON object names no worker type"),
+        (b'{"workitem": 1}', "the JSON object names no worker type"),
+        (b'{"fields": {"params": []}}', "the JSON object names no worker type"),
+        (b'{"method": "a"}', "the JSON object names no worker type"),
+        (b'{"jsonrpc": "1.0", "method": "a"}', "the JSON object names no worker type"),
+        (b'{"jsonrpc": "2.0"}', "the JSON object names no worker type"),
+    ],
+)
+def test_json_that_names_no_type_is_refused_with_the_reason(body, complaint):
+    assert reason(body).startswith(complaint)
+    assert len(reason(body)) < 400
+
+
+@pytest.mark.parametrize("body", [b"", b" digest x", b"\xff\xfe x", b"\0" * 1000, b"../../x y"])
+def test_a_text_that_begins_with_no_type_is_refused(body):
+    assert reason(body, content_type="text/plain").startswith("worker type ")
+
+
+def test_a_content_type_that_nobody_reads_is_refused_with_those_that_are_known():
+    assert reason(b"{}", content_type="image/png") == (
+        "no type property, and content type 'image/png' is not one of application/json, text/plain"
+    )
+
+
+def test_ten_megabytes_of_zeros_are_refused_at_once():
+    started = time.monotonic()
+    for kind in ("application/json", "text/plain"):
+        assert len(reason(bytes(10_000_000), content_type=kind)) < 300
+    assert time.monotonic() - started < 2
+
+
+def test_json_of_any_depth_is_routed_or_refused_and_nothing_else():
+    outcomes = set()
+    for depth in [*range(1, 900, 50), *range(900, 1010)]:
+        for body in ('{{"worker_type": {}, "workitem": 1}}', '{{"worker_type": "a", "workitem": {}}}'):
+            try:
+                outcomes.add(route(body.format("[" * depth + "]" * depth)).worker_type)
+            except Unroutable as error:
+                outcomes.add(str(error)[:12])
+    assert outcomes == {"a", "worker type ", "the body is "}
+
+
+def test_every_truncation_of_a_workitem_is_refused():
+    for body in (RUOTE, RPC, b'{"worker_type": "a", "workitem": [1, {"b": "c"}]}'):
+        for end in range(len(body)):
+            assert reason(body[:end]).startswith("the body is not ")

@@ -1,0 +1,338 @@
+"""A worker's whole life, in a process of its own, at the other end of a socket pair.
+
+The plugins are the classes below: what the child needs of this module, it has inherited.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from support.distribution import install
+from support.line import Line
+
+from taskqueue import worker
+from taskqueue.errors import ExitStatus
+from taskqueue.pool.frames import Kind
+from taskqueue.properties import Properties
+from taskqueue.worker import BaseWorker, WorkerSpec
+
+
+class Echo(BaseWorker):
+    def handle_task(self, body):
+        return body
+
+
+class Settled(BaseWorker):
+    """Shows what a worker finds when it begins."""
+
+    def setup(self):
+        print("set up with", dict(self.settings))
+
+    def teardown(self):
+        print("torn down")
+
+    def handle_task(self, _body):
+        return [os.environ.get("TASKQUEUE_AMQP"), os.environ["KEPT"], str(Path.cwd()), os.umask(0)]
+
+
+class Speaking(BaseWorker):
+    def handle_task(self, body):
+        print("printed", end="")
+        self.log.info("logged %s", body)
+
+
+class Curious(BaseWorker):
+    def handle_task(self, _body):
+        item = self.workitem
+        return [item.id, item.worker_type, item.attempt, item.headers, item.properties.correlation_id]
+
+
+class Picky(BaseWorker):
+    ACCEPT: ClassVar[list[str]] = ["Text/*", "application/json"]
+
+    def handle_task(self, body):
+        return body
+
+
+class Executing(BaseWorker):
+    """Does what it is told."""
+
+    def handle_task(self, body):
+        return eval(body)
+
+
+class NoHandler(BaseWorker):
+    pass
+
+
+class Forking(BaseWorker):
+    def handle_task(self, body):
+        if os.fork() == 0:
+            if body == "raise":
+                raise ValueError("in the child")
+            return "from the child"
+        os.wait()
+        return "from the parent"
+
+
+class SetUpRaises(BaseWorker):
+    def setup(self):
+        raise OSError("no database")
+
+
+class SetUpExits(BaseWorker):
+    def setup(self):
+        sys.exit(0)
+
+
+class TearDownRaises(Echo):
+    def teardown(self):
+        raise ValueError("in teardown")
+
+
+class NotAWorker:
+    @classmethod
+    def factory(cls):
+        return cls()
+
+
+class Wrong(ValueError):
+    def __str__(self):
+        raise RuntimeError
+
+
+@pytest.fixture
+def start(forked, tmp_path, monkeypatch):
+    """Start a worker: start(class, user=..., **settings)."""
+    monkeypatch.syspath_prepend(tmp_path)
+    connections = []
+
+    def start(plugin, target="factory", user=None, **settings):
+        name = plugin.__name__.lower()
+        install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        parent = os.getpid()
+
+        def run():
+            ours.close()
+            return worker.run(WorkerSpec(f"{name}/1", name, user, settings), theirs, parent)
+
+        line = Line(ours, forked(run))
+        theirs.close()
+        connections.append(ours)
+        return line
+
+    yield start
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture
+def ready(start):
+    """Start a worker and wait until it is ready."""
+
+    def ready(*arguments, **options):
+        line = start(*arguments, **options)
+        assert line.receive() == (Kind.READY, b"")
+        return line
+
+    return ready
+
+
+# --- beginning and end ---
+
+
+def test_a_worker_is_set_up_with_its_settings_before_it_is_ready_and_torn_down_at_the_end(ready):
+    line = ready(Settled, path="/srv", colour="red")
+    assert line.child.output() == "set up with {'path': '/srv', 'colour': 'red'}\n"
+    assert line.hang_up() == ExitStatus.OK
+    assert line.child.output().endswith("torn down\n")
+
+
+def test_a_worker_sees_its_environment_without_the_brokers_address_and_is_at_the_root(ready, monkeypatch):
+    monkeypatch.setenv("TASKQUEUE_AMQP", "amqp://guest:k1ngf1sher@a")
+    monkeypatch.setenv("KEPT", "kept")
+    assert ready(Settled).value("") == [None, "kept", "/", 0o022]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "complaint"),
+    [
+        (SetUpRaises, "plugin 'setupraises' cannot be set up: OSError: no database"),
+        (SetUpExits, "plugin 'setupexits' cannot be set up: SystemExit: 0"),
+        (NotAWorker, "plugin 'notaworker' made a NotAWorker, expected a BaseWorker"),
+    ],
+)
+def test_a_plugin_that_cannot_be_set_up_ends_its_worker_with_a_line_and_a_status(start, plugin, complaint):
+    line = start(plugin)
+    assert line.child.wait() == ExitStatus.PLUGIN
+    assert line.child.output() == f"cannot start: {complaint}\n"
+    assert line.connection.recv(100) == b""
+
+
+def test_an_entry_point_that_cannot_be_called_ends_the_worker(start):
+    line = start(BaseWorker, "__doc__")
+    assert line.child.wait() == ExitStatus.PLUGIN
+    assert "'baseworker' cannot be " in line.child.output()
+
+
+def test_a_user_who_does_not_exist_ends_the_worker(start):
+    line = start(Echo, user="no-such-user")
+    assert line.child.wait() == ExitStatus.PRIVILEGES
+    assert line.child.output() == "cannot start: there is no Unix user 'no-such-user'\n"
+
+
+def test_a_teardown_that_raises_is_no_clean_end(ready):
+    line = ready(TearDownRaises)
+    assert line.hang_up() != ExitStatus.OK
+    assert "ValueError: in teardown" in line.child.output()
+
+
+# --- workitems ---
+
+
+def test_the_value_of_the_handler_is_the_result(ready):
+    line = ready(Echo)
+    assert line.value('{"a": [1, 2.5, null]}', content_type="application/json") == {"a": [1, 2.5, None]}
+    assert line.value("null", content_type=None) is None
+    text = line.perform("grüß")
+    assert (text.succeeded, text.content_type, text.body) == (
+        True,
+        "text/plain; charset=utf-8",
+        "grüß".encode(),
+    )
+    data = line.perform(b"\xff\0", content_type="image/png")
+    assert (data.content_type, data.body) == ("application/octet-stream", b"\xff\0")
+
+
+def test_the_handler_knows_its_workitem(ready):
+    properties = Properties(correlation_id="c").with_headers({"h": [1.5]})
+    value = ready(Curious).value("", correlation_id="c", header_table=properties.header_table)
+    assert value == ["id", "curious", 1, {"h": [1.5]}, "c"]
+
+
+def test_a_worker_performs_one_workitem_after_the_other(ready):
+    line = ready(Echo)
+    for number in range(50):
+        line.send(str(number))
+    outcomes = [line.outcome() for _ in range(50)]
+    assert [outcome.number for outcome in outcomes] == list(range(1, 51))
+    assert [outcome.body for outcome in outcomes] == [str(number).encode() for number in range(50)]
+    assert line.hang_up() == ExitStatus.OK
+
+
+def test_a_workitem_of_a_megabyte_passes(ready):
+    assert ready(Echo).perform("x" * 1_000_000).body == b"x" * 1_000_000
+
+
+def test_what_a_handler_prints_and_logs_is_there_before_its_outcome(ready):
+    line = ready(Speaking)
+    line.perform("this")
+    assert "printed" in line.child.output()
+    assert f"INFO {__name__}: logged this\n" in line.child.output()
+
+
+# --- failures ---
+
+
+def test_a_handler_that_raises_makes_a_failure_with_the_traceback_of_its_own_code(ready):
+    failure = ready(Executing).failure("1 / 0")
+    assert failure["workitem"] == "1 / 0"
+    error = failure["error"]
+    assert (error["type"], error["message"]) == ("ZeroDivisionError", "division by zero")
+    assert "in handle_task" in error["traceback"]
+    assert "_perform" not in error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        ("sys.exit(0)", "SystemExit", "0"),
+        ("sys.exit('words')", "SystemExit", "words"),
+        ("exec('raise KeyboardInterrupt')", "KeyboardInterrupt", ""),
+        ("exec('raise GeneratorExit')", "GeneratorExit", ""),
+        ("exec('raise Wrong')", "Wrong", "<exception str() failed>"),
+        ("(lambda f: f(f))(lambda f: f(f))", "RecursionError", "maximum recursion depth exceeded"),
+        ("bytearray(10**15)", "MemoryError", ""),
+        ("{1}", "ResultUnwritable", "handle_task returned a set "),
+        ("float('nan')", "ResultUnwritable", "handle_task returned a float "),
+        ("'\\ud800'", "ResultUnwritable", "handle_task returned a str "),
+    ],
+)
+def test_whatever_a_handler_raises_is_a_failure_and_the_worker_goes_on(ready, code, kind, message):
+    line = ready(Executing)
+    error = line.failure(code)["error"]
+    assert error["type"] == kind
+    assert error["message"].startswith(message)
+    assert line.value("[7]") == [7]
+
+
+def test_a_worker_without_a_handler_fails_every_workitem(ready):
+    error = ready(NoHandler).failure("x")["error"]
+    assert error["message"] == "NoHandler does not define handle_task"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "complaint"),
+    [
+        ("application/json", b"{", "the body is not application/json: "),
+        ("application/json", b"[" * 100_000, "application/json: nested too deeply to be read"),
+        ("text/plain", b"\xff", "the body is not text/plain: "),
+    ],
+)
+def test_a_body_that_cannot_be_decoded_is_a_failure(ready, kind, body, complaint):
+    line = ready(Echo)
+    failure = line.failure(body, content_type=kind)
+    assert failure["error"]["type"] == "WorkitemUnreadable"
+    assert failure["error"]["message"].startswith(complaint)
+    assert failure["workitem"] is None
+    assert line.perform("x").succeeded
+
+
+def test_a_content_type_that_is_not_accepted_is_a_failure_without_a_run(ready):
+    line = ready(Picky)
+    for kind in ("text/plain", "TEXT/csv; header=absent"):
+        assert line.perform("1", content_type=kind).succeeded
+    assert line.value("1", content_type=None) == 1
+    error = line.failure("<a/>", content_type="application/xml")["error"]
+    assert error["message"] == (
+        "content type 'application/xml' is not accepted; expected Text/*, application/json"
+    )
+
+
+def test_headers_that_cannot_be_read_fail_only_who_reads_them(ready):
+    line = ready(Curious)
+    failure = line.failure("x", header_table=b"\x01aZ")
+    assert failure["error"]["type"] == "MalformedProperties"
+    assert line.value("")
+
+
+# --- processes ---
+
+
+@pytest.mark.parametrize("body", ["return", "raise"])
+def test_a_fork_that_comes_back_out_of_the_handler_is_not_heard(ready, body):
+    line = ready(Forking)
+    for _ in range(2):
+        assert line.perform(body).body == b"from the parent"
+    assert line.hang_up() == ExitStatus.OK
+    assert line.connection.recv(100) == b""
+
+
+@pytest.mark.parametrize(("code", "status"), [("os._exit(7)", 7), ("os.kill(os.getpid(), 11)", -11)])
+def test_a_worker_that_dies_in_the_handler_leaves_no_outcome(ready, code, status):
+    line = ready(Executing)
+    line.send(code)
+    assert line.child.wait() == status
+    assert line.connection.recv(100) == b""
+
+
+def test_a_worker_that_is_told_garbage_ends(ready):
+    line = ready(Echo)
+    line.connection.sendall(b"\xff" * 100)
+    assert line.child.wait() not in (None, ExitStatus.OK)
+    assert "FrameError" in line.child.output()
