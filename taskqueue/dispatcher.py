@@ -45,6 +45,7 @@ class Passage:
     properties: Properties
     id: str
     reason: str = ""  # why it is rejected
+    is_bare: bool = False  # its properties were too much to be kept
 
 
 class Dispatcher(Part):
@@ -93,6 +94,7 @@ class Dispatcher(Part):
             TASKQUEUE,
             settings.window,
             on_delivery=self._dispatch,
+            on_consuming=lambda: self._on_state("takes work"),
             on_lost=lambda: None,
             hold=settings.window // 4,
             most_bytes=_MOST_BYTES,
@@ -137,10 +139,12 @@ class Dispatcher(Part):
             self._subscription.settle(passage.delivery)
         elif fate is Fate.RETURNED:
             self._provide_queue(passage, publication)
-        elif publication.queue == REJECTED:
-            self._reject_bare(passage, reason)
-        else:
+        elif publication.queue != REJECTED:
             self._reject(passage, f"the broker refuses it: {reason}")
+        elif not passage.is_bare:
+            self._reject_bare(passage, reason)
+        else:  # not even the body alone: it stays where it came from
+            self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=passage.id)
 
     def _reject(self, passage: Passage, reason: str) -> None:
         """Keep what cannot be routed, with the reason and its properties, where it can be found."""
@@ -154,6 +158,7 @@ class Dispatcher(Part):
 
     def _reject_bare(self, passage: Passage, reason: str) -> None:
         """Keep at least the body: the properties do not fit beside the reason."""
+        passage.is_bare = True
         bare = Properties(message_id=passage.id or None)
         reasons = f"{passage.reason}; kept without its properties: {reason}"
         self._publish(passage, REJECTED, rejected(bare, reasons, TASKQUEUE), passage.delivery.body)
@@ -209,11 +214,6 @@ class Dispatcher(Part):
         self._subscription.flush()
         if self._draining:
             self._leave_if_done()
-
-    def session_up(self) -> None:
-        """Tell what is going on; a session calls this."""
-        if self._publishing.is_up and self._consuming.is_up:
-            self._on_state("takes work")
 
     def session_down(self) -> None:
         """Tell what is going on; a session calls this."""

@@ -1,5 +1,6 @@
 """BaseWorker, which plugins subclass, and a worker process's whole life."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from taskqueue.results import Failure, encode_failure, encode_value
 from taskqueue.workitem import JSON, Workitem, decode_body, shorten
 
 _CHUNK: Final = 262_144  # bytes read from the consumer at a time
+_LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure
 
 
 class BaseWorker:
@@ -129,9 +131,15 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
             outcome = _perform(worker, spec, frames.Task.decode(payload))
             if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
                 os._exit(ExitStatus.OK)
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush_output()
             link.sendall(outcome)
+
+
+def _flush_output() -> None:
+    """Have what the handler printed logged with its workitem's id; it may have closed its streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, OSError):
+            stream.flush()
 
 
 def _perform(worker: BaseWorker, spec: WorkerSpec, task: frames.Task) -> bytes:
@@ -147,6 +155,8 @@ def _perform(worker: BaseWorker, spec: WorkerSpec, task: frames.Task) -> bytes:
         failure = Failure.of(_without_our_frames(error))
     text = shorten(str(failure), 1000)
     body = encode_failure(failure, workitem)
+    if len(body) > _LARGEST_FAILURE:
+        body = encode_failure(failure, None)
     return frames.Outcome(task.number, False, started, time.time(), JSON, text, body).encode()
 
 

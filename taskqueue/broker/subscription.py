@@ -41,6 +41,7 @@ class Subscription(Part):
         *,
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[], None],
+        on_consuming: Callable[[], None],
         hold: int = 0,
         most_bytes: int | None = None,
     ) -> None:
@@ -48,6 +49,7 @@ class Subscription(Part):
 
         prefetch -- how many unacknowledged deliveries the broker may have out here
         on_delivery -- takes each delivery
+        on_consuming -- the queue is there, and the broker delivers from it
         on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
         most_bytes -- how large the unacknowledged deliveries may be together before reading stops for a
             while; only where they are acknowledged soon, since heartbeats are not read either
@@ -60,8 +62,9 @@ class Subscription(Part):
         self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._on_lost = on_lost
+        self._on_consuming = on_consuming
         self._hold = hold
-        self.is_wanted = False
+        self._is_wanted = False
         self._opening = False
         self._channel: Any = None
         self._consumer_tag = ""
@@ -80,12 +83,12 @@ class Subscription(Part):
 
     def resume(self) -> None:
         """Consume from now on, or as soon as the session is up."""
-        self.is_wanted = True
+        self._is_wanted = True
         self._converge()
 
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""
-        self.is_wanted = False
+        self._is_wanted = False
         if self.is_consuming and self._is_usable:
             self.is_consuming = False
             self._channel.basic_cancel(
@@ -157,7 +160,7 @@ class Subscription(Part):
         self._on_lost()
 
     def _converge(self) -> None:
-        if not self.is_wanted or not self._session.is_up or self.is_consuming or self._opening:
+        if not self._is_wanted or not self._session.is_up or self.is_consuming or self._opening:
             return
         if self._channel is not None:
             self._consume()
@@ -185,7 +188,10 @@ class Subscription(Part):
 
     def _consume(self) -> None:
         self.is_consuming = True
-        self._consumer_tag = self._channel.basic_consume(self._queue, self._loop.guard(self._deliver))
+        guard = self._loop.guard
+        self._consumer_tag = self._channel.basic_consume(
+            self._queue, guard(self._deliver), callback=guard(lambda _frame: self._on_consuming())
+        )
 
     def _count_in(self, tag: int, size: int) -> None:
         if self._most_bytes is not None:

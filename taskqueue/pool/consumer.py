@@ -93,6 +93,7 @@ class Consumer(Part):
             worker_queue(self._group.worker_type),
             self._group.workers * self._group.depth,
             on_delivery=self._take,
+            on_consuming=self._tell_supervisor,
             on_lost=self._deliveries_lost,
         )
         self._settlement = Settlement(
@@ -298,8 +299,12 @@ class Consumer(Part):
             state = "waits for the broker"
         elif not self._crew.has_ready:
             state = "waits for a worker"
+        elif self._subscription.is_consuming:
+            state = "takes work"
+        elif self._publishing.is_blocked or self._draining:
+            state = "takes nothing new"
         else:
-            state = "takes work" if self._subscription.is_wanted else "pauses"
+            return  # it is about to consume
         if state != self._told:
             self._told = state
             control.send(self._supervisor, "state", state=state)

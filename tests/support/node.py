@@ -35,7 +35,7 @@ class Node(PrivateBroker):
         """Evaluate an Erlang expression, without its final full stop, inside the node; return its value."""
         port = self._control.getsockname()[1]
         done = subprocess.run(
-            ["erl_call", "-address", f"localhost:{port}", "-e"],
+            ["erl_call", "-R", "-address", f"localhost:{port}", "-e"],
             input=f"{expression}.\n",
             env={"PATH": os.environ["PATH"], "HOME": str(self.state_dir)},
             capture_output=True,

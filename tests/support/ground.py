@@ -1,0 +1,63 @@
+"""A virtual host with a client and the daemons that several tests may share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from support.foreign import Foreign
+from support.processes import Daemon, children
+
+
+class Ground:
+    """Starts taskqueue's daemons against one virtual host; all of them end with it."""
+
+    def __init__(self, url: str, directory: Path, python: Path, environment: Mapping[str, str]) -> None:
+        """Start nothing yet.
+
+        directory: every user must be able to enter it
+        python: the interpreter that runs taskqueue's commands
+        environment: variables for every daemon
+        """
+        self.url = url
+        self.directory = directory
+        self.foreign = Foreign(url)
+        self._python = python
+        self._environment = environment
+        self._started: list[Daemon] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._started:
+            each.clean_up()
+        self.foreign.close()
+
+    def start(
+        self, command: str, config: str = "", *, url: str | None = None, ready: str = "ready:"
+    ) -> Daemon:
+        """Start `taskqueue COMMAND` in the foreground with a configuration; wait until its log says `ready`.
+
+        url: another way to the broker than the ground's own; "" for none
+        """
+        path = self.directory / f"{len(self._started)}.ini"
+        path.write_text(config)
+        foreground = [] if command == "up" else ["-f"]
+        running = Daemon(
+            [str(self._python), "-P", "-m", "taskqueue", command, *foreground, "-c", str(path)],
+            self.directory,
+            env={**self._environment, "TASKQUEUE_AMQP": self.url if url is None else url},
+        )
+        self._started.append(running)
+        running.wait_for(ready)
+        return running
+
+
+def peak_memory(daemon: Daemon) -> int:
+    """Return the most memory, in bytes, that any child of a daemon's first process ever had in use."""
+    return max(_peak(pid) for pid in children(daemon.pid))
+
+
+def _peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
