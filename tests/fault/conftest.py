@@ -1,0 +1,6 @@
+"""What the tests of faults share."""
+
+from support.site import python, site, site_directory
+from support.work import work
+
+__all__ = ["python", "site", "site_directory", "work"]

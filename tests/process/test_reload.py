@@ -1,0 +1,126 @@
+"""SIGHUP: the configuration and the installed plugins are read again, and only what changed restarts."""
+
+import os
+import signal
+
+from support.processes import children, exists
+from support.site import consumers, install, workers
+from support.waiting import wait_until
+
+from taskqueue import processes
+from taskqueue.daemon import Signals
+
+
+def reload(pool, line="reloading"):
+    times = pool.output().count(line)
+    pool.signal(signal.SIGHUP)
+    pool.wait_for(line, times=times + 1)
+
+
+def test_only_the_groups_that_changed_restart(site, work):
+    pool = site.pool("[good]\nworkers: 1\n[whoami]\nworkers: 1\ncolour: red")
+    kept, old = work.ask("good")["pid"], work.ask("whoami")
+    assert old["settings"]["colour"] == "red"
+    before = consumers(pool)
+    site.configure("[good]\nworkers: 1\n[whoami]\nworkers: 1\ncolour: blue")
+    reload(pool)
+    wait_until(lambda: not exists(old["pid"]))
+    new = work.ask("whoami")
+    assert new["settings"]["colour"] == "blue"
+    assert work.ask("good")["pid"] == kept
+    wait_until(lambda: len(consumers(pool)) == 2)
+    assert len(consumers(pool) & before) == 1
+
+
+def test_without_a_change_nobody_restarts(site, work):
+    pool = site.pool("[good]\nworkers: 2\n[whoami]\nworkers: 1")
+    before = children(pool.pid)
+    reload(pool)
+    work.ask("good")
+    work.ask("whoami")
+    assert sorted(children(pool.pid)) == sorted(before)
+
+
+def test_groups_come_and_go(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    gone = work.ask("good")["pid"]
+    site.configure("[whoami]\nworkers: 2")
+    reload(pool)
+    wait_until(lambda: not exists(gone))
+    assert work.ask("whoami")["pid"] in workers(pool)
+    wait_until(lambda: len(children(pool.pid)) == 3)
+
+
+def test_a_running_workitem_of_a_changed_group_finishes(site, work):
+    pool = site.pool("[gated]\nworkers: 1")
+    first = work.submit("gated", {"gate": str(site.gate())})
+    pid = site.wait_for_run(first).pid
+    second = work.submit("gated", {"gate": str(site.gate())})
+    site.configure("[gated]\nworkers: 1\ncolour: blue")
+    reload(pool)
+    other = site.wait_for_run(second).pid  # by the new group, beside the old one
+    assert exists(pid)
+    site.gate().touch()
+    results = work.results(2)
+    assert [results[first].value["pid"], results[second].value["pid"]] == [pid, other]
+    assert len(site.notes()) == 4
+
+
+def test_a_faulty_configuration_changes_nothing(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    before = children(pool.pid)
+    site.configure("[good]\nworkers: three hundred")
+    reload(pool, "not reloaded, the configuration has faults")
+    pool.wait_for("section [good], option workers: expected a number of 0 or more")
+    work.ask("good")
+    assert sorted(children(pool.pid)) == sorted(before)
+
+
+def test_a_plugin_that_was_installed_meanwhile_is_found(site, work):
+    pool = site.pool("[good]\nworkers: 1\n[newcomer]\nworkers: 1", ready="no plugin 'newcomer' is installed")
+    waiting = work.submit("newcomer", "for it")
+    (site.plugins / "newcomer.py").write_text("from zoo import Good\n\n\nclass Newcomer(Good):\n    pass\n")
+    (site.plugins / "newcomer.py").chmod(0o644)
+    install(site.plugins, "newcomer", {"newcomer": "newcomer:Newcomer.factory"})
+    reload(pool)
+    assert work.result().workitem == waiting
+
+
+def test_a_dispatcher_is_replaced_without_losing_a_workitem(site, work):
+    dispatcher = site.dispatcher("[good]\nworkers: 1")
+    site.pool()
+    (old,) = children(dispatcher.pid)
+    work.foreign.publish_many((str(number) for number in range(1000)), type="good")
+    reload(dispatcher)
+    wait_until(lambda: not exists(old))
+    assert len(work.results(1000)) > 0
+    wait_until(lambda: len(children(dispatcher.pid)) == 1)
+    assert "ended:" not in dispatcher.output()
+
+
+def test_many_reloads_in_a_row_leave_one_of_each(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    for number in range(10):
+        site.configure(f"[good]\nworkers: 1\ncolour: {number}")
+        pool.signal(signal.SIGHUP)
+    site.configure("[good]\nworkers: 1\ncolour: last")
+    reload(pool)
+    wait_until(lambda: len(workers(pool)) == len(consumers(pool)) == 1, 20)
+    work.ask("good")
+    assert "ended:" not in pool.output()
+
+
+def test_a_signal_that_comes_before_a_process_can_note_it_is_kept():
+    reader, writer = os.pipe()
+
+    def run():
+        os.read(reader, 1)  # until the signal has been sent
+        with Signals((signal.SIGHUP,)) as signals:
+            return 7 if signals.wait(10) == [signal.SIGHUP] else 1
+
+    pid = processes.fork(run)
+    os.kill(pid, signal.SIGHUP)
+    os.write(writer, b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    os.close(reader)
+    os.close(writer)

@@ -1,0 +1,123 @@
+"""A pool that root starts gives up root: who the processes are is read back from inside and outside."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+from support.processes import children, tree
+from support.site import AS_ROOT, consumers, workers
+from support.waiting import wait_until
+
+NOBODY = "nobody"  # a user that every Unix has, for a group of its own
+
+as_root = pytest.mark.skipif(not AS_ROOT, reason="only root can become other users")
+
+
+def ids(pid):
+    """Return the real, effective, saved and file system user ids of a process, and those of its group."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return [int(uid) for uid in fields["Uid"]], [int(gid) for gid in fields["Gid"]], fields["Groups"]
+
+
+def assert_is(pid, name):
+    user = pwd.getpwnam(name)
+    groups = [str(gid) for gid in os.getgrouplist(name, user.pw_gid)]
+    assert ids(pid) == ([user.pw_uid] * 4, [user.pw_gid] * 4, groups)
+
+
+@as_root
+def test_a_worker_is_its_groups_user_and_can_be_nobody_else(site, work):
+    site.pool(
+        f"[whoami]\nworkers: one, two\n[whoami_one]\nworkers: 1\n[whoami_two]\nworkers: 1\nuser: {NOBODY}"
+    )
+    seen = {}
+    for _ in range(50):  # whichever of the two takes it
+        answer = work.ask("whoami")
+        seen[answer["uids"][0]] = answer
+        if len(seen) == 2:
+            break
+    for name in ("taskqueue-worker", NOBODY):
+        user = pwd.getpwnam(name)
+        answer = seen[user.pw_uid]
+        assert answer["uids"] == [user.pw_uid] * 3
+        assert answer["gids"] == [user.pw_gid] * 3
+        assert sorted(answer["groups"]) == sorted(os.getgrouplist(name, user.pw_gid))
+        assert answer["environment"]["HOME"] == user.pw_dir
+        assert answer["environment"]["USER"] == name
+        assert_is(answer["pid"], name)
+
+
+@as_root
+def test_supervisor_consumer_worker_and_dispatcher_are_who_they_should_be(site):
+    pool = site.pool("[good]\nworkers: 2")
+    dispatcher = site.dispatcher()
+    assert ids(pool.pid)[0] == [0] * 4
+    for consumer in consumers(pool):
+        assert_is(consumer, "taskqueue")
+    assert len(workers(pool)) == 2
+    for worker in workers(pool):
+        assert_is(worker, "taskqueue-worker")
+    assert ids(dispatcher.pid)[0] == [0] * 4
+    for child in children(dispatcher.pid):
+        assert_is(child, "taskqueue")
+
+
+@as_root
+def test_a_replacement_is_its_groups_user_too(site, work):
+    pool = site.pool(f"[whoami]\nworkers: 1\nuser: {NOBODY}")
+    (first,) = workers(pool)
+    os.kill(first, 9)
+    wait_until(lambda: workers(pool) and first not in workers(pool))
+    assert work.ask("whoami")["uids"] == [pwd.getpwnam(NOBODY).pw_uid] * 3
+
+
+def test_a_worker_has_nothing_but_what_it_needs(site, work):
+    pool = site.pool("[whoami]\nworkers: 2\ncolour: red")
+    dispatcher = site.dispatcher()
+    answer = work.ask("whoami")
+    assert answer["directory"] == "/"
+    descriptors = answer["descriptors"]
+    assert descriptors.pop("0") == "/dev/null"
+    assert descriptors.pop("1").startswith("pipe:")
+    assert descriptors.pop("2").startswith("pipe:")
+    assert list(descriptors.values()) == ["socket AF_UNIX"]  # its consumer, and nobody else
+    assert answer["settings"]["colour"] == "red"
+    assert answer["blocked"] == []  # no signal is withheld from it or from what it starts
+    assert not any("NOTIFY_SOCKET" in name or "AMQP" in name for name in answer["environment"])
+    assert pool.stop() == dispatcher.stop() == 0
+
+
+@pytest.mark.parametrize("user", ["root", "taskqueue", "no-such-user"])
+@as_root
+def test_a_user_that_workers_must_not_be_is_a_fault(site, user):
+    site.configure(f"[good]\nworkers: 1\nuser: {user}")
+    done = site.run("workerpool", "-f", "-c", str(site.config))
+    assert done.returncode == 78
+    assert "section [good], option user: expected" in done.stderr
+
+
+def test_a_user_in_a_pool_that_is_not_roots_is_a_fault(site):
+    site.configure("[good]\nworkers: 1\nuser: daemon")  # another one than whoever runs the tests
+    site.config.chmod(0o644)
+    unprivileged = ["setpriv", "--reuid=taskqueue-worker", "--regid=taskqueue-worker", "--clear-groups"]
+    done = site.run("workerpool", "-f", "-c", str(site.config), prefix=unprivileged if AS_ROOT else [])
+    assert done.returncode == 78
+    assert "section [good], option user: expected" in done.stderr
+
+
+@as_root
+def test_an_ordinary_users_daemons_are_that_users(site, work, daemon):
+    site.configure("[whoami]\nworkers: 1")
+    site.config.chmod(0o644)
+    unprivileged = ["setpriv", f"--reuid={NOBODY}", "--regid=nogroup", "--clear-groups"]
+    everything = daemon(
+        [*unprivileged, *site.command("up", "-c", str(site.config))], env={"PYTHONPATH": str(site.plugins)}
+    )
+    everything.wait_for("ready: dispatcher runs, workerpool runs")
+    work.dispatch("whoami")
+    assert work.result().value["uids"] == [pwd.getpwnam(NOBODY).pw_uid] * 3
+    assert {ids(pid)[0][0] for pid in tree(everything.pid)} == {pwd.getpwnam(NOBODY).pw_uid}
+    assert everything.stop() == 0
+    everything.assert_nothing_left()

@@ -1,0 +1,136 @@
+"""Badly behaved plugins: what they do is charged to their own workitem, and is known by name."""
+
+import re
+
+import pytest
+from support.processes import exists
+from support.site import workers
+from support.waiting import wait_until
+
+MEBIBYTE = 1024 * 1024
+
+
+def failure(site, work, worker_type, body, sections=""):
+    """Return the failure of a workitem and the pool, which must still work."""
+    pool = site.pool(f"[{worker_type}]\nworkers: 1\nmax_crashes: 1\n{sections}\n[good]\nworkers: 1")
+    workitem = work.submit(worker_type, body)
+    result = work.result()
+    assert (result.workitem, result.status) == (workitem, "failed"), result
+    assert work.ask("good", "still there")["echo"] == "still there"
+    return result, pool
+
+
+@pytest.mark.parametrize("error", ["ValueError", "KeyboardInterrupt"])
+def test_one_that_raises_makes_a_failure(site, work, error):
+    result, pool = failure(site, work, "raising", {"error": error})
+    assert result.error == f"{error}: as it was asked to"
+    assert "in handle_task" in result.value["error"]["traceback"]
+    assert result.value["workitem"] == {"error": error}
+    assert "ended:" not in pool.output()  # nobody had to die for it
+
+
+def test_one_that_calls_sys_exit_makes_a_failure(site, work):
+    result, pool = failure(site, work, "exiting", {"how": "sys.exit", "status": 3})
+    assert result.error == "SystemExit: 3"
+    assert "ended:" not in pool.output()
+
+
+def test_one_that_leaves_by_os_exit_is_a_crash_with_that_status(site, work):
+    result, _ = failure(site, work, "exiting", {"how": "os._exit", "status": 3})
+    assert result.error == "WorkerCrashed: exit status 3; 1 crashes in all"
+
+
+def test_one_that_leaves_with_status_0_is_a_crash_too(site, work):
+    result, _ = failure(site, work, "exiting", {"how": "os._exit", "status": 0})
+    assert result.error == "WorkerCrashed: exit status 0; 1 crashes in all"
+
+
+def test_one_that_segfaults_is_a_crash_with_that_signal(site, work):
+    result, pool = failure(site, work, "segfaulting", None)
+    assert result.error == "WorkerCrashed: killed by SIGSEGV; 1 crashes in all"
+    pool.wait_for("worker segfaulting/1, process")
+
+
+def test_a_forked_child_that_comes_back_is_no_worker(site, work):
+    pool = site.pool("[forking]\nworkers: 1")
+    first = work.ask("forking", {"child": "returns"})
+    second = work.ask("forking", {"child": "returns"})
+    assert workers(pool) == {first["parent"]} == {second["parent"]}
+    assert work.foreign.poll("results") is None
+
+
+def test_a_forked_child_that_stays_dies_with_its_worker(site, work):
+    pool = site.pool("[forking]\nworkers: 1")
+    value = work.ask("forking", {"child": "stays"})
+    assert exists(value["child"])
+    assert pool.stop() == 0
+    pool.assert_nothing_left()
+
+
+def test_a_flood_of_lines_is_logged_at_a_bounded_rate(site, work):
+    pool = site.pool("[flooding]\nworkers: 1\noutput_rate: 50")
+    workitem = work.submit("flooding", {"lines": 20_000})
+    assert work.result().value == b"afloat"
+    pool.wait_for("lines dropped: more than 50 a second")
+    logged = re.findall(r".* flood \d+ .*", pool.output())
+    assert 50 <= len(logged) < 1000
+    for context in ("group=flooding", "worker=flooding/1", f"workitem={workitem}"):
+        assert context in logged[0]
+
+
+def test_a_line_that_never_ends_is_cut_up(site, work):
+    pool = site.pool("[flooding]\nworkers: 1\noutput_rate: 10")
+    work.submit("flooding", {"bytes": 10 * MEBIBYTE})
+    assert work.result().value == b"afloat"
+    pool.wait_for("~~~")
+    assert max(map(len, pool.output().splitlines())) < 10_000
+    assert len(pool.output()) < MEBIBYTE
+
+
+def test_one_that_eats_all_its_memory_makes_a_failure(site, work):
+    result, _ = failure(site, work, "hungry", {"limit": 400 * MEBIBYTE})
+    assert result.error.startswith("MemoryError")
+
+
+@pytest.mark.parametrize("kind", ["set", "object", "nan", "circle"])
+def test_a_value_that_json_cannot_express_makes_a_failure(site, work, kind):
+    result, _ = failure(site, work, "inexpressible", {"kind": kind})
+    assert result.error.startswith("ResultUnwritable: handle_task returned a ")
+
+
+def test_a_result_larger_than_the_broker_allows_makes_a_failure(site, work):
+    result, pool = failure(site, work, "huge", {"bytes": 17 * MEBIBYTE})
+    assert result.error.startswith("ResultRefused: the broker refuses the result: ")
+    assert pool.stop() == 0
+    assert work.foreign.depth("worker_huge") == 0
+
+
+def test_a_result_larger_than_any_frame_makes_a_failure(site, work):
+    result, pool = failure(site, work, "huge", {"bytes": 170 * MEBIBYTE})
+    assert result.error.startswith("FrameError: ")
+    assert "ended:" not in pool.output()
+
+
+@pytest.mark.parametrize("garbage", ["noise", "an endless frame", "a forged outcome", "ready again"])
+def test_one_that_writes_garbage_to_its_consumer_is_killed(site, work, garbage):
+    result, pool = failure(site, work, "babbling", {"garbage": garbage})
+    assert result.error == "WorkerCrashed: killed by SIGKILL; 1 crashes in all"
+    pool.wait_for("a worker must be killed: ")
+    wait_until(lambda: len(workers(pool)) == 2)
+
+
+@pytest.mark.parametrize(
+    ("animal", "reason"),
+    [
+        ("unready", "plugin 'unready' cannot be set up: ConnectionRefusedError: its database is down"),
+        ("unimportable", "plugin 'unimportable' cannot be imported: RuntimeError: this module is broken"),
+        ("impostor", "plugin 'impostor' made a str, expected a BaseWorker"),
+    ],
+)
+def test_one_that_cannot_start_says_why_and_stops_nobody(site, work, animal, reason):
+    waiting = work.submit(animal, "for better times")
+    pool = site.pool(f"[{animal}]\nworkers: 1\n[good]\nworkers: 1", ready="takes work")
+    pool.wait_for(f"cannot start: {reason}")
+    assert work.ask("good", "me")["echo"] == "me"
+    assert pool.stop() == 0
+    assert work.foreign.poll(f"worker_{animal}").properties["message_id"] == waiting

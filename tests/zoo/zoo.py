@@ -1,0 +1,199 @@
+"""The zoo: plugins that behave well, badly and worse.
+
+Each workitem's body says how; none of them waits for a fixed time.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+
+from taskqueue.worker import BaseWorker
+
+POLL_DELAY = 0.01
+
+
+class Animal(BaseWorker):
+    """Notes what it does in the file that its settings name, so that tests see runs without a result."""
+
+    def note(self, word: str) -> None:
+        """Append "<workitem> <attempt> <pid> <word>"; a line of that length is written whole."""
+        line = f"{self.workitem.id} {self.workitem.attempt} {os.getpid()} {word}\n"
+        journal = os.open(self.settings["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.write(journal, line.encode())
+        os.close(journal)
+
+
+class Good(Animal):
+    """Returns its body; takes as long as "seconds" says."""
+
+    def handle_task(self, body):
+        self.note("begin")
+        if isinstance(body, dict):
+            time.sleep(body.get("seconds", 0))
+        self.note("end")
+        return {"echo": body, "pid": os.getpid(), "attempt": self.workitem.attempt}
+
+
+class Gated(Animal):
+    """Runs until the file exists that its body names."""
+
+    def handle_task(self, body):
+        self.note("begin")
+        while not Path(body["gate"]).exists():
+            time.sleep(POLL_DELAY)
+        self.note("end")
+        return {"pid": os.getpid(), "attempt": self.workitem.attempt}
+
+    def teardown(self):
+        self.log.info("the gated one is torn down")
+
+
+class Raising(Animal):
+    """Raises what its body names."""
+
+    def handle_task(self, body):
+        raise {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[body["error"]](
+            "as it was asked to"
+        )
+
+
+class Exiting(Animal):
+    """Ends its process, in order or not."""
+
+    def handle_task(self, body):
+        self.note("begin")
+        if body["how"] == "sys.exit":
+            sys.exit(body["status"])
+        os._exit(body["status"])
+
+
+class Segfaulting(Animal):
+    """Reads from address 0."""
+
+    def handle_task(self, _body):
+        self.note("begin")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.string_at(0)
+
+
+class Forking(Animal):
+    """Forks; the child comes back from handle_task, or stays."""
+
+    def handle_task(self, body):
+        child = os.fork()
+        if child == 0:
+            if body["child"] == "returns":
+                return "the child's result, which nobody may see"
+            while True:
+                signal.pause()
+        if body["child"] == "returns":
+            os.waitpid(child, 0)
+        return {"parent": os.getpid(), "child": child}
+
+
+class Flooding(Animal):
+    """Writes many lines, or one that never ends."""
+
+    def handle_task(self, body):
+        if "lines" in body:
+            for number in range(body["lines"]):
+                sys.stdout.write(f"flood {number}\n")
+        if "bytes" in body:
+            sys.stderr.write("~" * body["bytes"])
+        return "afloat"
+
+
+class Hungry(Animal):
+    """Eats memory until there is no more, under a limit of its own."""
+
+    def handle_task(self, body):
+        resource.setrlimit(resource.RLIMIT_AS, (body["limit"], body["limit"]))
+        eaten = []
+        while True:
+            eaten.append(bytearray(16 * 1024 * 1024))
+
+
+class Inexpressible(Animal):
+    """Returns what JSON cannot express."""
+
+    def handle_task(self, body):
+        circle = []
+        circle.append(circle)
+        return {"set": {1, 2}, "object": object(), "nan": float("nan"), "circle": circle}[body["kind"]]
+
+
+class Huge(Animal):
+    """Returns as many bytes as it is asked for."""
+
+    def handle_task(self, body):
+        return b"x" * body["bytes"]
+
+
+class Unready(Animal):
+    """Fails before its first workitem."""
+
+    def setup(self):
+        raise ConnectionRefusedError("its database is down")
+
+
+class Babbling(Animal):
+    """Writes garbage into the socket that leads to its consumer."""
+
+    def handle_task(self, body):
+        self.note("begin")
+        garbage = {
+            "noise": b"\xff" * 100_000,
+            "an endless frame": b"\x03\xff\xff\xff\xff",
+            "a forged outcome": b"\x03\x00\x00\x00\x22" + bytes(34),
+            "ready again": b"\x01\x00\x00\x00\x00",
+        }[body["garbage"]]
+        for descriptor in range(3, 100):
+            if is_socket(descriptor):
+                os.write(descriptor, garbage)
+        signal.pause()
+
+
+class Whoami(Animal):
+    """Returns what a process can say about itself."""
+
+    def handle_task(self, _body):
+        return {
+            "pid": os.getpid(),
+            "uids": os.getresuid(),
+            "gids": os.getresgid(),
+            "groups": os.getgroups(),
+            "environment": dict(os.environ),
+            "descriptors": {number: describe(number) for number in range(100) if describe(number)},
+            "arguments": sys.orig_argv,
+            "directory": str(Path.cwd()),
+            "settings": dict(self.settings),
+            "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        }
+
+
+def impostor():
+    """Make something that is no worker."""
+    return "not a worker"
+
+
+def is_socket(descriptor):
+    """Tell whether a file descriptor is open and a socket."""
+    return describe(descriptor).startswith("socket")
+
+
+def describe(descriptor):
+    """Return what a file descriptor is, "" for one that is not open."""
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return ""
+    if not stat.S_ISSOCK(mode):
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    with socket.socket(fileno=os.dup(descriptor)) as end:
+        return f"socket {end.family.name}"
