@@ -1,26 +1,39 @@
 """The command `taskqueue`: one file a command, each thin."""
 
+import importlib
 import sys
+from typing import Final
 
 import click
 
-from taskqueue.cli.config import config
-from taskqueue.cli.dispatcher import dispatcher
-from taskqueue.cli.plugins import plugins
-from taskqueue.cli.submit import submit
-from taskqueue.cli.up import up
-from taskqueue.cli.workerpool import workerpool
 from taskqueue.errors import TaskqueueError
 
+_COMMANDS: Final = ("up", "dispatcher", "workerpool", "submit", "config", "plugins")
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """A group that imports a command when it is asked for: the supervisor has no use for AMQP."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return the commands in the order a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """Import the command's module and return what has its name there."""
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"taskqueue.cli.{name}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskqueue")
 def taskqueue() -> None:
     r"""A task queue on RabbitMQ: dispatchers, worker pools, plugins.
 
     \b
     Try it on this machine, with a broker of your own:
-        taskqueue up                            in one terminal
+        taskqueue up                                    in one terminal
         taskqueue submit digest /etc/hostname --wait    in another
 
     The broker's address is taken from --amqp, else from the environment variable TASKQUEUE_AMQP, else
@@ -28,14 +41,10 @@ def taskqueue() -> None:
     """
 
 
-for command in (up, dispatcher, workerpool, submit, config, plugins):
-    taskqueue.add_command(command)
-
-
 def main() -> None:
     """Run the command; errors that the user can mend are printed in a line each, without a traceback."""
     try:
         taskqueue(prog_name="taskqueue")
     except TaskqueueError as error:
-        sys.stderr.write(f"taskqueue: {error}\n".replace("\n", "\ntaskqueue: ").removesuffix("taskqueue: "))
+        sys.stderr.writelines(f"taskqueue: {line}\n" for line in str(error).splitlines())
         sys.exit(error.status)
