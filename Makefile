@@ -16,7 +16,7 @@ demo: setup ## see it work: digest some files through a broker, dispatcher and p
 
 test: setup lint ## style, types and every test, with the newest and with Debian 12's versions
 	$(PYTHON) -m pytest
-	$(OLDEST) -m pytest tests/unit tests/broker
+	$(OLDEST) -m pytest tests/unit tests/broker tests/process/test_daemon.py
 
 check: setup lint unit ## what to run before a commit: style, types, unit tests
 

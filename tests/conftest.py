@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.foreign import Foreign
+from support.forked import Forked
 from support.node import Node
 from support.processes import Daemon
 from support.proxy import Proxy
@@ -99,5 +100,19 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         return started[-1]
 
     yield start
+    for each in started:
+        each.clean_up()
+
+
+@pytest.fixture
+def forked(tmp_path: Path) -> Iterator[Callable[[Callable[[], object]], Forked]]:
+    """Run a function in a process of its own: forked(function); it is killed after the test."""
+    started: list[Forked] = []
+
+    def fork(run: Callable[[], object]) -> Forked:
+        started.append(Forked(run, tmp_path / f"output-{len(started)}"))
+        return started[-1]
+
+    yield fork
     for each in started:
         each.clean_up()

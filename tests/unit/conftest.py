@@ -1,6 +1,5 @@
 import pytest
 from support.configs import PLUGINS, People
-from support.forked import Forked
 
 from taskqueue.config import load
 from taskqueue.errors import ConfigError
@@ -39,17 +38,3 @@ def faults_of(read):
         return [str(fault).partition("config.ini: ")[2] for fault in caught.value.faults]
 
     return faults_of
-
-
-@pytest.fixture
-def forked(tmp_path):
-    """Run a function in a process of its own: forked(function); it is killed after the test."""
-    started = []
-
-    def fork(run):
-        started.append(Forked(run, tmp_path / f"output-{len(started)}"))
-        return started[-1]
-
-    yield fork
-    for each in started:
-        each.clean_up()
