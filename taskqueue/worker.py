@@ -83,10 +83,10 @@ def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
     except TaskqueueError as error:
         sys.stderr.write(f"cannot start: {shorten(str(error), 2000)}\n")
         return ExitStatus(error.status)
-    link.sendall(frames.ready())
-    _serve(worker, spec, link)
-    worker.teardown()
-    return ExitStatus.OK
+    with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
+        link.sendall(frames.ready())
+        _serve(worker, spec, link)
+    return _tear_down(worker)
 
 
 def _settle_in(spec: WorkerSpec, parent: int) -> None:
@@ -105,6 +105,8 @@ def _settle_in(spec: WorkerSpec, parent: int) -> None:
 
 
 def _load(spec: WorkerSpec) -> BaseWorker:
+    if not os.access(__file__, os.R_OK):
+        raise PluginError(f"user {spec.user} cannot read {__file__}: install taskqueue where its workers can")
     factory: Callable[[], object] = plugins.load(spec.worker_type)
     try:
         worker = factory()
@@ -121,6 +123,15 @@ def _load(spec: WorkerSpec) -> BaseWorker:
             f"plugin {spec.worker_type!r} cannot be set up: {type(error).__name__}: {error}"
         ) from error
     return worker
+
+
+def _tear_down(worker: BaseWorker) -> ExitStatus:
+    try:
+        worker.teardown()
+    except Exception:
+        worker.log.exception("teardown() failed")
+        return ExitStatus.PLUGIN
+    return ExitStatus.OK
 
 
 def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:

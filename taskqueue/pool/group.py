@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from taskqueue import logs, processes, worker
 from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings, PoolSettings
+from taskqueue.daemon import Signals
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import report
 from taskqueue.logs import Log
@@ -173,6 +174,9 @@ class Group:
 
     def _be_consumer(self, supervisor: socket.socket, parent: int) -> ExitStatus:
         around = self._surroundings
+        # Now: afterwards, this process may be a user who cannot read where root installed us.
+        from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
+
         logs.close()
         processes.close_all_but(supervisor.fileno(), *([around.amqp_fd] if around.amqp_fd else []))
         logs.set_up(around.logging, "consumer")
@@ -187,12 +191,6 @@ class Group:
         except TaskqueueError as error:
             self._log.critical("%s", error)
             return error.status
-        return self._consume(amqp, supervisor)
-
-    def _consume(self, amqp: AmqpSettings, supervisor: socket.socket) -> ExitStatus:
-        from taskqueue.daemon import Signals  # noqa: PLC0415
-        from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
-
         with Signals(SIGNALS) as signals:
             return Consumer(self.blueprint.settings, amqp, supervisor, signals, self._read_amqp_again).run()
 
