@@ -174,7 +174,6 @@ class Group:
 
     def _be_consumer(self, supervisor: socket.socket, parent: int) -> ExitStatus:
         around = self._surroundings
-        # Now: afterwards, this process may be a user who cannot read where root installed us.
         from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
 
         logs.close()

@@ -30,6 +30,8 @@ def become(name: str) -> None:
     except OSError as error:
         raise PrivilegeError(f"cannot become user {name!r}: {error.strerror}") from None
     _verify(user, groups)
+    if not os.access(__file__, os.R_OK):
+        raise PrivilegeError(f"user {name!r} cannot read {__file__}: install taskqueue where everybody can")
 
 
 def _find(name: str) -> pwd.struct_passwd:

@@ -2,9 +2,11 @@
 
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
+from stage import ROOT
 from support.processes import children, tree
 from support.site import AS_ROOT, consumers, workers
 from support.waiting import wait_until
@@ -121,3 +123,16 @@ def test_an_ordinary_users_daemons_are_that_users(site, work, daemon):
     assert {ids(pid)[0][0] for pid in tree(everything.pid)} == {pwd.getpwnam(NOBODY).pw_uid}
     assert everything.stop() == 0
     everything.assert_nothing_left()
+
+
+@as_root
+def test_a_pool_whose_users_cannot_read_its_code_says_so_and_ends(site):
+    secluded = site.directory / "secluded"
+    secluded.mkdir(mode=0o700)
+    shutil.copytree(ROOT / "taskqueue", secluded / "taskqueue")
+    site.configure("[good]\nworkers: 1")
+    pool = site.start("workerpool", "-f", "-c", str(site.config), PYTHONPATH=f"{secluded}:{site.plugins}")
+    assert pool.wait() == 71
+    assert "user 'taskqueue' cannot read" in pool.output()
+    assert "install taskqueue where everybody can" in pool.output()
+    assert "Traceback" not in pool.output()
