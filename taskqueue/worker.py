@@ -84,6 +84,7 @@ def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
         sys.stderr.write(f"cannot start: {shorten(str(error), 2000)}\n")
         return ExitStatus(error.status)
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
+        _flush_output()
         link.sendall(frames.ready())
         _serve(worker, spec, link)
     return _tear_down(worker)
