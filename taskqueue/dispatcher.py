@@ -14,13 +14,13 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.subscription import Delivery, Subscription
-from taskqueue.broker.topology import REJECTED, TASKQUEUE, Declaration, Queue, worker_queue
+from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, worker_queue
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
 from taskqueue.logs import Log
 from taskqueue.properties import MalformedProperties, Properties
-from taskqueue.workitem import FORMATS, Format, find_route, rejected, travelling
+from taskqueue.workitem import FORMATS, Format, Route, find_route, new_id, rejected, shorten, travelling
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
 
@@ -34,7 +34,29 @@ def load_formats(content_types: tuple[str, ...]) -> dict[str, Format]:
     PluginError where a named one is not installed. Their code runs in the dispatcher, beside the
     broker's password; that is why they must be named.
     """
-    return dict(FORMATS) | {name: plugins.load(name, plugins.FORMATS) for name in content_types}
+    return dict(FORMATS) | {
+        name: _guarded(name, plugins.load(name, plugins.FORMATS)) for name in content_types
+    }
+
+
+def _guarded(name: str, read: Format) -> Format:
+    """Return a plugin's format that does nothing worse than reject: a message must not end the dispatcher."""
+
+    def guarded(body: bytes) -> Route:
+        try:
+            route = read(body)
+        except Unroutable:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = shorten(f"{type(error).__name__}: {error}", 200)
+            raise Unroutable(f"the plugin for {name} cannot read it: {reason}") from error
+        if not isinstance(route, Route) or not isinstance(route.body, bytes):
+            raise Unroutable(
+                f"the plugin for {name} made a {type(route).__name__}, expected a Route with bytes"
+            )
+        return route
+
+    return guarded
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +98,7 @@ class Dispatcher(Part):
         self._loop = EventLoop()
         self._declared: set[str] = set()  # queues made for types that nobody had made one for
         self._draining = False
+        self.failure = ""  # why it cannot work, in words
         self._status = ExitStatus.OK
         self._publishing = Session(
             self._loop, amqp, "taskqueue dispatcher publishes", on_trouble=self._trouble
@@ -88,6 +111,7 @@ class Dispatcher(Part):
             on_lost=self._publisher_lost,
             on_batch=self._flush,
         )
+        self._provider = Provider(self._loop, self._publishing)
         self._subscription = Subscription(
             self._loop,
             self._consuming,
@@ -115,8 +139,9 @@ class Dispatcher(Part):
         """Send a message to the queue of its worker type, or to the rejected ones."""
         passage = Passage(delivery, Properties(), "")
         try:
-            passage.properties = Properties.decode(delivery.properties)
-            passage.id = passage.properties.message_id or ""
+            decoded = Properties.decode(delivery.properties)
+            passage.id = decoded.message_id or new_id()
+            passage.properties = decoded.replace(message_id=passage.id)
             route = find_route(passage.properties, delivery.body, self._formats)
             properties = travelling(passage.properties, route.worker_type)
         except (Unroutable, MalformedProperties) as error:
@@ -177,10 +202,8 @@ class Dispatcher(Part):
                 )
                 return
             self._declared.add(queue)
-        Declaration(
-            self._loop,
-            self._publishing,
-            Queue(queue),
+        self._provider.provide(
+            queue,
             done=lambda: self._publisher.publish(publication),
             failed=lambda reason: self._declaration_failed(passage, publication, reason),
         )
@@ -231,6 +254,7 @@ class Dispatcher(Part):
     def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
         if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
             self._log.critical("%s", error)
+            self.failure = str(error)
             self._status = ExitStatus.REFUSED
             self._loop.stop()
             return

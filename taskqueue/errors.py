@@ -11,7 +11,7 @@ class ExitStatus(IntEnum):
     """
 
     OK = 0
-    FAILED = 1  # the workitem that was waited for has failed
+    FAILED = 1  # the workitem that was waited for has failed, or an installed plugin cannot be imported
     USAGE = 2  # the command line is wrong (click's number)
     PLUGIN = 65  # EX_DATAERR: a worker could not load or set up its plugin
     UNAVAILABLE = 69  # EX_UNAVAILABLE: the broker cannot be reached
@@ -34,9 +34,10 @@ class ConfigError(TaskqueueError):
 
     status = ExitStatus.CONFIG
 
-    def __init__(self, faults: Sequence[object]) -> None:
-        """Take the faults, each of which prints itself as one line."""
+    def __init__(self, faults: Sequence[object], warnings: Sequence[str] = ()) -> None:
+        """Take the faults, each of which prints itself as one line, and what is odd but no fault."""
         self.faults = tuple(faults)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 

@@ -34,6 +34,7 @@ class DispatcherFleet(Keeper):
 
     def begin(self) -> None:
         """Make the dispatchers."""
+        self.log_as(self.settings.logging, self.settings.workerpool.user)
         for number in range(1, self.settings.dispatcher.instances + 1):
             self.members.append(Child(f"dispatcher {number}", partial(self._dispatch, self.settings)))
 
@@ -44,7 +45,7 @@ class DispatcherFleet(Keeper):
         except ConfigError as error:
             self.log.error("not reloaded, the configuration has faults: %s", error)
             return
-        self.log.info("reloading")
+        self.log.info("reloaded: the dispatchers are replaced")
         self.stop_timeout = self.settings.dispatcher.stop_timeout
         for member in self.members:
             member.quiet()
@@ -58,13 +59,20 @@ class DispatcherFleet(Keeper):
             amqp = self._read_amqp()
             if os.geteuid() == 0:
                 privileges.become(settings.workerpool.user)
+                privileges.check_installation(settings.workerpool.user)
                 processes.die_with_parent(parent)
             formats = load_formats(settings.dispatcher.formats)
         except TaskqueueError as error:
             Log("dispatcher").critical("%s", error)
+            notify(f"STATUS={error}")
             return error.status
+        processes.set_name("tq:dispatcher")
         with Signals(SIGNALS) as signals:
-            return Dispatcher(settings.dispatcher, amqp, formats, signals, _tell).run()
+            dispatcher = Dispatcher(settings.dispatcher, amqp, formats, signals, _tell)
+            status = dispatcher.run()
+        if dispatcher.failure:
+            notify(f"STATUS={dispatcher.failure}")
+        return status
 
 
 def _tell(state: str) -> None:

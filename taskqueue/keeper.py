@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from taskqueue import processes
+from taskqueue import logs, processes
+from taskqueue.config import LoggingSettings
 from taskqueue.daemon import Readiness, Signals, notify
-from taskqueue.errors import ExitStatus
+from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.logs import Log
 from taskqueue.processes import Exit, Slot
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from taskqueue.broker.loop import HasFileno  # at run time it would bring pika in, perhaps into root
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_MOST_NOTICES: Final = 16  # heard in one round: anybody on this machine may send some
 _KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to vanish
 
 #: Exit statuses that say why a process could not begin; it will not do better by itself.
 REASONS: Final = {
-    ExitStatus.PLUGIN: "its plugin cannot be loaded",
+    ExitStatus.PLUGIN: "its plugin cannot be loaded or set up",
     ExitStatus.LOCKED: "another one is running",
     ExitStatus.PRIVILEGES: "it cannot become its user",
     ExitStatus.CONFIG: "the configuration cannot be read",
@@ -39,6 +41,7 @@ class Member(Protocol):
     """One or several processes that belong together."""
 
     state: str  # what it does, in words; empty until it has begun
+    failure: str  # why it cannot, in words, if it said so
     is_leaving: bool
 
     @property
@@ -82,6 +85,8 @@ class Keeper:
         self.members: list[Member] = []
         self.stop_timeout = stop_timeout
         self.log = Log(name)
+        self.in_background = False  # set before `run` where there is no terminal to log to
+        self._logging = LoggingSettings()
         self._signals = Signals(_SIGNALS)
         self._stop_at: float | None = None  # monotonic; set while stopping
         self._is_ready = False
@@ -116,6 +121,23 @@ class Keeper:
 
     def bury_stranger(self, end: Exit) -> None:
         """Note the end of a child that no member knows."""
+
+    def log_as(self, settings: LoggingSettings, owner: str) -> LoggingSettings:
+        """Log as the settings say from now on; return what is in force.
+
+        What cannot be set up is a ConfigError before the keeper is ready, and a line in the log after.
+        owner -- the user whom log files are given to by root
+        """
+        wanted = logs.in_background(settings) if self.in_background else settings
+        try:
+            logs.set_up(wanted, self.log.logger.name, owner)
+        except ConfigError as error:
+            if not self._is_ready:
+                raise
+            self.log.error("logging stays as it was: %s", error)
+        else:
+            self._logging = wanted
+        return self._logging
 
     # --- one round ---
 
@@ -177,10 +199,12 @@ class Keeper:
     # --- children end ---
 
     def _bury(self, end: Exit) -> None:
-        is_vital = any(member.vital == end.pid for member in self.members)
-        if is_vital and end.code in REASONS and not self._is_ready and not self.is_stopping:
+        vital = next((member for member in self.members if member.vital == end.pid), None)
+        if vital and end.code in REASONS and not self._is_ready and not self.is_stopping:
+            vital.hear()
             self._status = ExitStatus(end.code)
-            self._readiness.failed(end.code, f"cannot start: {REASONS[self._status]}; the log says more")
+            self._readiness.failed(end.code, f"cannot start: {vital.failure or REASONS[self._status]}")
+            notify(f"STATUS={vital.failure}")
             self.stop(_KILL_TIMEOUT)
         if not any(member.bury(end) for member in self.members):
             self.bury_stranger(end)
@@ -212,6 +236,7 @@ class Child:
     def __init__(self, name: str, run: Callable[[], int]) -> None:
         """Keep a process that does `run`; `name` is what it is called in the log."""
         self.state = ""
+        self.failure = ""
         self.is_leaving = False
         self._run = run
         self._slot = Slot(name)
@@ -233,7 +258,7 @@ class Child:
         """Start the process if it is missing and due."""
         if self._slot.is_due and not self.is_leaving:
             parent = os.getpid()
-            self._slot.fill(processes.fork(lambda: self._be(parent)))
+            start(self._log, self._slot, lambda: self._slot.fill(processes.fork(lambda: self._be(parent))))
 
     def _be(self, parent: int) -> int:
         processes.die_with_parent(parent)
@@ -246,7 +271,9 @@ class Child:
             yield self._slot.due
 
     def quiet(self) -> None:
-        """Ask the process to finish."""
+        """Ask the process to finish; once, since twice means at once."""
+        if self.is_leaving:
+            return
         self.is_leaving = True
         for pid in self.pids:
             processes.terminate(pid)
@@ -269,20 +296,33 @@ class Child:
     def hear(self) -> None:
         """Take in what the process notifies."""
         with contextlib.suppress(BlockingIOError):
-            while notice := self._notices.recv(4096):
-                if b"READY=1" in notice.split(b"\n"):
+            for _ in range(_MOST_NOTICES):
+                lines = self._notices.recv(4096).decode("utf-8", "replace").split("\n")
+                if "READY=1" in lines:
                     self.state = f"{self._slot.name} runs"
+                else:
+                    self.failure = next((x[7:] for x in lines if x.startswith("STATUS=")), self.failure)
 
     def bury(self, end: Exit) -> bool:
         """Note the end of the process."""
         if end.pid != self._slot.pid:
             return False
-        processes.kill_group(end.pid)
+        processes.kill_rest(end.pid)
         expected = self.is_leaving and end.code == ExitStatus.OK
         delay = self._slot.vacate(expected=expected)
         if not expected:
             report(self._log, self._slot.name, end, None if self.is_leaving else delay)
         return True
+
+
+def start(log: Log, slot: Slot, begin: Callable[[], None]) -> None:
+    """Start a process for a slot; where there is no room for one, note when to try again."""
+    try:
+        begin()
+    except OSError as error:  # of processes or open files: a plugin may have used up what there is
+        slot.fill(0)
+        delay = slot.vacate(expected=False)
+        log.error("%s cannot be started: %s; trying again in %.2g s", slot.name, error.strerror, delay)
 
 
 def report(log: Log, who: str, end: Exit, delay: float | None) -> None:

@@ -6,12 +6,15 @@ One record is one line, whatever the message holds, so that a line of the log is
 import json
 import logging
 import os
+import pwd
 import re
 import sys
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from datetime import datetime
 from io import TextIOWrapper
 from logging.handlers import SysLogHandler, WatchedFileHandler
+from pathlib import Path
 from typing import Any
 
 from taskqueue.config import LoggingSettings
@@ -26,6 +29,9 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 # The keywords of logging's own methods; all others are context.
 _LOGGING_KEYWORDS = {"exc_info", "stack_info", "stacklevel", "extra"}
+
+# In this order on a line, whoever bound them; others follow.
+_CONTEXT_ORDER = ("group", "worker", "workitem")
 
 # Numbers of syslog(3), which journald reads between "<" and ">".
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -54,19 +60,20 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-def set_up(settings: LoggingSettings, process: str) -> None:
+def set_up(settings: LoggingSettings, process: str, owner: str | None = None) -> None:
     """Send all log records of this process to where the settings say; may be called again.
 
     Args:
         settings: level, format and destination.
         process: what this process is called in its lines, such as "dispatcher".
+        owner: the user a log file that root makes is given to, who will write into it, too.
 
     Raises:
         ConfigError: the log file cannot be opened. That syslog is not there (yet) is no fault, as with
             openlog(3): lines are lost until it is.
     """
     try:
-        handler, kind = _open(settings.destination)
+        handler, kind = _open(settings.destination, owner)
     except OSError as error:
         place = f"section [logging], option destination: {settings.destination}"
         raise ConfigError([f"{place}: {error.strerror}"]) from None
@@ -75,6 +82,11 @@ def set_up(settings: LoggingSettings, process: str) -> None:
     logging.getLogger().setLevel(settings.level.upper())
     # pika writes six lines and a traceback for each failed attempt; broker/ says it in one.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def in_background(settings: LoggingSettings) -> LoggingSettings:
+    """Return the settings of a daemon without a terminal: what would go to stderr goes to syslog."""
+    return replace(settings, destination="syslog") if settings.destination == "stderr" else settings
 
 
 def close() -> None:
@@ -155,7 +167,8 @@ def _json_content(record: logging.LogRecord, process: str) -> str:
 
 
 def _context(record: logging.LogRecord) -> dict[str, str]:
-    context: dict[str, object] = getattr(record, "context", {})
+    given: dict[str, object] = getattr(record, "context", {})
+    context = {key: given[key] for key in _CONTEXT_ORDER if key in given} | given
     return {key: _cut(str(value), CONTEXT_LIMIT) for key, value in context.items() if value is not None}
 
 
@@ -166,19 +179,44 @@ def _traceback(record: logging.LogRecord) -> str:
 class _LogFile(WatchedFileHandler):
     """A file that is opened again after logrotate moved it, and that only its owner and group read."""
 
+    def __init__(self, path: str, owner: str | None) -> None:
+        self._owner = owner
+        super().__init__(path)
+
     def _open(self) -> TextIOWrapper:
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        if os.geteuid() == 0:
+            flags |= os.O_NOFOLLOW  # whoever may write into the directory could lead root to any file
+        try:
+            descriptor = os.open(self.baseFilename, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        except FileExistsError:
+            descriptor = os.open(self.baseFilename, flags)
+        else:
+            if self._owner is not None and os.geteuid() == 0:
+                os.fchown(descriptor, pwd.getpwnam(self._owner).pw_uid, -1)
         return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - logging closes it
 
-    def emit(self, record: logging.LogRecord) -> None:
-        # A directory that was moved away must not stop the process whose line is lost.
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - logging's name
+        """Open the file again if another one, or none, has its name now.
+
+        Where that is not allowed, the old one goes on being written: better there than nowhere.
+        """
         try:
-            super().emit(record)
+            status = Path(self.baseFilename).stat()
+            if (status.st_dev, status.st_ino) == (self.dev, self.ino):
+                return
         except OSError:
-            self.handleError(record)
+            pass
+        try:
+            stream = self._open()
+        except OSError:
+            return
+        self.stream, old = stream, self.stream
+        old.close()
+        self._statstream()
 
 
-def _open(destination: str) -> tuple[logging.Handler, str]:
+def _open(destination: str, owner: str | None) -> tuple[logging.Handler, str]:
     """Return a handler for the destination, and of which kind its lines' prefix is."""
     if destination == "stderr":
         return logging.StreamHandler(sys.stderr), "journal" if _stderr_is_journal() else "plain"
@@ -186,7 +224,7 @@ def _open(destination: str) -> tuple[logging.Handler, str]:
         handler = SysLogHandler(SYSLOG_SOCKET, SysLogHandler.LOG_DAEMON)
         handler.append_nul = False  # some syslog daemons show it
         return handler, "syslog"
-    return _LogFile(destination), "plain"
+    return _LogFile(destination, owner), "plain"
 
 
 def _stderr_is_journal() -> bool:

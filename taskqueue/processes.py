@@ -18,8 +18,10 @@ from taskqueue.errors import ExitStatus
 _STEADY: Final = 5.0  # seconds; a process that lived so long is started again at once
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 60.0
+_LONGEST_AFTER_WORK: Final = 1.0  # where it had begun to work: what it died of is most likely gone with it
 _KEPT_BACK: Final = (signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PR_SET_NAME: Final = 15
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,27 +47,30 @@ class Exit:
 def fork(run: Callable[[], int]) -> int:
     """Fork a child that runs `run` and exits with its result; return its pid.
 
-    The child leads a process group of its own, so that it can be killed with all that it started and
-    does not get the terminal's Ctrl-C, and it has no signal handlers of its parent's. What its parent may
-    ask of it by a signal is kept back until it can note that (`Signals`), or calls `let_signals_in`.
+    The child leads a session, and so a process group, of its own: it can be killed with all that it
+    started, it cannot leave that group, and it has no terminal, into which a plugin could type as whoever
+    sits there. It has no signal handlers of its parent's. What its parent may ask of it by a signal is
+    kept back until it can note that (`Signals`), or calls `let_signals_in`.
+
+    Raises OSError where the machine, or our share of it, has no room for another process.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     # Until the child has let go of its parent's handlers, a signal to it would be noted as the parent's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
-    if pid == 0:
-        _be_child(run, before)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    with contextlib.suppress(PermissionError, ProcessLookupError):  # it was faster, or is gone
-        os.setpgid(pid, pid)  # on both sides: whoever comes first
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(run, before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
 def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
     status: int = ExitStatus.SOFTWARE
     try:
-        os.setpgid(0, 0)
+        os.setsid()
         _forget_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, *_KEPT_BACK})
         gc.freeze()  # what the parent made stays shared: collecting would touch, and copy, its pages
@@ -114,6 +119,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(ExitStatus.OK)
 
 
+def set_name(name: str) -> None:
+    """Have `ps`, `top` and `pstree` show this name for the process; the kernel takes 15 bytes of it."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def reap() -> list[Exit]:
     """Collect every child that has ended, without waiting."""
     ended: list[Exit] = []
@@ -144,7 +154,14 @@ def reload(pid: int) -> None:
 
 
 def kill_group(pid: int) -> None:
-    """Kill a child made by `fork`, and whatever it started and left in its group."""
+    """Kill a child made by `fork` that was not reaped yet, and whatever it started and left in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)  # it may not have come to lead its group yet
+    kill_rest(pid)
+
+
+def kill_rest(pid: int) -> None:
+    """Kill what a child made by `fork`, which was reaped, left in its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -153,7 +170,8 @@ def kill_group(pid: int) -> None:
 class Slot:
     """The place of one process that shall run: whoever dies in it is followed by another.
 
-    The first follower comes at once; those after it ever later, while each dies young.
+    The first follower comes at once; those after it ever later, while each dies young: up to a minute
+    where nobody came as far as to work, up to a second else.
     """
 
     name: str
@@ -161,17 +179,19 @@ class Slot:
     started: float = 0.0  # monotonic
     due: float = 0.0  # monotonic; not to be filled before
     deaths: int = 0  # in a row, each soon after the start
+    has_begun: bool = False  # whether who is in it came as far as to work
 
     def fill(self, pid: int) -> None:
         """Note who is in the slot now."""
-        self.pid, self.started = pid, time.monotonic()
+        self.pid, self.started, self.has_begun = pid, time.monotonic(), False
 
     def vacate(self, *, expected: bool) -> float:
         """Note that the process is gone; return the seconds until the slot is filled again."""
         now = time.monotonic()
         if expected or now - self.started >= _STEADY:
             self.deaths = 0
-        delay = 0.0 if self.deaths == 0 else min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self.deaths - 1, 16))
+        longest = _LONGEST_AFTER_WORK if self.has_begun else _LONGEST_DELAY
+        delay = 0.0 if self.deaths == 0 else min(longest, _FIRST_DELAY * 2 ** min(self.deaths - 1, 16))
         self.deaths += 0 if expected else 1
         self.pid, self.due = 0, now + delay
         return delay

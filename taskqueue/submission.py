@@ -173,8 +173,14 @@ class _Run:
             self._fail(BrokerUnavailable("the connection to the broker was lost before all was done"))
 
     def _time_is_up(self) -> None:
-        count = len(self._awaited)
-        self._fail(ResultTimeout(f"no result within {self._timeout:g} s, {count} still awaited"))
+        limit = f"within {self._timeout:g} s"
+        if self._has_more or self._unconfirmed:
+            self._fail(ResultTimeout(f"the broker has not confirmed everything {limit}"))
+        elif len(self._awaited) == 1:
+            self._fail(ResultTimeout(f"no result of {min(self._awaited)} {limit}; it stays submitted"))
+        else:
+            count = len(self._awaited)
+            self._fail(ResultTimeout(f"no result of {count} workitems {limit}; they stay submitted"))
 
     def _watch_for_silence(self) -> None:
         """Never wait for ever for a broker that does not confirm, as one under an alarm does."""

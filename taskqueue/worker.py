@@ -77,11 +77,17 @@ class WorkerSpec:
 
 def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
     """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up."""
+    # Each line begins with its level, by which the consumer logs it.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s", force=True
+    )
     try:
         _settle_in(spec, parent)
         worker = _load(spec)
     except TaskqueueError as error:
-        sys.stderr.write(f"cannot start: {shorten(str(error), 2000)}\n")
+        logging.getLogger(__name__).error(
+            "cannot start: %s", shorten(str(error), 2000), exc_info=error.__cause__
+        )
         return ExitStatus(error.status)
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
         _flush_output()
@@ -94,15 +100,13 @@ def _settle_in(spec: WorkerSpec, parent: int) -> None:
     environment = privileges.environment(spec.user, os.environ)
     if spec.user is not None:
         privileges.become(spec.user)
+        privileges.check_installation(spec.user)
     processes.die_with_parent(parent)
     processes.let_signals_in()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir("/")
     os.umask(0o022)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
 
 
 def _load(spec: WorkerSpec) -> BaseWorker:

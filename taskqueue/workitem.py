@@ -39,6 +39,9 @@ QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"
 REPLY_TO: Final = HEADER + "reply-to"
 
+#: Bytes of JSON that a dispatcher decodes to find the worker type; decoded, they take up to 30 times as much.
+LARGEST_READ: Final = 16 * 1024 * 1024
+
 #: Characters of a message or traceback that travel.
 TEXT_LIMIT: Final = 16_384
 
@@ -109,6 +112,8 @@ def checked_type(name: object) -> str:
 
 def read_json(body: bytes) -> Route:
     """Route a JSON object: the native form, a Ruote workitem, or a JSON-RPC 2.0 request."""
+    if len(body) > LARGEST_READ:
+        raise Unroutable(f"no type property, and {len(body)} bytes of JSON; at most {LARGEST_READ} are read")
     members = _json_members(body)
     if "worker_type" in members and "workitem" in members:
         workitem = members["workitem"][1].encode("utf-8", "surrogatepass")

@@ -87,8 +87,17 @@ class PrivateBroker:
 
     @property
     def url(self) -> str:
-        """The AMQP URL, password included, of the started node; its virtual host is `/`."""
-        return f"amqp://{USER}:{self._state.password()}@{HOST}:{self.port}/"
+        """The AMQP URL, password included, of the started node; its virtual host is `/`.
+
+        That is written out, because some clients (amqp-tools) take nothing after the slash for a virtual
+        host without a name.
+        """
+        return f"amqp://{USER}:{self._state.password()}@{HOST}:{self.port}/%2F"
+
+    @property
+    def address_file(self) -> Path:
+        """The file, for its owner only, that holds `url` while the node is ready."""
+        return self._state.address_file
 
     @property
     def port(self) -> int:
@@ -217,7 +226,7 @@ class PrivateBroker:
                 raise BrokerUnavailable(f"RabbitMQ is not ready in time; {self._last_words()}")
             time.sleep(POLL_DELAY)
         self._state.write("port", str(self.port))
-        self._state.write("address", self.url)
+        self._state.write(self.address_file.name, self.url)
 
     def _last_words(self) -> str:
         log = self._state.log

@@ -33,6 +33,7 @@ class PrivateState:
         """Name the directory; nothing is made or read yet."""
         self.path = path
         self.log = path / "broker.log"
+        self.address_file = path / "address"
         self._owner_lock: int | None = None
 
     @property
@@ -89,7 +90,7 @@ class PrivateState:
     def address(self) -> str | None:
         """Return the URL, password included, of the node that is ready now, or None."""
         try:
-            url = (self.path / "address").read_text(encoding="ascii")
+            url = self.address_file.read_text(encoding="ascii")
             lock = os.open(self.path / "node.lock", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
@@ -101,7 +102,7 @@ class PrivateState:
 
     def forget_address(self) -> None:
         """Say that no node is ready."""
-        (self.path / "address").unlink(missing_ok=True)
+        self.address_file.unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file that only its owner may read, and that others see whole or not at all."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Session
+from taskqueue.broker.session import Part, Session
 
 TASKQUEUE: Final = "taskqueue"
 REJECTED: Final = "taskqueue_rejected"
@@ -98,3 +98,42 @@ class Declaration:
             self._done()
         else:
             self._failed(text)
+
+
+class Provider(Part):
+    """Declares queues that messages came back for: each once, however many messages wait for it.
+
+    A window of messages may come back together, and a connection has 2047 channels.
+    """
+
+    def __init__(self, loop: EventLoop, session: Session) -> None:
+        """Declare over `session`; whoever waits when it ends is forgotten."""
+        self._loop = loop
+        self._session = session
+        self._waiting: dict[str, list[tuple[Callable[[], None], Callable[[str], None]]]] = {}
+        session.attach(self)
+
+    def provide(self, queue: str, *, done: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Declare a queue; `done` or `failed` (with the reason) is called, unless the session ends."""
+        waiting = self._waiting.setdefault(queue, [])
+        waiting.append((done, failed))
+        if len(waiting) == 1:
+            Declaration(
+                self._loop,
+                self._session,
+                Queue(queue),
+                done=lambda: self._done(queue),
+                failed=lambda reason: self._failed(queue, reason),
+            )
+
+    def session_down(self) -> None:
+        """Forget who waits; the session calls this."""
+        self._waiting.clear()
+
+    def _done(self, queue: str) -> None:
+        for done, _ in self._waiting.pop(queue, []):
+            done()
+
+    def _failed(self, queue: str, reason: str) -> None:
+        for _, failed in self._waiting.pop(queue, []):
+            failed(reason)

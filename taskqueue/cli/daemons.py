@@ -1,7 +1,7 @@
 """What the commands of the two daemons share: to the background or not, with a log and a pid file."""
 
 import sys
-from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from taskqueue import logs
@@ -12,7 +12,6 @@ from taskqueue.keeper import Keeper
 
 def run(
     keeper: Keeper,
-    name: str,
     logging: LoggingSettings,
     *,
     stay: bool,
@@ -23,19 +22,19 @@ def run(
 
     Args:
         keeper: the daemon.
-        name: what it is called in the log.
         logging: the section [logging]; what would go to stderr goes to syslog once there is no terminal.
         stay: in the foreground.
         pidfile: the path of the pid file, or None.
         amqp_fd: an open file that must stay open, or None.
     """
-    if not stay and logging.destination == "stderr":
-        logging = replace(logging, destination="syslog")
-    logs.set_up(logging, name)  # fails where the user still sees it
-    if not stay:
-        logs.close()
+    keeper.in_background = not stay
+    to_syslog = not stay and logs.in_background(logging).destination == "syslog"
+    if to_syslog and not Path(logs.SYSLOG_SOCKET).exists():
+        sys.stderr.write(
+            f"taskqueue: warning: no syslog listens at {logs.SYSLOG_SOCKET}, and log lines are lost until "
+            "one does; set destination in section [logging] to a file\n"
+        )
     kept = [amqp_fd] if amqp_fd is not None else []
     with foreground(pidfile) if stay else detach(pidfile, kept) as readiness:
-        logs.set_up(logging, name)
         status = keeper.run(readiness)
     sys.exit(status)

@@ -6,7 +6,7 @@ from taskqueue.cli import daemons, options
 from taskqueue.fleet import DispatcherFleet
 
 
-@click.command()
+@click.command(short_help="Route workitems to the queues of their worker types.")
 @options.daemon_options
 def dispatcher(
     path: str | None, amqp: str | None, amqp_fd: int | None, pidfile: str | None, *, foreground: bool
@@ -20,6 +20,4 @@ def dispatcher(
     fleet = DispatcherFleet(path, options.reader(descriptor, path))
     if descriptor is None and fleet.settings.amqp is None:
         options.begin_anew(arguments, options.private_address())
-    daemons.run(
-        fleet, "dispatcher", fleet.settings.logging, stay=foreground, pidfile=pidfile, amqp_fd=descriptor
-    )
+    daemons.run(fleet, fleet.settings.logging, stay=foreground, pidfile=pidfile, amqp_fd=descriptor)

@@ -6,7 +6,7 @@ from taskqueue.cli import daemons, options
 from taskqueue.pool.supervisor import Supervisor
 
 
-@click.command()
+@click.command(short_help="Run the plugins that are installed on this host.")
 @options.daemon_options
 def workerpool(
     path: str | None, amqp: str | None, amqp_fd: int | None, pidfile: str | None, *, foreground: bool
@@ -23,7 +23,6 @@ def workerpool(
         options.begin_anew(arguments, options.private_address())
     daemons.run(
         supervisor,
-        "workerpool",
         supervisor.plan.logging,
         stay=foreground,
         pidfile=pidfile,

@@ -10,15 +10,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from taskqueue import results
+from taskqueue import logs, results
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import worker_queue
-from taskqueue.config import AmqpSettings, GroupSettings
+from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.daemon import Signals
-from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus
+from taskqueue.errors import BrokerRefused, BrokerUnavailable, ConfigError, ExitStatus
 from taskqueue.logs import Log
 from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment
@@ -119,10 +119,9 @@ class Consumer(Part):
         except MalformedProperties as error:
             self._reject(delivery, str(error))
             return
-        workitem = properties.message_id or ""
-        if self._ledger.adopt(delivery, workitem):
-            self._log.info("goes on: delivered again while it is in work", workitem=workitem)
-        elif self._ledger.has_finished(delivery, workitem):
+        if self._ledger.adopt(delivery, properties):
+            self._log.info("goes on: delivered again while it is in work", workitem=properties.message_id)
+        elif self._ledger.has_finished(delivery, properties):
             self._subscription.settle(delivery)
             self._flush()
         else:
@@ -141,7 +140,8 @@ class Consumer(Part):
             link = self._crew.idlest(self._group.depth)
             if link is None:
                 return
-            link.give(self._waiting.popleft())
+            if link.give(self._waiting[0]):
+                self._waiting.popleft()
 
     def _expire(self, assignment: Assignment) -> None:
         now = time.time()
@@ -185,17 +185,25 @@ class Consumer(Part):
             while message := control.receive(self._supervisor):
                 if message.word == "worker":
                     self._crew.welcome(message)
+                elif message.word == "logging":
+                    self._set_up_logging(message.content)
                 elif message.word == "died":
                     self._bury(message.content["pid"], message.content["cause"])
         except EOFError:  # the supervisor is dead, and the kernel about to kill us
             self._loop.stop()
+
+    def _set_up_logging(self, settings: dict[str, str]) -> None:
+        try:
+            logs.set_up(LoggingSettings(**settings), "consumer")
+        except ConfigError as error:
+            self._log.error("logging stays as it was: %s", error)
 
     def _bury(self, pid: int, cause: str) -> None:
         """Charge a worker's death to the workitem it was performing; the others go to other workers."""
         link = self._crew.bury(pid)
         if link is None:
             return
-        if link.tasks:
+        if link.had_begun:
             self._crashed(link.tasks.popleft(), link, cause)
         for assignment in reversed(link.tasks):
             if self._is_current(assignment.delivery):
@@ -280,6 +288,7 @@ class Consumer(Part):
     def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
         if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
             self._log.critical("%s", error)
+            control.send(self._supervisor, "failure", reason=str(error))
             self._status = ExitStatus.REFUSED
             self._loop.stop()
             return

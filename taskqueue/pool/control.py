@@ -39,10 +39,10 @@ def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: An
     data = json.dumps([word, content]).encode()
     try:
         socket.send_fds(end, [data], list(files))
-    except BlockingIOError:
-        return False
     except ConnectionError:
         pass
+    except OSError:  # no room for the message, or for as many open files on their way
+        return False
     return True
 
 

@@ -54,11 +54,15 @@ class Crew:
             message.files,
             self._log,
             self._output_rate,
-            on_ready=self._on_ready,
+            on_ready=lambda: self._begun(message.content["pid"]),
             on_outcome=self._on_outcome,
             on_hang_up=self._hung_up,
             on_fault=self._fault,
         )
+
+    def _begun(self, pid: int) -> None:
+        control.send(self._supervisor, "begun", pid=pid)
+        self._on_ready()
 
     def bury(self, pid: int) -> WorkerLink | None:
         """Read what a dead worker left behind; return its link, with the assignments it did not finish."""

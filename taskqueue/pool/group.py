@@ -4,13 +4,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from taskqueue import logs, processes, worker
 from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings, PoolSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
-from taskqueue.keeper import report
+from taskqueue.keeper import report, start
 from taskqueue.logs import Log
 from taskqueue.plugins import Plugin
 from taskqueue.pool import control, privileges
@@ -44,6 +45,7 @@ class Group:
         """Make a group in which nobody runs yet; `converge` starts them."""
         self.blueprint = blueprint
         self.state = ""  # in the consumer's words; empty until it has tried the broker
+        self.failure = ""  # why the consumer cannot work
         self.is_leaving = False
         self.control: socket.socket | None = None
         self._surroundings = surroundings
@@ -76,11 +78,11 @@ class Group:
         if self.is_leaving:
             return
         if self.consumer.is_due and not any(slot.pid for slot in self.workers):
-            self._start_consumer()
+            start(self._log, self.consumer, self._start_consumer)
         if self.consumer.pid:
             for slot in self.workers:
                 if slot.is_due:
-                    self._start_worker(slot)
+                    start(self._log, slot, partial(self._start_worker, slot))
 
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled."""
@@ -94,8 +96,13 @@ class Group:
         if self.consumer.pid:
             processes.terminate(self.consumer.pid)
 
+    def surround(self, surroundings: Surroundings) -> None:
+        """Take note that what all groups share has changed."""
+        self._surroundings = surroundings
+
     def reload(self) -> None:
-        """Have the consumer read the broker's address again."""
+        """Have the consumer read the broker's address again, and log as it is wanted now."""
+        self._tell_consumer("logging", **asdict(self._surroundings.logging))
         if self.consumer.pid and not self.is_leaving:
             processes.reload(self.consumer.pid)
 
@@ -112,10 +119,19 @@ class Group:
                 if message.word == "state":
                     self.state = message.content["state"]
                     self._log.info("%s", self.state)
+                elif message.word == "failure":
+                    self.failure = message.content["reason"]
+                elif message.word == "begun":
+                    self._note_begun(message.content["pid"])
                 elif message.word == "kill" and message.content["pid"] in self.pids:
                     processes.kill_group(message.content["pid"])
         except EOFError:
             self._drop_control()
+
+    def _note_begun(self, pid: int) -> None:
+        for slot in self.workers:
+            if slot.pid == pid:
+                slot.has_begun = True
 
     # --- the end of a process ---
 
@@ -143,7 +159,7 @@ class Group:
                 processes.kill_group(slot.pid)
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
-        processes.kill_group(end.pid)  # what it may have started and left behind
+        processes.kill_rest(end.pid)  # what it may have started and left behind
         # Status 0 unasked is a plugin's os._exit(0): expected, it would be started again without delay.
         expected = not self.consumer.pid or (self.is_leaving and end.code == ExitStatus.OK)
         delay = slot.vacate(expected=expected)
@@ -178,17 +194,20 @@ class Group:
 
         logs.close()
         processes.close_all_but(supervisor.fileno(), *([around.amqp_fd] if around.amqp_fd else []))
-        logs.set_up(around.logging, "consumer")
+        logs.set_up(around.logging, "consumer", around.pool.user)
+        processes.set_name(f"tq:{self.name}")
         try:
             if around.as_root:
                 environment = privileges.environment(around.pool.user, os.environ)
                 privileges.become(around.pool.user)
+                privileges.check_installation(around.pool.user)
                 os.environ.clear()
                 os.environ.update(environment)
             processes.die_with_parent(parent)
             amqp = around.read_amqp()
         except TaskqueueError as error:
             self._log.critical("%s", error)
+            control.send(supervisor, "failure", reason=str(error))
             return error.status
         with Signals(SIGNALS) as signals:
             return Consumer(self.blueprint.settings, amqp, supervisor, signals, self._read_amqp_again).run()
@@ -204,12 +223,14 @@ class Group:
         link, theirs = socket.socketpair()
         output, their_output = os.pipe()
         parent = os.getpid()
-        slot.fill(processes.fork(lambda: self._be_worker(slot.name, theirs, their_output, parent)))
-        theirs.close()
-        os.close(their_output)
-        self._tell_consumer("worker", (link.fileno(), output), pid=slot.pid, name=slot.name)
-        link.close()
-        os.close(output)
+        try:
+            slot.fill(processes.fork(lambda: self._be_worker(slot.name, theirs, their_output, parent)))
+            self._tell_consumer("worker", (link.fileno(), output), pid=slot.pid, name=slot.name)
+        finally:
+            for end in (link, theirs):
+                end.close()
+            for descriptor in (output, their_output):
+                os.close(descriptor)
 
     def _be_worker(self, name: str, link: socket.socket, output: int, parent: int) -> ExitStatus:
         logs.close()
@@ -218,6 +239,7 @@ class Group:
         os.dup2(output, 1)
         os.dup2(output, 2)
         processes.close_all_but(link.fileno())
+        processes.set_name(f"tq:{name}")
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         settings = self.blueprint.settings
         spec = worker.WorkerSpec(

@@ -8,6 +8,8 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.pool.assignment import Assignment
 from taskqueue.properties import Properties
 
+_Content = tuple[Properties, int, int]
+
 _REMEMBERED: Final = 10_000  # finished workitems whose delivery was lost before it was acknowledged
 
 
@@ -25,7 +27,7 @@ class Ledger:
         self._count = 0
         self._open: dict[int, Assignment] = {}
         self._by_id: dict[str, Assignment] = {}
-        self._finished: dict[str, None] = {}  # in the order they finished
+        self._finished: dict[str, _Content] = {}  # in the order they finished
 
     def __len__(self) -> int:
         return len(self._open)
@@ -39,17 +41,22 @@ class Ledger:
         self._open[assignment.number] = self._by_id[assignment.id] = assignment
         return assignment
 
-    def adopt(self, delivery: Delivery, workitem: str) -> bool:
+    def adopt(self, delivery: Delivery, properties: Properties) -> bool:
         """Give a delivery to the open assignment of the same workitem, if there is one that lost its own."""
-        known = self._by_id.get(workitem)
+        known = self._by_id.get(properties.message_id or "")
         if known is None or not delivery.redelivered or self._is_current(known.delivery):
+            return False
+        if _content(known.properties, known.body) != _content(properties, delivery.body):
             return False
         known.delivery = delivery
         return True
 
-    def has_finished(self, delivery: Delivery, workitem: str) -> bool:
+    def has_finished(self, delivery: Delivery, properties: Properties) -> bool:
         """Tell, once, whether a workitem that is delivered again was finished under its lost delivery."""
+        workitem = properties.message_id or ""
         if not delivery.redelivered or workitem not in self._finished:
+            return False
+        if self._finished[workitem] != _content(properties, delivery.body):
             return False
         del self._finished[workitem]
         return True
@@ -59,7 +66,7 @@ class Ledger:
         self.drop(assignment)
         if self._is_current(assignment.delivery):
             return True
-        self._finished[assignment.id] = None
+        self._finished[assignment.id] = _content(assignment.properties, assignment.body)
         if len(self._finished) > _REMEMBERED:
             del self._finished[next(iter(self._finished))]
         return False
@@ -69,3 +76,8 @@ class Ledger:
         self._open.pop(assignment.number, None)
         if self._by_id.get(assignment.id) is assignment:
             del self._by_id[assignment.id]
+
+
+def _content(properties: Properties, body: bytes) -> _Content:
+    """Tell workitems under one id apart; without the headers, where a quorum queue counts its deliveries."""
+    return properties.replace(header_table=None), len(body), hash(body)

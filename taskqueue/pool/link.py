@@ -1,6 +1,7 @@
 """The consumer's side of one worker: its socket, its output, and what it was given to do."""
 
 import contextlib
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class WorkerLink:
         self._output: OutputPump | None = OutputPump(files[1], output_rate, self._log_line)
         self._reader = FrameReader()
         self._unsent = bytearray()
+        self._left_unread = False
         self._is_watched = True
         self._is_telling = False
         self._on_ready, self._on_outcome = on_ready, on_outcome
@@ -55,11 +57,14 @@ class WorkerLink:
         loop.watch(self._socket, self._readable)
         loop.watch(self._output, self._output_readable)
 
-    def give(self, assignment: Assignment) -> None:
-        """Send a workitem to the worker; it performs one after the other."""
-        self.tasks.append(assignment)
+    def give(self, assignment: Assignment) -> bool:
+        """Send a workitem to the worker, which performs one after the other; False if it died before."""
         task = Task(assignment.number, assignment.attempt, assignment.properties.encode(), assignment.body)
-        self._send(task.encode())
+        if not self._send(task.encode()):
+            self.is_ready = False
+            return False
+        self.tasks.append(assignment)
+        return True
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: it cleans up and ends."""
@@ -76,25 +81,35 @@ class WorkerLink:
         self._close_output()
         self._socket.close()
 
+    @property
+    def had_begun(self) -> bool:
+        """Whether the worker, which is dead, had begun with the first of its tasks, as far as can be told."""
+        return bool(self.tasks) and not (self._left_unread and len(self.tasks) == 1)
+
     # --- the socket ---
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> bool:
         if not self._unsent:
-            data = data[self._send_now(data) :]
+            sent = self._send_now(data)
+            if sent is None:
+                return False
+            data = data[sent:]
         if data:
             self._unsent += data
             self._watch_again(self._writable)
+        return True
 
-    def _send_now(self, data: bytes | bytearray) -> int:
+    def _send_now(self, data: bytes | bytearray) -> int | None:
+        """Send what there is room for; None if the worker died: the supervisor will say how."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # it died; the supervisor will say how
-            return len(data)
+        except OSError:
+            return None
 
     def _writable(self) -> None:
-        del self._unsent[: self._send_now(self._unsent)]
+        del self._unsent[: self._send_now(self._unsent)]  # all of it, if nobody reads any more
         if not self._unsent:
             self._watch_again(None)
 
@@ -112,6 +127,8 @@ class WorkerLink:
             data = self._socket.recv(_CHUNK)
         except BlockingIOError:
             return False
+        except ConnectionResetError:  # the kernel's word for a peer that left something unread
+            self._left_unread, data = True, b""
         except OSError:
             data = b""
         if not data:
@@ -175,4 +192,12 @@ class WorkerLink:
             self._output = None
 
     def _log_line(self, line: str) -> None:
-        self._log.info("%s", line, workitem=self.tasks[0].id if self.tasks else None)
+        level, text = _level(line)
+        self._log.log(level, "| %s", text, workitem=self.tasks[0].id if self.tasks else None)
+
+
+def _level(line: str) -> tuple[int, str]:
+    """Return the level of a line that a worker's logging has written, and its text; INFO for all others."""
+    name, mark, text = line.partition(": ")
+    level = logging.getLevelNamesMapping().get(name) if mark else None
+    return (level, text) if level else (logging.INFO, line)

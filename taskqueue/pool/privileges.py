@@ -30,6 +30,10 @@ def become(name: str) -> None:
     except OSError as error:
         raise PrivilegeError(f"cannot become user {name!r}: {error.strerror}") from None
     _verify(user, groups)
+
+
+def check_installation(name: str) -> None:
+    """Raise PrivilegeError where the user, whom we have become, cannot read taskqueue's own code."""
     if not os.access(__file__, os.R_OK):
         raise PrivilegeError(f"user {name!r} cannot read {__file__}: install taskqueue where everybody can")
 

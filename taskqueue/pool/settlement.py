@@ -12,8 +12,7 @@ from taskqueue.broker.topology import (
     DIRECT_REPLY,
     FAILED,
     REJECTED,
-    Declaration,
-    Queue,
+    Provider,
     is_ours,
     is_text,
     worker_queue,
@@ -25,7 +24,9 @@ from taskqueue.pool.frames import Outcome
 from taskqueue.properties import Properties
 from taskqueue.results import FAILED as STATUS_FAILED
 from taskqueue.results import SUCCEEDED, Failure, Run
+from taskqueue.workitem import Workitem
 
+_LARGEST_QUOTED: Final = 4 * 1024 * 1024  # bytes of a body; decoded JSON takes up to 30 times as much memory
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 
 
@@ -43,7 +44,7 @@ class Settlement:
     ) -> None:
         """Publish for one group; `on_settled` hears of each assignment whose delivery may be acknowledged."""
         self._loop = loop
-        self._session = session
+        self._provider = Provider(loop, session)
         self._publisher = publisher
         self._group = group
         self._on_settled = on_settled
@@ -64,7 +65,7 @@ class Settlement:
 
     def fail(self, assignment: Assignment, run: Run, failure: Failure) -> None:
         """Report a failure that no worker could describe, and keep the workitem."""
-        body = results.encode_failure(failure, run.workitem)
+        body = results.encode_failure(failure, _quotable(run))
         reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
         self._begin(assignment, [*reports, self._kept(assignment, run, str(failure))])
 
@@ -166,10 +167,8 @@ class Settlement:
             publication.queue = key
             self._publisher.publish(publication)
             return
-        Declaration(
-            self._loop,
-            self._session,
-            Queue(publication.queue),
+        self._provider.provide(
+            publication.queue,
             done=lambda: self._publisher.publish(publication),
             failed=lambda reason: self._provide_later(publication, reason),
         )
@@ -198,9 +197,14 @@ class Settlement:
         run = assignment.run("", 0, 0)
         failure = Failure("ResultRefused", f"the broker refuses the result: {reason}")
         properties = results.result(run, STATUS_FAILED, words.JSON, self._group.results_expire)
-        body = results.encode_failure(failure, run.workitem if not assignment.refusals else None)
+        body = results.encode_failure(failure, _quotable(run) if not assignment.refusals else None)
         assignment.refusals += 1
         report = self._to(assignment, queue, properties, body)
         if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
             return [report]
         return [report, self._kept(assignment, run, str(failure))]
+
+
+def _quotable(run: Run) -> Workitem | None:
+    """Return the workitem that a failure shall quote; None if decoding it here would take too long."""
+    return run.workitem if len(run.workitem.body) <= _LARGEST_QUOTED else None

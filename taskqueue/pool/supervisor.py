@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
-from taskqueue.errors import ConfigError, ExitStatus
+from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import Keeper
 from taskqueue.pool.group import Blueprint, Group, Surroundings
 
@@ -30,7 +30,7 @@ class Plan:
 def read_plan(path: str | None) -> Plan:
     """Read the configuration in a child, so that no password ever is in this process's memory.
 
-    Raises ConfigError with all faults.
+    Raises ConfigError with all faults, and TaskqueueError if the child could not do it.
     """
     reader, writer = os.pipe()
 
@@ -42,11 +42,17 @@ def read_plan(path: str | None) -> Plan:
                 pickle.dump([str(fault) for fault in error.faults], pipe)
         return ExitStatus.OK
 
-    pid = processes.fork(read)
-    os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
+        try:
+            pid = processes.fork(read)
+        except OSError as error:
+            raise TaskqueueError(f"no process to read the configuration: {error.strerror}") from None
+        finally:
+            os.close(writer)
         answer = pipe.read()
-    os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise TaskqueueError("whoever read the configuration died of it")
     plan = pickle.loads(answer)  # noqa: S301 -- our own child wrote it
     if not isinstance(plan, Plan):
         raise ConfigError(plan)
@@ -89,7 +95,7 @@ class Supervisor(Keeper):
             read_amqp: returns the broker's address; only ever called in a consumer.
         """
         self.plan = read_plan(path)
-        super().__init__("supervisor", self.plan.pool.stop_timeout)
+        super().__init__("workerpool", self.plan.pool.stop_timeout)
         self._path = path
         self._amqp_fd = amqp_fd
         self._read_amqp = read_amqp
@@ -106,31 +112,44 @@ class Supervisor(Keeper):
         except ConfigError as error:
             self.log.error("not reloaded, the configuration has faults: %s", error)
             return
-        self.log.info("reloading")
+        except TaskqueueError as error:
+            self.log.error("not reloaded: %s", error)
+            return
         self.stop_timeout = self.plan.pool.stop_timeout
         self._plan_groups()
         super().reload()
+        self.log.info("reloaded: %s", self.summary())
 
     def summary(self) -> str:
         """Count the workers and groups."""
         count = sum(len(group.workers) for group in self._groups)
-        return f"{count} workers in {len(self._groups)} groups"
+        return f"{_number(count, 'worker')} in {_number(len(self._groups), 'group')}"
 
     def _plan_groups(self) -> None:
         """Leave running what is wanted as it is; let go what is not; make what is missing."""
+        around = self._surroundings()
         for warning in self.plan.warnings:
             self.log.warning("%s", warning)
         if not self.plan.blueprints:
             self.log.warning("no plugin is installed under %s: there is nothing to do", plugins.WORKERS)
         for group in self._groups:
             if group.blueprint not in self.plan.blueprints:
-                self.log.info("group %s is not wanted as it was: it finishes and leaves", group.name)
+                self.log.info("group %s is changed or gone: what runs of it finishes and leaves", group.name)
                 group.quiet()
         self._groups = [group for group in self._groups if not group.is_leaving]
         running = [group.blueprint for group in self._groups]
-        around = Surroundings(
-            self.plan.pool, self.plan.logging, self._read_amqp, self._amqp_fd, as_root=os.geteuid() == 0
-        )
+        for group in self._groups:
+            group.surround(around)
         made = [Group(blueprint, around) for blueprint in self.plan.blueprints if blueprint not in running]
         self._groups += made
         self.members += made
+
+    def _surroundings(self) -> Surroundings:
+        logging = self.log_as(self.plan.logging, self.plan.pool.user)
+        return Surroundings(
+            self.plan.pool, logging, self._read_amqp, self._amqp_fd, as_root=os.geteuid() == 0
+        )
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

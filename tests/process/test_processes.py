@@ -64,10 +64,10 @@ def test_what_is_buffered_before_a_fork_is_printed_once(forked):
     assert child.output() == "before\n"
 
 
-def test_a_child_leads_a_group_of_its_own_as_soon_as_fork_returns():
+def test_a_child_leads_a_session_of_its_own():
     pid = processes.fork(sleep)
     try:
-        assert os.getpgid(pid) == pid != os.getpgid(0)
+        wait_until(lambda: os.getsid(pid) == os.getpgid(pid) == pid)
     finally:
         processes.kill_group(pid)
         assert end_of(pid) == -signal.SIGKILL

@@ -11,7 +11,7 @@ from taskqueue import processes
 from taskqueue.daemon import Signals
 
 
-def reload(pool, line="reloading"):
+def reload(pool, line="reloaded"):
     times = pool.output().count(line)
     pool.signal(signal.SIGHUP)
     pool.wait_for(line, times=times + 1)

@@ -110,6 +110,26 @@ def test_a_user_in_a_pool_that_is_not_roots_is_a_fault(site):
 
 
 @as_root
+def test_a_file_that_the_daemons_could_not_read_is_warned_of(site):
+    site.configure("[good]\nworkers: 1")
+    password = site.directory / "password"
+    password.write_text("secret\n")
+    password.chmod(0o600)
+    site.config.write_text(f"[amqp]\nhost: localhost\npasswd_file: {password}\n")
+    command = ("config", "-c", str(site.config))
+    done = site.run(*command)
+    assert done.returncode == 0
+    [warning] = done.stderr.splitlines()
+    assert warning.startswith("warning: the daemons run as user 'taskqueue': ")
+    assert f"'{password}': Permission denied; to mend it: chgrp taskqueue and chmod g+r" in warning
+    shutil.chown(password, group="taskqueue")
+    password.chmod(0o640)
+    assert site.run(*command).stderr == ""
+    site.config.chmod(0o600)
+    assert f"{site.config}: expected a readable file, found Permission denied" in site.run(*command).stderr
+
+
+@as_root
 def test_an_ordinary_users_daemons_are_that_users(site, work, daemon):
     site.configure("[whoami]\nworkers: 1")
     site.config.chmod(0o644)

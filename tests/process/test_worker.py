@@ -170,7 +170,8 @@ def test_a_worker_sees_its_environment_without_the_brokers_address_and_is_at_the
 def test_a_plugin_that_cannot_be_set_up_ends_its_worker_with_a_line_and_a_status(start, plugin, complaint):
     line = start(plugin)
     assert line.child.wait() == ExitStatus.PLUGIN
-    assert line.child.output() == f"cannot start: {complaint}\n"
+    assert line.child.output().startswith(f"ERROR: cannot start: {complaint}\n")
+    assert ("Traceback" in line.child.output()) == (plugin is not NotAWorker)
     assert line.connection.recv(100) == b""
 
 
@@ -183,7 +184,7 @@ def test_an_entry_point_that_cannot_be_called_ends_the_worker(start):
 def test_a_user_who_does_not_exist_ends_the_worker(start):
     line = start(Echo, user="no-such-user")
     assert line.child.wait() == ExitStatus.PRIVILEGES
-    assert line.child.output() == "cannot start: there is no Unix user 'no-such-user'\n"
+    assert line.child.output() == "ERROR: cannot start: there is no Unix user 'no-such-user'\n"
 
 
 def test_a_teardown_that_raises_is_no_clean_end(ready):
@@ -233,7 +234,7 @@ def test_what_a_handler_prints_and_logs_is_there_before_its_outcome(ready):
     line = ready(Speaking)
     line.perform("this")
     assert "printed" in line.child.output()
-    assert f"INFO {__name__}: logged this\n" in line.child.output()
+    assert "INFO: logged this\n" in line.child.output()
 
 
 # --- failures ---

@@ -91,7 +91,8 @@ def test_whoever_cannot_start_is_tried_again_at_once_and_then_ever_later(site, w
     pool = site.pool("[unready]\nworkers: 1", ready="ready:")
     pool.wait_for("the next one starts in 1 s")
     delays = re.findall(
-        r"its plugin cannot be loaded \(exit status 65\); the next one starts (.*) \[", pool.output()
+        r"its plugin cannot be loaded or set up \(exit status 65\); the next one starts (.*) \[",
+        pool.output(),
     )
     assert delays[:4] == ["now", "in 0.25 s", "in 0.5 s", "in 1 s"]
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 from support.configs import SECRET
-from support.processes import cli
-from support.waiting import wait_until
 
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
@@ -63,17 +61,3 @@ def test_the_environment_that_is_passed_on_has_no_address(monkeypatch):
     passed = options.environment()
     assert "TASKQUEUE_AMQP" not in passed
     assert passed["OTHER"] == "x"
-
-
-def test_a_daemons_arguments_and_environment_do_not_show_the_password(daemon, write):
-    url = f"amqp://joe:{SECRET}@127.0.0.1:1/"
-    command = cli("dispatcher", "-f", "-c", write("", mode=0o644), "--amqp", url)
-    running = daemon(command, env={"TASKQUEUE_AMQP": url})
-    running.wait_for("trying again")
-    processes = wait_until(running.processes)
-    assert len(processes) >= 2
-    for pid in processes:
-        for name in ("cmdline", "environ"):
-            assert SECRET.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
-    assert SECRET not in running.output()
-    assert running.stop() == 0
