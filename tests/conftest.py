@@ -73,7 +73,7 @@ def vhost(broker: Node) -> Iterator[str]:
 @pytest.fixture
 def amqp_url(broker: Node, vhost: str) -> str:
     """The AMQP URL of this test's virtual host."""
-    return broker.url + vhost
+    return broker.url_of(vhost)
 
 
 @pytest.fixture

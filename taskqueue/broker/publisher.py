@@ -13,6 +13,7 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import DIRECT_REPLY
 from taskqueue.broker.wire import RawProperties
+from taskqueue.properties import Properties
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0
@@ -170,15 +171,19 @@ class Publisher(Part):
 
     def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         """Mark the message that came back; its confirm follows. A return has no tag: equals are equal."""
-        for publication in self._window.values():
-            if (
-                not publication.returned
-                and publication.queue == method.routing_key
-                and publication.properties == properties.raw
-                and publication.body == body
-            ):
-                publication.returned = True
-                return
+        sent = [
+            publication
+            for publication in self._window.values()
+            if not publication.returned and publication.queue == method.routing_key
+        ]
+        same = [each for each in sent if each.properties == properties.raw and each.body == body]
+        if not same:  # the broker has put a token into a reply_to that asks for a direct reply
+            plain = _without_reply(properties.raw)
+            same = [each for each in sent if each.body == body and _without_reply(each.properties) == plain]
+        if same:
+            same[0].returned = True
+        else:
+            self._log.error("a message for %s came back that was not sent so", method.routing_key)
 
     def _settle_alone(self, publication: Publication, fate: Fate, reason: str) -> None:
         publication.settled(publication, fate, reason)
@@ -244,3 +249,7 @@ class Publisher(Part):
     def _reopen(self) -> None:
         if self._session.is_up and self._channel is None:
             self._session.channel(self._channel_open)
+
+
+def _without_reply(properties: bytes) -> Properties:
+    return Properties.decode(properties).replace(reply_to=None)

@@ -29,7 +29,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskqueue")
 def taskqueue() -> None:
-    r"""A task queue on RabbitMQ: dispatchers, worker pools, plugins.
+    """A task queue on RabbitMQ: dispatchers, worker pools, plugins.
 
     \b
     Try it on this machine, with a broker of your own:
@@ -38,7 +38,7 @@ def taskqueue() -> None:
 
     The broker's address is taken from --amqp, else from the environment variable TASKQUEUE_AMQP, else
     from the configuration file, else a private broker that `taskqueue up` has started is used.
-    """
+    """  # noqa: D301 -- that backspace is click's sign for lines to be left as they are
 
 
 def main() -> None:

@@ -1,37 +1,110 @@
 """`taskqueue config`."""
 
 import os
+import pwd
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import click
 
 from taskqueue import config as configuration
 from taskqueue import plugins as installed_plugins
+from taskqueue import processes
 from taskqueue.cli import options, tables
 from taskqueue.config import GroupSettings, Settings, effective
+from taskqueue.config.checks import printable
+from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
+from taskqueue.plugins import Plugin
+from taskqueue.pool import privileges
+
+_GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "depth", "max_crashes", "output_rate")
+_RESULT_COLUMNS: Final = ("group", "results_routing_key", "report_results", "results_expire", "own settings")
 
 
-@click.command()
+@click.command(short_help="Check the configuration and show what is in force.")
 @options.config_option
 @tables.format_option
 def config(path: str | None, style: str) -> None:
     """Check the configuration; print what is in force: settings, groups and plugins.
 
+    For root, also check that the daemons' user can read the files. With faults, JSON has the lists
+    "faults" and "warnings".
+
     Exit status: 0 if nothing is wrong, 78 after a list of all faults.
     """
     found = installed_plugins.installed()
-    settings = configuration.load(path, [plugin.name for plugin in found], as_root=os.geteuid() == 0)
+    try:
+        settings = configuration.load(path, [plugin.name for plugin in found], as_root=os.geteuid() == 0)
+    except ConfigError as error:
+        if style == "json":
+            faults = [str(fault) for fault in error.faults]
+            tables.show_json({"faults": faults, "warnings": list(error.warnings)})
+            sys.exit(error.status)
+        _show_warnings(error.warnings)
+        raise
+    if os.geteuid() == 0:
+        settings = replace(settings, warnings=(*settings.warnings, *_unreadable(settings)))
     if style == "json":
         tables.show_json(effective(settings) | {"plugins": [plugin.name for plugin in found]})
-        return
-    click.echo(f"Configuration: {path or 'defaults; there is no file'}")
-    for warning in settings.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    _show_sections(settings)
-    _show_groups(settings)
+    else:
+        _show(settings, found)
 
 
-def _show_sections(settings: Settings) -> None:
+def _unreadable(settings: Settings) -> list[str]:
+    """Return warnings of what the user whom root's daemons become could not read.
+
+    A child becomes that user and reads the configuration, and the files that it names, as they would.
+    """
+    user = settings.workerpool.user
+    reader, writer = os.pipe()
+
+    def read() -> int:
+        with os.fdopen(writer, "w") as pipe:
+            try:
+                privileges.become(user)
+                configuration.load(settings.path, (), as_root=False)
+            except PrivilegeError as error:
+                pipe.write(f"the daemons cannot run as user '{user}': {error}\n")
+            except ConfigError as error:
+                mend = f"to mend it: chgrp {user} and chmod g+r that file, chmod o+x its folders"
+                pipe.writelines(
+                    f"the daemons run as user '{user}': {fault}; {mend}\n" for fault in error.faults
+                )
+        return ExitStatus.OK
+
+    pid = processes.fork(read)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        lines = pipe.read().splitlines()
+    os.waitpid(pid, 0)
+    return lines
+
+
+def _show(settings: Settings, found: Sequence[Plugin]) -> None:
+    click.echo(f"Configuration: {settings.path or 'defaults; there is no file'}")
+    _show_warnings(settings.warnings)
     plain = effective(settings)
+    _show_sections(plain)
+    if not found:
+        click.echo("No groups: no plugin is installed.")
+        return
+    _show_groups(settings, plain["groups"])
+    _show_table("Plugins", tables.PLUGIN_COLUMNS, [tables.plugin_row(plugin) for plugin in found])
+
+
+def _show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    click.echo()
+    tables.show_table(title, columns, rows)
+
+
+def _show_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _show_sections(plain: Mapping[str, Any]) -> None:
     rows = [
         (f"[{section}]", option, _written(value))
         for section in ("amqp", "dispatcher", "workerpool", "logging")
@@ -39,21 +112,41 @@ def _show_sections(settings: Settings) -> None:
             plain[section] or {"url": "none: a private broker, see `taskqueue up --help`"}
         ).items()
     ]
-    tables.show_table("Settings", ("section", "option", "value"), rows)
+    _show_table("Settings", ("section", "option", "value"), rows)
 
 
-def _show_groups(settings: Settings) -> None:
-    if not settings.groups:
-        click.echo("No groups: no plugin is installed.")
-        return
-    rows = [_group_row(group) for group in settings.groups]
-    tables.show_table("Groups", ("group", "worker type", "workers", "user", "results", "own settings"), rows)
+def _show_groups(settings: Settings, plain: Sequence[Mapping[str, Any]]) -> None:
+    """Show the groups, in two tables as one would be wider than a terminal."""
+    users = [_user(group, settings) for group in settings.groups]
+    rows = [
+        [group["name"], group["worker_type"], group["workers"], user]
+        + [group[option] for option in _GROUP_COLUMNS[4:]]
+        for group, user in zip(plain, users, strict=True)
+    ]
+    _show_table("Groups", _GROUP_COLUMNS, rows)
+    rows = [
+        [
+            group["name"],
+            *(_written(group[option]) for option in _RESULT_COLUMNS[1:4]),
+            _own(group["settings"]),
+        ]
+        for group in plain
+    ]
+    _show_table("Results and own settings of the groups", _RESULT_COLUMNS, rows)
 
 
-def _group_row(group: GroupSettings) -> tuple[object, ...]:
-    names = ", ".join(name for name, _ in group.settings)
-    results = group.results_routing_key if group.report_results else "not reported"
-    return group.name, group.worker_type, group.workers, group.user or "default", results, names
+def _user(group: GroupSettings, settings: Settings) -> str:
+    """Return who a group's workers run as, if whoever asks starts the pool."""
+    if os.geteuid() == 0:
+        return group.user or settings.workerpool.worker_user
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # as in a container
+        return str(os.geteuid())
+
+
+def _own(settings: Mapping[str, str]) -> str:
+    return ", ".join(printable(f"{name}={value}") for name, value in settings.items())
 
 
 def _written(value: object) -> object:
@@ -63,6 +156,8 @@ def _written(value: object) -> object:
             return ""
         case bool():
             return "yes" if value else "no"
+        case float() if value.is_integer():
+            return int(value)
         case list():
             return ", ".join(value)
     return value

@@ -1,8 +1,9 @@
 """`taskqueue submit`."""
 
+import base64
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -10,7 +11,10 @@ from taskqueue import submission
 from taskqueue.cli import options
 from taskqueue.errors import ExitStatus, Unroutable
 from taskqueue.submission import Result, Submission
-from taskqueue.workitem import JSON, TEXT, checked_type, media_type, new_id
+from taskqueue.workitem import BINARY, JSON, TEXT, checked_type, media_type, new_id
+
+#: Failures of workitems that the plugin did not have a part in: no traceback leads to its code.
+_NOT_THE_PLUGINS: Final = ("WorkitemUnreadable", "ResultUnwritable")
 
 
 def _checked(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -20,18 +24,25 @@ def _checked(_context: click.Context, _parameter: click.Parameter, value: str) -
         raise click.BadParameter(str(error)) from None
 
 
-@click.command()
+@click.command(short_help="Submit a workitem; print its id, or its result.")
 @click.argument("worker_type", metavar="TYPE", callback=_checked)
 @click.argument("body", default="-")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait at most.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: how long at most."
+)
 @click.option(
     "--content-type",
     metavar="T",
-    help="The body's media type; default application/json if it is JSON, else text/plain.",
+    help="The body's media type; by default application/json if it is JSON, text/plain if it is UTF-8, "
+    "else application/octet-stream.",
 )
 @click.option(
-    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="How to print the result."
+    "--format",
+    "style",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How to print: the result alone, or JSON with id, status and result (result_base64 if it is bytes).",
 )
 @options.config_option
 @options.amqp_option
@@ -53,10 +64,14 @@ def submit(
     Exit status: 0 submitted, or with --wait succeeded; 1 failed; 69 the broker cannot be reached;
     75 no result in time; 77 the broker refuses; 78 the configuration has faults.
     """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is for --wait.")
     data = sys.stdin.buffer.read() if body == "-" else body.encode("utf-8", "surrogateescape")
     workitem = Submission(new_id(), worker_type, data, content_type or _guess(data))
     results: list[Result] = []
     address = options.find_address(amqp, path)
+    if wait and sys.stderr.isatty():
+        click.echo(f"submitting {workitem.id}; waiting for its result", err=True)
     submission.submit(address, [workitem], on_result=results.append if wait else None, timeout=timeout)
     if not wait:
         click.echo(json.dumps({"id": workitem.id}) if style == "json" else workitem.id)
@@ -67,6 +82,10 @@ def submit(
 
 def _guess(data: bytes) -> str:
     try:
+        data.decode()
+    except UnicodeDecodeError:
+        return BINARY
+    try:
         json.loads(data)
     except (ValueError, RecursionError):
         return TEXT
@@ -74,24 +93,37 @@ def _guess(data: bytes) -> str:
 
 
 def _show(result: Result, style: str) -> None:
-    value = _readable(result)
+    value = _value(result)
     if style == "json":
-        status = "succeeded" if result.succeeded else "failed"
-        click.echo(json.dumps({"id": result.id, "status": status, "result": value}))
+        click.echo(json.dumps(_described(result, value)))
     elif not result.succeeded and isinstance(value, dict) and isinstance(value.get("error"), dict):
-        error = value["error"]
-        click.echo(error.get("traceback") or f"{error.get('type')}: {error.get('message')}", err=True)
+        click.echo(_complaint(value["error"]), err=True)
+    elif isinstance(value, bytes):
+        sys.stdout.buffer.write(value)
     elif isinstance(value, str):
         click.echo(value)
-    elif value is None and media_type(result.content_type) != JSON:
-        sys.stdout.buffer.write(result.body)
     else:
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _readable(result: Result) -> Any:
-    """Return a result's value; None for one that is not text."""
+def _value(result: Result) -> Any:
+    """Return what a result's body is: what JSON gives, a string for text, else bytes."""
     kind = media_type(result.content_type)
     if kind == JSON:
         return json.loads(result.body)
-    return result.body.decode("utf-8", "replace") if kind.startswith("text/") else None
+    return result.body.decode("utf-8", "replace") if kind.startswith("text/") else result.body
+
+
+def _described(result: Result, value: Any) -> dict[str, Any]:
+    """Return a result as --format json prints it; JSON itself has no bytes."""
+    plain = {"id": result.id, "status": "succeeded" if result.succeeded else "failed"}
+    if isinstance(value, bytes):
+        return plain | {"result_base64": base64.b64encode(value).decode()}
+    return plain | {"result": value}
+
+
+def _complaint(error: dict[str, Any]) -> str:
+    """Return a failure for people: the traceback where that leads to the plugin's code."""
+    if error.get("traceback") and error.get("type") not in _NOT_THE_PLUGINS:
+        return str(error["traceback"]).rstrip("\n")
+    return f"{error.get('type')}: {error.get('message')}"

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from taskqueue.plugins import Plugin
+
+PLUGIN_COLUMNS: Final = ("worker type", "distribution", "entry point")
 
 format_option = click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="A table, or JSON."
@@ -17,6 +21,11 @@ format_option = click.option(
 def show_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))
+
+
+def plugin_row(plugin: Plugin) -> tuple[str, ...]:
+    """Return what PLUGIN_COLUMNS name."""
+    return plugin.name, f"{plugin.distribution} {plugin.version}", plugin.target
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -29,4 +38,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    lines = captured.get().rstrip("\n").split("\n")
+    click.echo("\n".join(line.rstrip() for line in lines))  # rich fills them up with blanks

@@ -42,7 +42,7 @@ class House(Keeper):
             self._broker.start()
 
 
-@click.command()
+@click.command(short_help="Run everything on this machine, broker included.")
 @options.config_option
 @options.amqp_option
 @click.option("--amqp-fd", type=int, hidden=True)
@@ -60,6 +60,10 @@ def up(path: str | None, amqp: str | None, amqp_fd: int | None) -> None:
     if address is not None:
         sys.exit(House(path, address, None).run(foreground()))
     with PrivateBroker() as broker:
-        click.echo(f"a private broker runs on 127.0.0.1:{broker.port}", err=True)
+        click.echo(
+            f"a private broker runs on 127.0.0.1:{broker.port}; "
+            f"its address with password is in {broker.address_file}",
+            err=True,
+        )
         status = House(path, AmqpSettings.from_url(broker.url), broker).run(foreground())
     sys.exit(status)

@@ -19,6 +19,9 @@ _LINE_LIMIT: Final = 4096
 #: What names of secrets look like.
 SECRET_NAME: Final = re.compile("passw|secret|token|api_?key|credential", re.IGNORECASE)
 
+#: What the names of taskqueue's own queues begin with (broker/topology.py, which needs an AMQP client).
+_OURS: Final = ("taskqueue", "worker_")
+
 _YES_NO: Final = {
     **dict.fromkeys(("yes", "true", "on", "1"), True),
     **dict.fromkeys(("no", "false", "off", "0"), False),
@@ -101,6 +104,13 @@ def text(value: str, most: str = "") -> str:
     if not value or not value.isprintable() or len(value.encode()) > int(most or len(value.encode())):
         refuse(f"a text of at most {most} bytes" if most else "a text of one line", value)
     return value
+
+
+def results_queue(value: str) -> str:
+    """Take the name of a queue that is not taskqueue's own: a result there would be taken for a workitem."""
+    if value.startswith(_OURS):
+        refuse("a queue whose name begins with neither taskqueue nor worker_", value)
+    return text(value, "255")
 
 
 def secret(value: str) -> str:
@@ -194,9 +204,9 @@ def _first_line(path: str, expected: str) -> bytes:
         raise Refused(
             expected, "what does not begin with / or holds unprintable characters" if path else "nothing"
         )
-    if Path(path).exists() and not Path(path).is_file():  # nor shall a pipe keep us waiting
-        raise Refused(expected, f"'{path}', which is no file")
     try:
+        if Path(path).exists() and not Path(path).is_file():  # nor shall a pipe keep us waiting
+            raise Refused(expected, f"'{path}', which is no file")
         with Path(path).open("rb") as file:
             return file.readline(_LINE_LIMIT)
     except OSError as error:

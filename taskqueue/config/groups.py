@@ -113,6 +113,18 @@ def oddities(sections: Sections, subgroups: Subgroups, plugin_names: Collection[
             yield f"plugin '{name}': [{name}] is no worker's section, so that it runs with [DEFAULT] only"
 
 
+def near_misses(sections: Sections, subgroups: Subgroups, plugin_names: Collection[str]) -> Iterator[str]:
+    """Yield which options are nearly, but not, called like one of taskqueue's own: plugins get them."""
+    known = specification()[GROUP]
+    for section, given in sections.items():
+        if section not in plugin_names and section != DEFAULT and section not in _subsections(subgroups):
+            continue
+        for name in given:
+            near = nearest(name, known, 0.8) if name not in known else None
+            if near:
+                yield f"section [{section}]: option '{name}' is passed to the plugin; is {near} meant?"
+
+
 def _subsections(subgroups: Subgroups) -> set[str]:
     return {section for sections in subgroups.values() for section in sections}
 

@@ -29,7 +29,7 @@ def load(
         unix_users: where to look users up; those of this machine if None.
 
     Raises:
-        ConfigError: the file has faults; the error has all of them.
+        ConfigError: the file has faults; the error has all of them, and the warnings.
     """
     sections, is_public, faults = inifile.read(path) if path is not None else ({}, False, [])
     complaints: list[Complaint] = []
@@ -43,10 +43,12 @@ def load(
     complaints += users.complaints(sources, pool, unix_users or users.UnixUsers(), as_root=as_root)
     # what is wrong in [DEFAULT] would otherwise be said once for every group that inherits it
     faults += [Fault(path, *complaint) for complaint in dict.fromkeys(complaints)]
-    if faults:
-        raise ConfigError(faults)
     warnings += groups.oddities(workers, subgroups, names)
+    warnings += groups.near_misses(workers, subgroups, names)
     warnings += _amqp_oddities(sections.get("amqp", {}), is_public=is_public)
+    warnings = [printable(warning) for warning in warnings]
+    if faults:
+        raise ConfigError(faults, warnings)
     return Settings(
         path=path,
         amqp=amqp_settings(fixed["amqp"]),
@@ -54,7 +56,7 @@ def load(
         workerpool=pool,
         logging=LoggingSettings(**fixed["logging"]),
         groups=tuple(sources),
-        warnings=tuple(map(printable, warnings)),
+        warnings=tuple(warnings),
     )
 
 

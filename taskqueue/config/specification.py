@@ -29,6 +29,7 @@ CHECKS: Final = {
     "file": checks.readable_file,
     "hosts": read_hosts,
     "password_file": checks.password_file,
+    "results_queue": checks.results_queue,
     "seconds": checks.seconds,
     "secret": checks.secret,
     "text": checks.text,
@@ -68,10 +69,13 @@ def checked(kind: str, given: Mapping[str, str]) -> tuple[dict[str, Any], dict[s
     return _validated(kind, accepted)[0], refused
 
 
-def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str | None:
-    """Return the known name that a misspelt one most likely means; None if none is near."""
+def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], cutoff: float = 0.75) -> str | None:
+    """Return the known name that a misspelt one most likely means; None if none is near.
+
+    cutoff -- how near it must be: 0 for anything, 1 for the same (difflib.get_close_matches)
+    """
     by_folded = {other.casefold(): other for other in known}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.75)
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=cutoff)
     return by_folded[found[0]] if found else None
 
 

@@ -75,5 +75,6 @@ def _pool_complaints(
     for option, name in needed.items():
         if users.uid(name) == 0:
             yield Complaint("workerpool", option, _UNPRIVILEGED, f"'{name}'")
-    if needed.get("worker_user") == pool.user:
+    is_same = pool.worker_user == pool.user or users.uid(pool.worker_user) == users.uid(pool.user) is not None
+    if "worker_user" in needed and is_same:
         yield Complaint("workerpool", "worker_user", _NOT_THE_CONSUMERS, f"'{pool.user}'")

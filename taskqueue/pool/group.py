@@ -1,8 +1,10 @@
 """A group as the supervisor keeps it: one consumer, its workers, and what is wanted of them."""
 
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -47,6 +49,7 @@ class Group:
         self.state = ""  # in the consumer's words; empty until it has tried the broker
         self.failure = ""  # why the consumer cannot work
         self.is_leaving = False
+        self._kill_at = math.inf  # monotonic; when workers whose consumer has left must be gone
         self.control: socket.socket | None = None
         self._surroundings = surroundings
         name = blueprint.settings.name
@@ -76,6 +79,8 @@ class Group:
     def converge(self) -> None:
         """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
         if self.is_leaving:
+            if time.monotonic() >= self._kill_at:
+                self.kill()
             return
         if self.consumer.is_due and not any(slot.pid for slot in self.workers):
             start(self._log, self.consumer, self._start_consumer)
@@ -85,8 +90,10 @@ class Group:
                     start(self._log, slot, partial(self._start_worker, slot))
 
     def due(self) -> Iterator[float]:
-        """Yield when (monotonic) each empty slot may be filled."""
-        if not self.is_leaving:
+        """Yield when (monotonic) each empty slot may be filled, or who is left is to be killed."""
+        if self.is_leaving:
+            yield self._kill_at
+        else:
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
 
@@ -108,7 +115,7 @@ class Group:
 
     def kill(self) -> None:
         """End every process now. What was not acknowledged, the broker delivers elsewhere."""
-        self.is_leaving = True
+        self.is_leaving, self._kill_at = True, math.inf
         for pid in self.pids:
             processes.kill_group(pid)
 
@@ -157,6 +164,8 @@ class Group:
             report(self._log, "consumer", end, None if self.is_leaving else delay)
             for slot in orphans:
                 processes.kill_group(slot.pid)
+        else:  # they have nothing to do any more, but may hang in `setup` or `teardown`
+            self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
         processes.kill_rest(end.pid)  # what it may have started and left behind

@@ -38,7 +38,7 @@ def new_ground(
         session_broker.start()
         session_broker.add_vhost(name)
         directory = open_directory(readable / name)
-        with Ground(session_broker.url + name, directory, python, environment) as ground:
+        with Ground(session_broker.url_of(name), directory, python, environment) as ground:
             yield ground
         session_broker.start()
         session_broker.delete_vhost(name)

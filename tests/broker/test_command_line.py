@@ -1,6 +1,9 @@
 """`taskqueue submit` and `taskqueue up` against the broker."""
 
+import base64
 import json
+import os
+import pty
 import re
 import socket
 import subprocess
@@ -12,6 +15,7 @@ import pytest
 from support.ground import Ground
 from support.node import Node
 from support.processes import Daemon, run_cli
+from support.waiting import wait_until
 
 ID = re.compile(r"[0-9a-f]{32}\n")
 CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 1\n[evaluate]\nworkers: 1\n[tell]\nworkers: 1\n"
@@ -52,6 +56,12 @@ def test_submit_declares_a_missing_queue_so_that_foreign_declarations_agree(grou
     assert ground.foreign.depth("taskqueue") == 1
 
 
+def test_what_is_submitted_with_a_wait_before_the_queue_exists_is_not_lost(ground: Ground) -> None:
+    # The broker returns it with another reply_to than it was sent with.
+    assert submit(ground, "thing", "1", "--wait", "--timeout", "1").returncode == 75
+    assert ground.foreign.depth("taskqueue") == 1
+
+
 def test_submit_prints_the_id_as_json(ground: Ground) -> None:
     done = submit(ground, "thing", "1", "--format", "json")
     assert json.loads(done.stdout) == {"id": ground.foreign.get("taskqueue").properties["message_id"]}
@@ -79,7 +89,9 @@ def test_the_body_is_read_from_standard_input(ground: Ground, arguments: list[st
 def test_bytes_on_standard_input_arrive_as_they_are(ground: Ground) -> None:
     command = [sys.executable, "-m", "taskqueue", "submit", "thing", "-", "--amqp", ground.url]
     subprocess.run(command, input=b"\xff\x00\n", check=True, capture_output=True)
-    assert ground.foreign.get("taskqueue").body == b"\xff\x00\n"
+    queued = ground.foreign.get("taskqueue")
+    assert queued.body == b"\xff\x00\n"
+    assert queued.properties["content_type"] == "application/octet-stream"
 
 
 @pytest.mark.usefixtures("daemons")
@@ -94,6 +106,11 @@ class TestWaiting:
     def test_bytes_are_written_as_they_are(self, shared: Ground) -> None:
         assert waited(shared, "evaluate", "b'ab\\x00'") == "ab\0"
 
+    def test_bytes_are_base64_in_json(self, shared: Ground) -> None:
+        said = json.loads(waited(shared, "evaluate", "b'ab\\x00'", "--format", "json"))
+        assert said.keys() == {"id", "status", "result_base64"}
+        assert base64.b64decode(said["result_base64"]) == b"ab\0"
+
     def test_with_json_the_result_comes_with_its_id(self, shared: Ground) -> None:
         said = json.loads(waited(shared, "tell", "1", "--format", "json"))
         assert (said["status"], said["result"]["body"]) == ("succeeded", "1")
@@ -103,7 +120,18 @@ class TestWaiting:
         done = submit(shared, "evaluate", "1 / 0", "--wait", "--timeout", "20")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("Traceback (most recent call last):")
-        assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+        assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+        assert not done.stderr.endswith("\n\n")
+
+    def test_a_failure_without_the_plugins_code_is_one_line(self, shared: Ground) -> None:
+        unreadable = submit(
+            shared, "echo", "{", "--content-type", "application/json", "--wait", "--timeout", "20"
+        )
+        assert unreadable.stderr.startswith("WorkitemUnreadable: the body is not application/json: ")
+        unwritable = submit(shared, "evaluate", "object()", "--wait", "--timeout", "20")
+        assert unwritable.stderr.startswith("ResultUnwritable: handle_task returned a object ")
+        for done in (unreadable, unwritable):
+            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
 
     def test_a_failure_as_json(self, shared: Ground) -> None:
         done = submit(shared, "evaluate", "1 / 0", "--wait", "--timeout", "20", "--format", "json")
@@ -114,8 +142,21 @@ class TestWaiting:
     def test_no_result_in_time_is_status_75(self, shared: Ground) -> None:
         done = submit(shared, "nobody", "1", "--wait", "--timeout", "0.5")
         assert (done.returncode, done.stdout) == (75, "")
-        assert done.stderr == "taskqueue: no result within 0.5 s, 1 still awaited\n"
-        assert shared.foreign.get("worker_nobody").body == b"1"  # it stays submitted
+        left = shared.foreign.get("worker_nobody")
+        name = left.properties["message_id"]
+        assert done.stderr == f"taskqueue: no result of {name} within 0.5 s; it stays submitted\n"
+        assert left.body == b"1"
+
+    def test_who_waits_at_a_terminal_sees_the_id_at_once(self, shared: Ground) -> None:
+        screen, terminal = pty.openpty()
+        command = [sys.executable, "-m", "taskqueue", "submit", "echo", "1", "--wait", "--format", "json"]
+        done = subprocess.run(
+            [*command, "--amqp", shared.url], stdout=subprocess.PIPE, stderr=terminal, check=True, timeout=30
+        )
+        os.close(terminal)
+        name = json.loads(done.stdout)["id"]
+        assert os.read(screen, 1000).decode() == f"submitting {name}; waiting for its result\r\n"
+        os.close(screen)
 
     def test_results_of_who_waits_do_not_go_to_the_results_queue(self, shared: Ground) -> None:
         waited(shared, "echo", "1")
@@ -131,6 +172,14 @@ def test_a_broker_that_is_absent_is_status_69() -> None:
     assert done.stderr == f"taskqueue: the broker at 127.0.0.1:{port} cannot be reached: Connection refused\n"
 
 
+def test_a_broker_that_says_nothing_in_time_is_status_75_and_nothing_is_called_submitted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"amqp://127.0.0.1:{silent.getsockname()[1]}"
+        done = run_cli("submit", "thing", "1", "--wait", "--timeout", "0.5", env={"TASKQUEUE_AMQP": address})
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == "taskqueue: the broker has not confirmed everything within 0.5 s\n"
+
+
 def test_a_wrong_password_is_status_77_and_not_printed(broker: Node) -> None:
     url = f"amqp://taskqueue:guessed@127.0.0.1:{broker.port}/"
     done = run_cli("submit", "thing", "1", env={"TASKQUEUE_AMQP": url})
@@ -141,7 +190,7 @@ def test_a_wrong_password_is_status_77_and_not_printed(broker: Node) -> None:
 
 
 def test_a_virtual_host_that_is_missing_is_status_77(broker: Node) -> None:
-    done = run_cli("submit", "thing", "1", env={"TASKQUEUE_AMQP": broker.url + "missing"})
+    done = run_cli("submit", "thing", "1", env={"TASKQUEUE_AMQP": broker.url_of("missing")})
     assert done.returncode == 77
     assert "the virtual host 'missing'" in done.stderr
 
@@ -166,9 +215,18 @@ def test_no_broker_at_all_says_where_one_could_be_named(tmp_path: Path) -> None:
     assert "no broker: expected --amqp, TASKQUEUE_AMQP, or url or host in section [amqp]" in done.stderr
 
 
+def amqp_tool(name: str, address_file: str, *arguments: str) -> str:
+    """Return what a command of amqp-tools prints, called as the README has it; "" if it fails."""
+    command = [f"amqp-{name}", "-u", Path(address_file).read_text(), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30).stdout
+
+
 def test_the_private_broker_of_up_is_found(ground: Ground) -> None:
     everything = ground.start("up", CONFIG, url="", ready="ready: dispatcher runs")
     env = {"XDG_STATE_HOME": str(everything.directory)}
+    [file] = re.findall(r"; its address with password is in (.+)\n", everything.output())
+    amqp_tool("publish", file, "-r", "taskqueue", "-C", "text/plain", "-b", "echo by hand")
+    assert wait_until(lambda: amqp_tool("get", file, "-q", "results")) == "by hand"
     done = run_cli("submit", "echo", "found", "--wait", "--timeout", "20", env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "found\n", "")
     assert everything.stop() == 0

@@ -52,7 +52,11 @@ class Node(PrivateBroker):
         self.evaluate(f'rabbit_vhost:add(<<"{name}">>, <<"tests">>)')
         permissions = f'<<"{USER}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>'
         self.evaluate(f"rabbit_auth_backend_internal:set_permissions({permissions})")
-        return self.url + quote(name, safe="")
+        return self.url_of(name)
+
+    def url_of(self, vhost: str) -> str:
+        """Return the URL of a virtual host."""
+        return self.url.removesuffix("%2F") + quote(vhost, safe="")
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all that is in it, connections included."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from support.processes import run_cli
 
 from taskqueue import cli
 
+CALLER = pwd.getpwuid(os.geteuid()).pw_name
 COMMANDS = ["up", "dispatcher", "workerpool", "submit", "config", "plugins"]
 
 
@@ -35,6 +37,17 @@ def site(tmp_path, monkeypatch):
     return tmp_path / "site"
 
 
+def beside_roots(errors):
+    """Return the lines but those about what another user cannot read: root's temporary directory."""
+    return [line for line in errors.splitlines() if not line.startswith("warning: the daemons ")]
+
+
+def rows(text, title):
+    """Return the rows of the table of this title by what is in their first column."""
+    table = text.partition(f"\n{title}\n")[2].partition("\n\n")[0]
+    return {line.split()[0]: line.split() for line in table.splitlines()[1:]}
+
+
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(call, command, option):
@@ -50,6 +63,13 @@ def test_the_help_names_every_command(call):
     assert status == 0
     listed = text.partition("Commands:\n")[2].splitlines()
     assert {line.split()[0] for line in listed} == set(COMMANDS)
+    assert not any("..." in line for line in listed)  # no summary is cut
+
+
+def test_the_help_keeps_the_lines_of_its_example(call):
+    lines = [line.strip() for line in call("--help")[1].splitlines()]
+    assert "taskqueue submit digest /etc/hostname --wait    in another" in lines
+    assert not any("\b" in line or "\\b" in line for line in lines)
 
 
 def test_the_version_is_told(call):
@@ -63,7 +83,8 @@ def test_an_unknown_command_and_a_missing_argument_are_usage_errors(call):
         ["frobnicate"],
         ["submit"],
         ["config", "--format", "xml"],
-        ["submit", "t", "--timeout", "-1"],
+        ["submit", "t", "--wait", "--timeout", "-1"],
+        ["submit", "t", "1", "--timeout", "1"],  # there is nothing to wait for
     ):
         status, text, errors = call(*arguments)
         assert (status, text) == (2, "")
@@ -83,23 +104,38 @@ def test_a_bad_worker_type_is_not_submitted(call, name):
 
 def test_the_configuration_is_shown_with_its_groups_and_without_its_password(call, write, site):
     install(site, "trial", {"worker1": "missing:x"})
-    path = write(f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\n")
+    path = write(
+        f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\napi_key: {SECRET}\n"
+        "depth: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
+    )
     status, text, errors = call("config", "-c", path)
-    assert (status, errors) == (0, "")
+    assert (status, beside_roots(errors)) == (0, [])
     assert path in text
     assert "rabbit:5672" in text
     assert "***" in text
     assert SECRET not in text
-    [row] = [line.split() for line in text.splitlines() if line.startswith("worker1 ")]
-    assert row[:3] == ["worker1", "worker1", "3"]
-    assert "colour" in row[-1]
+    user = "taskqueue-worker" if os.geteuid() == 0 else CALLER
+    assert rows(text, "Groups")["worker1"] == ["worker1", "worker1", "3", user, "7", "8", "9"]
+    shown = rows(text, "Results and own settings of the groups")["worker1"]
+    assert shown == ["worker1", "results", "no", "4294967", "api_key=***,", "colour=red"]
+    assert rows(text, "Plugins")["worker1"] == ["worker1", "trial", "1.0", "missing:x"]
+
+
+def test_what_is_shown_is_written_as_in_the_documentation_and_without_trailing_blanks(call, write):
+    _, text, _ = call("config", "-c", write("[workerpool]\nstop_timeout: 2.5\n"))
+    lines = text.splitlines()
+    assert [line.split() for line in lines if "stop_timeout" in line] == [
+        ["[dispatcher]", "stop_timeout", "30"],
+        ["[workerpool]", "stop_timeout", "2.5"],
+    ]
+    assert not [line for line in lines if line != line.rstrip()]
 
 
 def test_the_configuration_is_shown_as_json(call, write, site):
     install(site, "trial", {"worker1": "missing:x"})
     path = write(f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\n")
     status, text, errors = call("config", "-c", path, "--format", "json")
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (0, "")  # warnings, too, are in the JSON
     assert SECRET not in text
     shown = json.loads(text)
     assert {"amqp", "dispatcher", "workerpool", "logging", "groups", "plugins"} <= shown.keys()
@@ -116,6 +152,21 @@ def test_all_faults_are_printed_one_a_line_with_status_78(call, write):
     assert all(line.startswith(f"taskqueue: {path}: section [") for line in errors.splitlines())
     assert "window" in errors
     assert SECRET not in errors
+
+
+def test_faults_come_with_the_warnings(call, write):
+    path = write("[dispatcher]\nwindow: x\n[digset]\n")
+    status, text, errors = call("config", "-c", path)
+    assert (status, text) == (78, "")
+    warning, fault = errors.splitlines()
+    assert warning.startswith("warning: section [digset]: no plugin 'digset' is installed")
+    assert fault.startswith(f"taskqueue: {path}: section [dispatcher], option window: ")
+    status, text, errors = call("config", "-c", path, "--format", "json")
+    assert (status, errors) == (78, "")
+    assert json.loads(text) == {
+        "faults": [fault.removeprefix("taskqueue: ")],
+        "warnings": [warning.removeprefix("warning: ")],
+    }
 
 
 @pytest.mark.parametrize("command", ["config", "dispatcher", "workerpool", "submit", "up"])
@@ -177,9 +228,10 @@ def test_a_broker_that_cannot_be_reached_is_a_line_and_status_69(write):
 def test_plugins_are_listed_with_where_they_come_from(call, site):
     install(site, "trial-plugins", {"t1": "missing_module:X.factory"}, version="2.5")
     status, text, errors = call("plugins", "--format", "json")
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (1, "")
     [plugin] = [plugin for plugin in json.loads(text) if plugin["name"] == "t1"]
-    assert plugin.pop("importable") != "yes"
+    assert plugin.pop("importable") is False
+    assert plugin.pop("error")
     assert plugin == {
         "name": "t1",
         "target": "missing_module:X.factory",
@@ -191,9 +243,20 @@ def test_plugins_are_listed_with_where_they_come_from(call, site):
 def test_plugins_are_listed_as_a_table(call, site):
     install(site, "trial-plugins", {"t1": "missing_module:X.factory"}, version="2.5")
     status, text, _ = call("plugins")
-    assert status == 0
+    assert status == 1
     [row] = [line for line in text.splitlines() if line.startswith("t1 ")]
-    assert row.split()[:4] == ["t1", "trial-plugins", "2.5", "missing_module:X.factory"]
+    assert row.split()[:5] == ["t1", "trial-plugins", "2.5", "missing_module:X.factory", "no:"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0, reason="as root, plugins are tried as the workers' user (tests/process)"
+)
+def test_a_plugin_that_can_be_imported_has_no_error(call, site, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    install(site, "trial", {"t1": "json:dumps"})
+    _, text, _ = call("plugins", "--format", "json")
+    [plugin] = [plugin for plugin in json.loads(text) if plugin["name"] == "t1"]
+    assert (plugin["importable"], plugin["error"]) == (True, None)
 
 
 @pytest.mark.skipif(
@@ -204,5 +267,5 @@ def test_a_plugin_that_cannot_be_imported_says_why(call, site, monkeypatch):
     install(site, "trial", {"t1": "missing_module:X"})
     _, text, _ = call("plugins", "--format", "json")
     [plugin] = [plugin for plugin in json.loads(text) if plugin["name"] == "t1"]
-    assert plugin["importable"].startswith("no: ")
-    assert "No module named 'missing_module'" in plugin["importable"]
+    assert plugin["importable"] is False
+    assert "No module named 'missing_module'" in plugin["error"]

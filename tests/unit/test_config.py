@@ -173,6 +173,20 @@ def test_a_misspelt_section_is_warned_of_with_the_nearest_name(read, written, me
     assert warning.endswith(f"; is [{meant}] meant?")
 
 
+def test_an_option_nearly_named_like_one_of_ours_is_passed_to_the_plugin_with_a_warning(read):
+    settings = read(
+        "[DEFAULT]\nreport_result: no\n[worker1]\nreslts_routing_key: x\nworkers: 1\n"
+        "colour: red\n[no]\nuse: a\n"
+    )
+    own = {"report_result": "no", "reslts_routing_key": "x", "colour": "red"}
+    assert dict(settings.groups[0].settings) == own
+    passed = "is passed to the plugin; is"
+    assert settings.warnings[1:] == (
+        f"section [DEFAULT]: option 'report_result' {passed} report_results meant?",
+        f"section [worker1]: option 'reslts_routing_key' {passed} results_routing_key meant?",
+    )
+
+
 def test_a_plugin_named_like_a_fixed_section_runs_with_the_defaults_and_a_warning(read):
     settings = read("[DEFAULT]\nworkers: 2\n[logging]\nlevel: error\n", ["logging"])
     assert groups(settings) == {"logging": ("logging", 2, None)}
