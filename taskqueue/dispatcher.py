@@ -139,11 +139,10 @@ class Dispatcher(Part):
         """Send a message to the queue of its worker type, or to the rejected ones."""
         passage = Passage(delivery, Properties(), "")
         try:
-            decoded = Properties.decode(delivery.properties)
-            passage.id = decoded.message_id or new_id()
-            passage.properties = decoded.replace(message_id=passage.id)
+            passage.properties = Properties.decode(delivery.properties)
+            passage.id = passage.properties.message_id or new_id()
             route = find_route(passage.properties, delivery.body, self._formats)
-            properties = travelling(passage.properties, route.worker_type)
+            properties = travelling(passage.properties.replace(message_id=passage.id), route.worker_type)
         except (Unroutable, MalformedProperties) as error:
             self._reject(passage, str(error))
             return
@@ -179,7 +178,8 @@ class Dispatcher(Part):
             properties = rejected(passage.properties, reason, TASKQUEUE)
         except MalformedProperties:
             properties = rejected(passage.properties.replace(header_table=None), reason, TASKQUEUE)
-        self._publish(passage, REJECTED, properties, passage.delivery.body)
+        named = properties.replace(message_id=passage.id or None)  # not in x-taskqueue-original
+        self._publish(passage, REJECTED, named, passage.delivery.body)
 
     def _reject_bare(self, passage: Passage, reason: str) -> None:
         """Keep at least the body: the properties do not fit beside the reason."""

@@ -23,7 +23,7 @@ from taskqueue.logs import Log
 from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.crew import Crew
-from taskqueue.pool.frames import Outcome
+from taskqueue.pool.frames import LARGEST_BODY, Outcome
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.settlement import Settlement
@@ -129,10 +129,13 @@ class Consumer(Part):
 
     def _enter(self, assignment: Assignment) -> None:
         if assignment.deadline is not None and assignment.deadline < time.time():
-            self._expire(assignment)
-            return
-        self._waiting.append(assignment)
-        self._assign()
+            self._give_up(assignment, "WorkitemExpired", "its expiration passed before a worker was free")
+        elif len(assignment.body) > LARGEST_BODY:
+            reason = f"{len(assignment.body)} bytes; a worker takes at most {LARGEST_BODY}"
+            self._give_up(assignment, "WorkitemUnreadable", reason)
+        else:
+            self._waiting.append(assignment)
+            self._assign()
 
     def _assign(self) -> None:
         """Give what waits to the workers that have room, the idlest first."""
@@ -143,9 +146,9 @@ class Consumer(Part):
             if link.give(self._waiting[0]):
                 self._waiting.popleft()
 
-    def _expire(self, assignment: Assignment) -> None:
-        now = time.time()
-        failure = results.Failure("WorkitemExpired", "its expiration passed before a worker was free")
+    def _give_up(self, assignment: Assignment, error: str, reason: str) -> None:
+        """Fail a workitem that no worker is to begin."""
+        now, failure = time.time(), results.Failure(error, reason)
         self._log.warning("failed: %s", failure, workitem=assignment.id)
         self._settlement.fail(assignment, assignment.run("", now, now), failure)
 

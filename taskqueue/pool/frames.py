@@ -13,6 +13,9 @@ from typing import Final
 #: The longest frame that is believed; RabbitMQ takes messages of up to 128 MiB.
 LONGEST_FRAME: Final = 160 * 1024 * 1024
 
+#: The largest body, in bytes, that is sent to a worker: room is left for properties (AMQP's frame-max).
+LARGEST_BODY: Final = LONGEST_FRAME - 1024 * 1024
+
 _HEAD: Final = struct.Struct(">BI")
 _TASK: Final = struct.Struct(">QII")
 _OUTCOME: Final = struct.Struct(">Q?ddBI")
