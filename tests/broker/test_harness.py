@@ -86,7 +86,7 @@ def test_a_line_that_stalls_goes_on_where_it_stopped(proxy: Proxy, foreign: Fore
 def test_a_node_that_was_killed_is_back_with_its_virtual_hosts(broker: Node, foreign: Foreign) -> None:
     foreign.declare("memory")
     foreign.publish("kept", "memory")
-    broker.kill()
+    broker.kill_settled()
     broker.start()
     assert foreign.get("memory").body == "kept"
 

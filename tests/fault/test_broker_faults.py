@@ -15,7 +15,7 @@ def stop_in_order(broker):
     wait_until(lambda: not broker.alive, 30, "the broker's end")
 
 
-@pytest.mark.parametrize("go_down", [stop_in_order, Node.kill])
+@pytest.mark.parametrize("go_down", [stop_in_order, Node.kill_settled])
 def test_every_result_arrives_although_the_broker_is_restarted(site, work, broker, go_down):
     dispatcher = site.dispatcher("[good]\nworkers: 3")
     pool = site.pool()
@@ -36,7 +36,7 @@ def test_a_workitem_that_runs_while_the_broker_restarts_is_not_run_again(site, w
     pool = site.pool("[gated]\nworkers: 2")
     items = [work.submit("gated", {"gate": str(site.gate())}) for _ in range(2)]
     wait_until(lambda: len(site.notes()) == 2)
-    broker.kill()
+    broker.kill_settled()
     broker.start()
     pool.wait_for("goes on: delivered again while it is in work", 30, times=2)
     site.gate().touch()
@@ -50,7 +50,7 @@ def test_a_result_that_comes_while_the_broker_is_down_is_published_when_it_is_up
     pool = site.pool("[gated]\nworkers: 1")
     workitem = work.submit("gated", {"gate": str(site.gate())})
     site.wait_for_run(workitem)
-    broker.kill()
+    broker.kill_settled()
     pool.wait_for("lost the connection to the broker", times=2)
     site.gate().touch()
     wait_until(lambda: site.notes()[-1].word == "end")

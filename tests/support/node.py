@@ -31,6 +31,15 @@ class Node(PrivateBroker):
         super().stop()
         self._control.close()
 
+    def kill_settled(self) -> None:
+        """Kill the node once what it has declared is written down.
+
+        RabbitMQ 3 answers a declaration before its database (Mnesia) has it in a file, so that a queue of
+        the last moments, and all that is confirmed in it, is gone after a SIGKILL. That is not ours to test.
+        """
+        self.evaluate("ok = mnesia:sync_log()")
+        self.kill()
+
     def evaluate(self, expression: str) -> str:
         """Evaluate an Erlang expression, without its final full stop, inside the node; return its value."""
         port = self._control.getsockname()[1]
