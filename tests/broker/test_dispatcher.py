@@ -111,6 +111,16 @@ def test_at_most_max_types_queues_are_made_for_new_types(ground: Ground) -> None
     wait_until(lambda: ground.foreign.depth("worker_a") == 3)
 
 
+def test_a_queue_is_declared_once_however_many_workitems_wait_for_it(ground: Ground) -> None:
+    ground.foreign.declare("taskqueue")
+    ground.foreign.publish_many((b"%d" % each for each in range(500)), type="newcomer")
+    dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 500")
+    wait_until(lambda: ground.foreign.depth("worker_newcomer") == 500, 30)
+    bodies = {message.body for message in ground.foreign.collect("worker_newcomer", 500)}
+    assert len(bodies) == 500
+    assert dispatcher.output().count("declared queue worker_newcomer") == 1
+
+
 def test_a_format_plugin_is_used_only_when_it_is_named(ground: Ground) -> None:
     for queue in ("taskqueue", "worker_lined", "taskqueue_rejected"):
         ground.foreign.declare(queue)
@@ -125,6 +135,18 @@ def test_a_format_plugin_is_used_only_when_it_is_named(ground: Ground) -> None:
     ground.foreign.publish(b"lined", content_type="application/x-first-line")
     reason = ground.foreign.get("taskqueue_rejected").headers["x-taskqueue-reason"]
     assert reason == "there is no second line"
+
+
+def test_a_format_plugin_that_raises_rejects_the_message_and_the_dispatcher_lives_on(ground: Ground) -> None:
+    for queue in ("taskqueue", "worker_lined", "taskqueue_rejected"):
+        ground.foreign.declare(queue)
+    dispatcher = ground.start("dispatcher", "[dispatcher]\nformats: application/x-first-line")
+    ground.foreign.publish(b"\xff\nrest", content_type="application/x-first-line")
+    reason = ground.foreign.get("taskqueue_rejected").headers["x-taskqueue-reason"]
+    assert reason.startswith("the plugin for application/x-first-line cannot read it: UnicodeDecodeError: ")
+    ground.foreign.publish(b"lined\nrest", content_type="application/x-first-line")
+    assert ground.foreign.get("worker_lined").body == b"rest"
+    assert "ended:" not in dispatcher.output()
 
 
 def test_a_format_that_is_not_installed_is_told_at_the_start(ground: Ground) -> None:

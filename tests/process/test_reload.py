@@ -66,6 +66,16 @@ def test_a_running_workitem_of_a_changed_group_finishes(site, work):
     assert len(site.notes()) == 4
 
 
+def test_a_worker_of_a_changed_group_that_hangs_in_setup_is_killed(site):
+    pool = site.pool("[stuck]\nworkers: 1", stop_timeout=0.5)
+    pool.wait_for("stuck [group=stuck")
+    (old,) = workers(pool)
+    site.configure("[stuck]\nworkers: 1\ncolour: blue", stop_timeout=0.5)
+    reload(pool)
+    wait_until(lambda: not exists(old), 20)
+    wait_until(lambda: len(workers(pool)) == len(consumers(pool)) == 1)
+
+
 def test_a_faulty_configuration_changes_nothing(site, work):
     pool = site.pool("[good]\nworkers: 1")
     before = children(pool.pid)

@@ -59,6 +59,14 @@ def test_what_does_not_finish_in_time_is_killed_and_delivered_later(site, work):
     assert (result.workitem, result.value["attempt"]) == (workitem, 1)  # a stop is no crash
 
 
+def test_a_worker_that_tries_to_leave_its_process_group_is_killed_in_time_too(site, work):
+    pool = site.pool("[escaping]\nworkers: 1", stop_timeout=0.5)
+    victim = site.wait_for_run(work.submit("escaping", "stay")).pid
+    assert pool.stop() == 0
+    assert not exists(victim)
+    pool.assert_nothing_left()
+
+
 @pytest.mark.parametrize("command", ["workerpool", "up"])
 def test_the_second_sigterm_ends_at_once(site, work, command):
     site.configure("[gated]\nworkers: 1", stop_timeout=300)

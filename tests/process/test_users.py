@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,27 @@ def test_an_ordinary_users_daemons_are_that_users(site, work, daemon):
     assert {ids(pid)[0][0] for pid in tree(everything.pid)} == {pwd.getpwnam(NOBODY).pw_uid}
     assert everything.stop() == 0
     everything.assert_nothing_left()
+
+
+def test_a_worker_cannot_reach_the_terminal_that_its_pool_was_started_in(site, work, daemon):
+    site.configure("[escaping]\nworkers: 1")
+    command = shlex.join(site.command("workerpool", "-f", "-c", str(site.config)))
+    # script(1) makes a terminal and runs the command in it.
+    terminal = daemon(["script", "-qec", command, "/dev/null"], env={"PYTHONPATH": str(site.plugins)})
+    terminal.wait_for("ready:")
+    assert work.ask("escaping") == []
+
+
+@as_root
+def test_a_password_file_that_the_consumers_cannot_reach_is_one_line_and_the_end(site):
+    secluded = site.directory / "secluded"
+    secluded.mkdir(mode=0o700)
+    (secluded / "password").write_text("secret\n")
+    site.configure(f"[amqp]\nhost: localhost\npasswd_file: {secluded}/password\n[good]\nworkers: 1", url="")
+    pool = site.start("workerpool", "-f", "-c", str(site.config))
+    assert pool.wait() == 78
+    assert pool.output().count(f"found '{secluded}/password': Permission denied") == 1
+    assert "Traceback" not in pool.output()
 
 
 @as_root

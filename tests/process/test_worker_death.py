@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 from support.processes import kill
 from support.site import consumers, workers
@@ -63,6 +64,7 @@ def test_a_workitem_that_kills_every_worker_is_given_up_and_kept(site, work):
     assert results[faults].error == "WorkerCrashed: killed by SIGSEGV; 3 crashes in all"
     assert results[exits].error == "WorkerCrashed: exit status 9; 3 crashes in all"
     assert [note.attempt for note in site.notes(faults)] == [1, 2, 3]
+    wait_until(lambda: work.foreign.depth("taskqueue_failed") == 2)
     kept = {
         message.properties["message_id"]: message for message in work.foreign.collect("taskqueue_failed", 2)
     }
@@ -72,6 +74,21 @@ def test_a_workitem_that_kills_every_worker_is_given_up_and_kept(site, work):
     assert work.ask("good", 1)["attempt"] == 1
     assert pool.stop() == 0
     assert [work.foreign.depth(f"worker_{name}") for name in ("segfaulting", "exiting")] == [0, 0]
+
+
+def test_a_workitem_that_its_worker_never_read_is_not_charged_with_its_death(site, work):
+    pool = site.pool("[good]\nworkers: 1\nmax_crashes: 1")
+    (victim,) = workers(pool)
+    work.ask("good")
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: ") T " in Path(f"/proc/{victim}/stat").read_text())
+    work.submit("good")
+    wait_until(lambda: work.foreign.depth("worker_good") == 0)
+    kill(victim)
+    result = work.result()
+    assert result.status == "succeeded"
+    assert result.value["attempt"] == 1
+    assert "crashed" not in pool.output()
 
 
 def test_a_frozen_worker_does_not_disturb_the_connection(site, work):

@@ -4,6 +4,7 @@ from support.configs import SECRET
 NUMBER = "a number of 0 or more"
 LISTED = f"{NUMBER}, or a list of subgroups"
 FILE = "the absolute path of a readable file"
+FOREIGN = "a queue whose name begins with neither taskqueue nor worker_"
 SECONDS = "a number of seconds, 0 or more"
 HOST = "a host or host:port"
 HOSTS = "hosts or host:port, separated by commas"
@@ -24,6 +25,8 @@ TYPES = "content types such as application/cbor, separated by commas"
         ("DEFAULT", "workers: a, b", f"{NUMBER}, found 'a, b'"),
         ("worker1", "user:", "a text of one line, found nothing"),
         ("worker1", f"results_routing_key: {'é' * 128}", f"a text of at most 255 bytes, found '{'é' * 25}"),
+        ("worker1", "results_routing_key: taskqueue", f"{FOREIGN}, found 'taskqueue'"),
+        ("worker1", "results_routing_key: worker_worker1", f"{FOREIGN}, found 'worker_worker1'"),
         ("worker1", "report_results: maybe", "yes or no, found 'maybe'"),
         ("worker1", "results_expire: 1 week", "a number of seconds from 0 to 4294967, found '1 week'"),
         ("worker1", "results_expire: 4294968", "a number of seconds from 0 to 4294967, found '4294968'"),

@@ -160,6 +160,28 @@ def test_a_log_file_is_opened_again_after_it_was_rotated(tmp_path):
     assert (tmp_path / "taskqueue.log.1").read_text().endswith("one\n")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led to the files of others")
+@pytest.mark.parametrize("target", ["shadow", "nothing"])
+def test_root_follows_no_link_to_its_log_file(tmp_path, target):
+    shadow = tmp_path / "shadow"
+    shadow.write_text("secret\n")
+    path = tmp_path / "taskqueue.log"
+    path.symlink_to(tmp_path / target)
+    with pytest.raises(ConfigError, match=r"taskqueue\.log: Too many levels of symbolic links"):
+        set_up(settings(destination=path), "dispatcher", "nobody")
+    assert (shadow.read_text(), shadow.stat().st_uid) == ("secret\n", 0)
+    assert sorted(tmp_path.iterdir()) == [shadow, path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_gives_away_only_a_log_file_that_it_made(tmp_path):
+    made, found = tmp_path / "made", tmp_path / "found"
+    found.touch()
+    for path in (made, found):
+        set_up(settings(destination=path), "dispatcher", "nobody")
+    assert (made.owner(), found.owner()) == ("nobody", "root")
+
+
 def test_a_directory_that_goes_away_and_comes_back_costs_lines_but_no_exception(tmp_path, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)  # else logging reports the lost line on stderr
     directory = tmp_path / "log"

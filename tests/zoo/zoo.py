@@ -142,6 +142,31 @@ class Unready(Animal):
         raise ConnectionRefusedError("its database is down")
 
 
+class Stuck(Animal):
+    """Never comes to its first workitem."""
+
+    def setup(self):
+        print("stuck")
+        while True:
+            signal.pause()
+
+
+class Escaping(Animal):
+    """Tries to get at a terminal and out of its process group, returns what worked, or stays."""
+
+    def handle_task(self, body):
+        ways = {
+            "terminal": lambda: os.open("/dev/tty", os.O_RDWR),
+            "session": os.setsid,
+            "group": lambda: os.setpgid(0, os.getpgid(os.getppid())),
+        }
+        worked = [name for name, way in ways.items() if works(way)]
+        self.note("begin")
+        while body == "stay":
+            signal.pause()
+        return worked
+
+
 class Babbling(Animal):
     """Writes garbage into the socket that leads to its consumer."""
 
@@ -180,6 +205,15 @@ class Whoami(Animal):
 def impostor():
     """Make something that is no worker."""
     return "not a worker"
+
+
+def works(way):
+    """Tell whether the kernel lets us."""
+    try:
+        way()
+    except OSError:
+        return False
+    return True
 
 
 def is_socket(descriptor):

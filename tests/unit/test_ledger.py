@@ -1,0 +1,48 @@
+"""Which deliveries are known: ids are the producers' affair, and two workitems may have the same."""
+
+import pytest
+
+from taskqueue.broker.subscription import Delivery
+from taskqueue.pool.ledger import Ledger
+from taskqueue.properties import Properties
+
+SAME = Properties(message_id="same")
+
+
+class Line:
+    """The line to the broker; what was delivered before it was cut cannot be acknowledged."""
+
+    def __init__(self):
+        self.epoch = 1
+        self.ledger = Ledger("good", lambda delivery: delivery.epoch == self.epoch)
+
+    def deliver(self, body):
+        return Delivery(1, self.epoch, redelivered=self.epoch > 1, properties=SAME.encode(), body=body)
+
+    def enter(self, body):
+        return self.ledger.enter(self.deliver(body), SAME)
+
+    def knows(self, body):
+        delivery = self.deliver(body)
+        return self.ledger.adopt(delivery, SAME) or self.ledger.has_finished(delivery, SAME)
+
+
+@pytest.fixture
+def line():
+    return Line()
+
+
+def test_after_a_cut_line_a_running_workitem_is_known_and_its_twin_is_not(line):
+    line.enter(b"first")
+    line.epoch += 1
+    assert not line.knows(b"second")
+    assert line.knows(b"first")
+
+
+def test_after_a_cut_line_a_finished_workitem_is_known_once_and_its_twin_is_not(line):
+    first = line.enter(b"first")
+    line.epoch += 1
+    assert not line.ledger.close(first)
+    assert not line.knows(b"second")
+    assert line.knows(b"first")
+    assert not line.knows(b"first")
