@@ -5,22 +5,35 @@ run, on any number of hosts.
 """
 
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from taskqueue import plugins
+from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.subscription import Delivery, Subscription
-from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, worker_queue
+from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, worker_queue
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
 from taskqueue.logs import Log
 from taskqueue.properties import MalformedProperties, Properties
-from taskqueue.workitem import FORMATS, Format, Route, find_route, new_id, rejected, shorten, travelling
+from taskqueue.workitem import (
+    DUE,
+    FORMATS,
+    Format,
+    Route,
+    find_route,
+    moment,
+    new_id,
+    rejected,
+    shorten,
+    travelling,
+)
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
 
@@ -112,6 +125,7 @@ class Dispatcher(Part):
             on_batch=self._flush,
         )
         self._provider = Provider(self._loop, self._publishing)
+        self._delays = Delays(self._loop, self._publishing, self._publisher, self._provider)
         self._subscription = Subscription(
             self._loop,
             self._consuming,
@@ -146,21 +160,29 @@ class Dispatcher(Part):
         except (Unroutable, MalformedProperties) as error:
             self._reject(passage, str(error))
             return
-        self._publish(passage, worker_queue(route.worker_type), properties, route.body)
-
-    def _publish(self, passage: Passage, queue: str, properties: Properties, body: bytes) -> None:
-        self._publisher.publish(
-            Publication(
-                queue,
-                properties.encode(),
-                body,
-                lambda publication, fate, reason: self._published(passage, publication, fate, reason),
-            )
+        self._publish(
+            passage, worker_queue(route.worker_type), properties, route.body, moment(properties, DUE)
         )
+
+    def _publish(
+        self, passage: Passage, queue: str, properties: Properties, body: bytes, due: float | None = None
+    ) -> None:
+        publication = Publication(
+            queue,
+            properties.encode(),
+            body,
+            lambda publication, fate, reason: self._published(passage, publication, fate, reason),
+        )
+        if due is not None and due > time.time():
+            self._delays.publish(publication, due)
+        else:
+            self._publisher.publish(publication)
 
     def _published(self, passage: Passage, publication: Publication, fate: Fate, reason: str) -> None:
         if fate is Fate.CONFIRMED:
             self._subscription.settle(passage.delivery)
+        elif publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
+            self._delays.publish_again(publication)
         elif fate is Fate.RETURNED:
             self._provide_queue(passage, publication)
         elif publication.queue != REJECTED:
@@ -203,7 +225,7 @@ class Dispatcher(Part):
                 return
             self._declared.add(queue)
         self._provider.provide(
-            queue,
+            Queue(queue),
             done=lambda: self._publisher.publish(publication),
             failed=lambda reason: self._declaration_failed(passage, publication, reason),
         )

@@ -1,5 +1,6 @@
 """Every exception that taskqueue raises on purpose, and the exit statuses of its processes."""
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -11,7 +12,7 @@ class ExitStatus(IntEnum):
     """
 
     OK = 0
-    FAILED = 1  # the workitem that was waited for has failed, or an installed plugin cannot be imported
+    FAILED = 1  # what was asked for failed: a workitem, an import, or the name of something that is not there
     USAGE = 2  # the command line is wrong (click's number)
     PLUGIN = 65  # EX_DATAERR: a worker could not load or set up its plugin
     UNAVAILABLE = 69  # EX_UNAVAILABLE: the broker cannot be reached
@@ -75,6 +76,34 @@ class ResultTimeout(TaskqueueError):
     """No result came within the time that was given; the workitem itself stays submitted."""
 
     status = ExitStatus.TIMEOUT
+
+
+class Retry(TaskqueueError):
+    """A handler raises this to have its workitem run again later; in `retry_delay` or in `delay` seconds."""
+
+    def __init__(self, message: str = "", *, delay: float | None = None) -> None:
+        """Say why in `message`; `delay` of None leaves it to the group's settings.
+
+        Raises ValueError or TypeError for a delay that is no finite number.
+        """
+        super().__init__(message)
+        if delay is not None and not math.isfinite(delay):
+            raise ValueError(f"expected a delay in seconds, found {delay}")
+        self.delay = delay
+
+
+class Reject(TaskqueueError):
+    """A handler raises this to have its workitem put aside, with the reason, in `taskqueue_rejected`."""
+
+
+class TaskTimeout(TaskqueueError):
+    """A workitem has run for `timeout` seconds; raised in its handler, whose worker is soon killed."""
+
+
+class NotKept(TaskqueueError):
+    """No failed or rejected message has the id that was given, or several have ids that begin so."""
+
+    status = ExitStatus.FAILED
 
 
 class Unroutable(TaskqueueError):

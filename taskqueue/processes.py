@@ -179,11 +179,13 @@ class Slot:
     started: float = 0.0  # monotonic
     due: float = 0.0  # monotonic; not to be filled before
     deaths: int = 0  # in a row, each soon after the start
+    is_retiring: bool = False  # whether who is in it said that another should follow
     has_begun: bool = False  # whether who is in it came as far as to work
 
     def fill(self, pid: int) -> None:
         """Note who is in the slot now."""
         self.pid, self.started, self.has_begun = pid, time.monotonic(), False
+        self.is_retiring = False
 
     def vacate(self, *, expected: bool) -> float:
         """Note that the process is gone; return the seconds until the slot is filled again."""

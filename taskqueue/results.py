@@ -4,16 +4,20 @@ import json
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from taskqueue import workitem as words
 from taskqueue.errors import ResultUnwritable, WorkitemUnreadable
-from taskqueue.properties import Properties
+from taskqueue.properties import MalformedProperties, Properties
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
 
 SUCCEEDED: Final = "succeeded"
 FAILED: Final = "failed"
+REJECTED: Final = "rejected"
+
+_FIRST_ENTRIES: Final = 2  # of a history, and
+_LAST_ENTRIES: Final = 17
 
 HOST: Final = socket.gethostname()
 
@@ -128,24 +132,56 @@ def result(run: Run, status: str, content_type: str, expire: float) -> Propertie
     ).with_headers(headers)
 
 
-def failed_copy(run: Run, reason: str, queue: str) -> Properties:
-    """Return the properties of the copy of a failed workitem that is kept in `taskqueue_failed`."""
+def kept_copy(run: Run, reason: str, queue: str) -> Properties:
+    """Return the properties of the copy of a failed or rejected workitem that is kept."""
     headers = {
-        words.REASON: reason,
+        words.REASON: shorten(reason, 2000),
         words.QUEUE: queue,
         words.ATTEMPT: run.workitem.attempt,
         words.HOST: HOST,
         words.WORKER: run.worker,
         words.STARTED: run.started,
         words.ENDED: run.ended,
+        words.DUE: None,
     }
     return again(run.workitem.properties).with_headers(headers)
 
 
-def after_crash(workitem: Workitem, crashes: int) -> Properties:
-    """Return the properties with which a workitem goes back to its queue after its worker crashed."""
-    headers = {words.ATTEMPT: workitem.attempt + 1, words.CRASHES: crashes}
-    return again(workitem.properties).with_headers(headers)
+def next_run(run: Run, counter: str, count: int, due: float | None) -> Properties:
+    """Return the properties with which a workitem goes back to its queue.
+
+    Args:
+        run: the run that failed.
+        counter: the header that counts such ends.
+        count: its new value.
+        due: when it is to run, in seconds since 1970; None for at once.
+    """
+    headers = {words.ATTEMPT: run.workitem.attempt + 1, counter: count, words.DUE: due}
+    return again(run.workitem.properties).with_headers(headers)
+
+
+def with_history(run: Run, what: str, error: str, peak_memory: int | None = None) -> Run:
+    """Return the run, its workitem's history longer by what became of it.
+
+    The first and the latest entries are kept: what repeats a hundred times says nothing more in the middle.
+    """
+    try:
+        history = run.workitem.properties.header(words.HISTORY)
+    except MalformedProperties:
+        history = None
+    entries = history if isinstance(history, list) else []
+    entry = {
+        "attempt": run.workitem.attempt,
+        "what": what,
+        "error": shorten(error, 500),
+        "host": HOST,
+        "worker": run.worker,
+        "started": run.started,
+        "ended": run.ended,
+    } | ({} if peak_memory is None else {"peak_memory": peak_memory})
+    entries = [*entries[:_FIRST_ENTRIES], *entries[_FIRST_ENTRIES:][-_LAST_ENTRIES:], entry]
+    properties = run.workitem.properties.with_headers({words.HISTORY: entries})
+    return replace(run, workitem=replace(run.workitem, properties=properties))
 
 
 def again(properties: Properties) -> Properties:

@@ -13,7 +13,7 @@ from taskqueue.broker.topology import DIRECT_REPLY, TASKQUEUE, Declaration, Queu
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ResultTimeout, TaskqueueError
 from taskqueue.properties import Properties
-from taskqueue.results import SUCCEEDED
+from taskqueue.results import FAILED, SUCCEEDED
 
 _WINDOW: Final = 1000  # submissions that may be unconfirmed at a time
 _CONFIRM_TIMEOUT: Final = 30.0  # seconds without a word from the broker, while something is unconfirmed
@@ -27,6 +27,7 @@ class Submission:
     worker_type: str
     body: bytes
     content_type: str
+    delay: float = 0.0  # seconds before which it shall not run
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,15 @@ class Result:
     """What a workitem came to."""
 
     id: str
-    succeeded: bool
+    status: str  # succeeded, failed or rejected
     content_type: str
     body: bytes
     headers: dict[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the handler returned this result."""
+        return self.status == SUCCEEDED
 
 
 def submit(
@@ -124,6 +130,8 @@ class _Run:
             timestamp=int(time.time()),
             type=submission.worker_type,
         )
+        if submission.delay:
+            properties = properties.with_headers({words.DUE: time.time() + submission.delay})
         if self._on_result:
             self._awaited.add(submission.id)
         self._unconfirmed += 1
@@ -154,8 +162,8 @@ class _Run:
         workitem = properties.correlation_id or ""
         if workitem in self._awaited and self._on_result is not None:
             self._awaited.remove(workitem)
-            succeeded = headers.get(words.STATUS) == SUCCEEDED
-            self._on_result(Result(workitem, succeeded, properties.content_type or "", body, headers))
+            status = str(headers.get(words.STATUS, FAILED))
+            self._on_result(Result(workitem, status, properties.content_type or "", body, headers))
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:

@@ -13,13 +13,23 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from taskqueue import plugins, processes
-from taskqueue.errors import ExitStatus, PluginError, TaskqueueError, WorkitemUnreadable
+from taskqueue.errors import (
+    ExitStatus,
+    PluginError,
+    Reject,
+    Retry,
+    TaskqueueError,
+    WorkitemUnreadable,
+)
 from taskqueue.pool import frames, privileges
+from taskqueue.pool.frames import Verdict
+from taskqueue.pool.limits import Limits
 from taskqueue.properties import Properties
 from taskqueue.results import Failure, encode_failure, encode_value
 from taskqueue.workitem import JSON, Workitem, decode_body, shorten
 
 _CHUNK: Final = 262_144  # bytes read from the consumer at a time
+_NO_DELAY: Final = -1.0  # the group's settings say
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure
 
 
@@ -73,6 +83,7 @@ class WorkerSpec:
     worker_type: str
     user: str | None  # None: stay who we are
     settings: Mapping[str, str]
+    limits: Limits
 
 
 def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
@@ -107,6 +118,7 @@ def _settle_in(spec: WorkerSpec, parent: int) -> None:
     os.environ.update(environment)
     os.chdir("/")
     os.umask(0o022)
+    spec.limits.impose()
 
 
 def _load(spec: WorkerSpec) -> BaseWorker:
@@ -138,8 +150,8 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
 
 
 def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
-    """Read, perform, write, until the consumer closes its end."""
-    reader, me = frames.FrameReader(), os.getpid()
+    """Read, perform, write, until the consumer closes its end or this process should be replaced."""
+    reader, me, performed = frames.FrameReader(), os.getpid(), 0
     while data := link.recv(_CHUNK):
         for _, payload in reader.feed(data):
             outcome = _perform(worker, spec, frames.Task.decode(payload))
@@ -147,6 +159,12 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
                 os._exit(ExitStatus.OK)
             _flush_output()
             link.sendall(outcome)
+            performed += 1
+            if spec.limits.are_reached(performed):
+                link.sendall(frames.retiring())
+                while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
+                    pass
+                return
 
 
 def _flush_output() -> None:
@@ -163,15 +181,31 @@ def _perform(worker: BaseWorker, spec: WorkerSpec, task: frames.Task) -> bytes:
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
-        kind, body = encode_value(worker.handle_task(decode_body(workitem)))
-        return frames.Outcome(task.number, True, started, time.time(), kind, "", body).encode()
+        body = decode_body(workitem)
+        with spec.limits.on_workitem():
+            value = worker.handle_task(body)
+        kind, data = encode_value(value)
+        return frames.Outcome(
+            task.number, Verdict.SUCCEEDED, started, time.time(), _NO_DELAY, kind, "", data
+        ).encode()
     except BaseException as error:  # noqa: BLE001 -- plugin code may raise anything
         failure = Failure.of(_without_our_frames(error))
+        verdict, delay = _verdict(error)
     text = shorten(str(failure), 1000)
-    body = encode_failure(failure, workitem)
-    if len(body) > _LARGEST_FAILURE:
-        body = encode_failure(failure, None)
-    return frames.Outcome(task.number, False, started, time.time(), JSON, text, body).encode()
+    data = encode_failure(failure, workitem)
+    if len(data) > _LARGEST_FAILURE:
+        data = encode_failure(failure, None)
+    return frames.Outcome(task.number, verdict, started, time.time(), delay, JSON, text, data).encode()
+
+
+def _verdict(error: BaseException) -> tuple[Verdict, float]:
+    """Return what a handler's exception asks for, and the delay before that."""
+    match error:
+        case Retry():
+            return Verdict.RETRY, _NO_DELAY if error.delay is None else max(0.0, float(error.delay))
+        case Reject():
+            return Verdict.REJECTED, _NO_DELAY
+    return Verdict.FAILED, _NO_DELAY
 
 
 def _workitem(spec: WorkerSpec, task: frames.Task) -> Workitem:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
-from taskqueue.properties import Properties
+from taskqueue.properties import MalformedProperties, Properties
 
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
 WORKER_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
@@ -28,6 +28,9 @@ STATUS: Final = HEADER + "status"
 WORKITEM_ID: Final = HEADER + "workitem"
 ATTEMPT: Final = HEADER + "attempt"
 CRASHES: Final = HEADER + "crashes"
+FAILURES: Final = HEADER + "failures"
+HISTORY: Final = HEADER + "history"
+DUE: Final = HEADER + "due"
 DEADLINE: Final = HEADER + "deadline"
 PUBLISHER: Final = HEADER + "user"
 HOST: Final = HEADER + "host"
@@ -236,15 +239,30 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
 
 def rejected(properties: Properties, reason: str, queue: str) -> Properties:
     """Return the properties under which an unroutable message is kept, the original ones inside."""
-    headers = {REASON: reason, QUEUE: queue, ORIGINAL: properties.fields, HOST: socket.gethostname()}
+    headers = {
+        REASON: reason,
+        QUEUE: queue,
+        ORIGINAL: properties.fields,
+        HOST: socket.gethostname(),
+        ENDED: time.time(),
+    }
     return properties.with_headers(headers, is_untravelable).replace(
-        delivery_mode=2, user_id=None, expiration=None
+        delivery_mode=2, message_id=properties.message_id or new_id(), user_id=None, expiration=None
     )
 
 
 def new_id() -> str:
     """Return an id for a workitem that came without one."""
     return uuid.uuid4().hex
+
+
+def moment(properties: Properties, header: str) -> float | None:
+    """Return a header that is a time in seconds since 1970; None where a producer wrote anything else."""
+    try:
+        value = properties.header(header)
+    except MalformedProperties:
+        return None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 # --- in the worker -----------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Publication:
     properties: bytes  # as Properties.encode returns them
     body: bytes
     settled: Callable[["Publication", Fate, str], None]
+    exchange: str = ""  # the default one; another holds the message back and sends it to `queue` later
     mandatory: bool = True  # a message for a queue that is missing comes back instead of vanishing
     returned: bool = field(default=False, init=False)
     nacks: int = field(default=0, init=False)
@@ -110,7 +111,7 @@ class Publisher(Part):
         self._window[self._last_tag] = publication
         publication.returned = False
         self._channel.basic_publish(
-            "",
+            publication.exchange,
             publication.queue,
             publication.body,
             RawProperties(publication.properties),
@@ -174,7 +175,8 @@ class Publisher(Part):
         sent = [
             publication
             for publication in self._window.values()
-            if not publication.returned and publication.queue == method.routing_key
+            if not publication.returned
+            and (publication.exchange, publication.queue) == (method.exchange, method.routing_key)
         ]
         same = [each for each in sent if each.properties == properties.raw and each.body == body]
         if not same:  # the broker has put a token into a reply_to that asks for a direct reply

@@ -15,6 +15,9 @@ WORKER_PREFIX: Final = "worker_"
 #: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
+#: Seconds that each rung of the delay ladder holds a message back; any delay is a sum of them.
+LADDER: Final = (0.25, 1, 5, 15, 60, 300, 900, 3600, 21600)
+
 _NOT_FOUND: Final = 404
 _UNEQUAL: Final = 406
 _CLOSED_BY_US: Final = (0, 200)  # as the versions of pika have it
@@ -26,11 +29,24 @@ class Queue:
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    has_exchange: bool = False  # whether a fanout exchange of the same name leads to it
 
 
 def worker_queue(worker_type: str) -> str:
     """Return the name of the queue of a worker type."""
     return WORKER_PREFIX + worker_type
+
+
+def rung(delay: float) -> Queue:
+    """Return the rung of the delay ladder for a delay of so many seconds: the longest that is not longer.
+
+    A message is published to the rung's fanout exchange with the routing key of the queue it is for; when
+    its time is up the broker dead-letters it to the default exchange, where that key leads to the queue.
+    The time to live is the queue's, the same for every message in it: none waits behind a longer one.
+    """
+    seconds = max((step for step in LADDER if step <= delay), default=LADDER[0])
+    arguments = {"x-message-ttl": int(seconds * 1000), "x-dead-letter-exchange": ""}
+    return Queue(f"taskqueue_delay_{seconds:g}", arguments, has_exchange=True)
 
 
 def is_ours(queue: str) -> bool:
@@ -65,13 +81,25 @@ class Declaration:
         self._queue = queue
         self._done = done
         self._failed = failed
-        self._passive = True
+        self._passive = not queue.has_exchange  # with its exchange it is always made, which is idempotent
         self._log = logging.getLogger(__name__)
         session.channel(self._declare)
 
     def _declare(self, channel: Any) -> None:
         guard = self._loop.guard
         channel.add_on_close_callback(guard(self._refused))
+        if self._queue.has_exchange:
+            channel.exchange_declare(
+                self._queue.name,
+                "fanout",
+                durable=True,
+                callback=guard(lambda _frame: self._declare_queue(channel)),
+            )
+        else:
+            self._declare_queue(channel)
+
+    def _declare_queue(self, channel: Any) -> None:
+        guard = self._loop.guard
         channel.queue_declare(
             self._queue.name,
             passive=self._passive,
@@ -81,8 +109,15 @@ class Declaration:
         )
 
     def _declared(self, channel: Any) -> None:
+        if self._queue.has_exchange:
+            bound = self._loop.guard(lambda _frame: self._finish(channel))
+            channel.queue_bind(self._queue.name, self._queue.name, callback=bound)
+            return
         if not self._passive:
             self._log.info("declared queue %s", self._queue.name)
+        self._finish(channel)
+
+    def _finish(self, channel: Any) -> None:
         channel.close()
         self._done()
 
@@ -113,17 +148,17 @@ class Provider(Part):
         self._waiting: dict[str, list[tuple[Callable[[], None], Callable[[str], None]]]] = {}
         session.attach(self)
 
-    def provide(self, queue: str, *, done: Callable[[], None], failed: Callable[[str], None]) -> None:
+    def provide(self, queue: Queue, *, done: Callable[[], None], failed: Callable[[str], None]) -> None:
         """Declare a queue; `done` or `failed` (with the reason) is called, unless the session ends."""
-        waiting = self._waiting.setdefault(queue, [])
+        waiting = self._waiting.setdefault(queue.name, [])
         waiting.append((done, failed))
         if len(waiting) == 1:
             Declaration(
                 self._loop,
                 self._session,
-                Queue(queue),
-                done=lambda: self._done(queue),
-                failed=lambda reason: self._failed(queue, reason),
+                queue,
+                done=lambda: self._done(queue.name),
+                failed=lambda reason: self._failed(queue.name, reason),
             )
 
     def session_down(self) -> None:

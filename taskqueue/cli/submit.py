@@ -32,6 +32,13 @@ def _checked(_context: click.Context, _parameter: click.Parameter, value: str) -
     "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: how long at most."
 )
 @click.option(
+    "--delay",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=0.0,
+    help="Have it run no sooner than in so many seconds.",
+)
+@click.option(
     "--content-type",
     metavar="T",
     help="The body's media type; by default application/json if it is JSON, text/plain if it is UTF-8, "
@@ -51,6 +58,7 @@ def submit(
     worker_type: str,
     body: str,
     timeout: float | None,
+    delay: float,
     content_type: str | None,
     style: str,
     path: str | None,
@@ -67,7 +75,7 @@ def submit(
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is for --wait.")
     data = sys.stdin.buffer.read() if body == "-" else body.encode("utf-8", "surrogateescape")
-    workitem = Submission(new_id(), worker_type, data, content_type or _guess(data))
+    workitem = Submission(new_id(), worker_type, data, content_type or _guess(data), delay)
     results: list[Result] = []
     address = options.find_address(amqp, path)
     if wait and sys.stderr.isatty():
@@ -116,7 +124,7 @@ def _value(result: Result) -> Any:
 
 def _described(result: Result, value: Any) -> dict[str, Any]:
     """Return a result as --format json prints it; JSON itself has no bytes."""
-    plain = {"id": result.id, "status": "succeeded" if result.succeeded else "failed"}
+    plain = {"id": result.id, "status": result.status}
     if isinstance(value, bytes):
         return plain | {"result_base64": base64.b64encode(value).decode()}
     return plain | {"result": value}

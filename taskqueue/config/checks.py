@@ -135,6 +135,20 @@ def seconds(value: str, most: str = "") -> float:
     return float(value)
 
 
+def factor(value: str) -> float:
+    """Take a number of 1 or more to multiply by."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", value) or float(value) < 1:
+        refuse("a number of 1 or more", value)
+    return float(value)
+
+
+def share(value: str) -> float:
+    """Take a number from 0 to 1."""
+    if not re.fullmatch(r"[01](\.[0-9]{1,4})?", value) or float(value) > 1:
+        refuse("a number from 0 to 1", value)
+    return float(value)
+
+
 def yes_no(value: str) -> bool:
     """Take yes or no, in the words that configparser knows."""
     if value.lower() not in _YES_NO:

@@ -90,6 +90,6 @@ def _default(check: str) -> str:
         case bool():
             return "`yes`" if value else "`no`"
         case float():
-            return f"`{value:.0f}`"
+            return f"`{value:.10g}`"
         case _:
             return f"`{value}`"

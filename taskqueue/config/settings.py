@@ -77,7 +77,19 @@ class GroupSettings:
         report_results: whether results are published.
         results_expire: seconds a result is kept; 0 is forever.
         depth: workitems a worker is given ahead, 1 or more.
+        retries: how often a workitem whose handler raised is run again.
+        retry_delay: seconds until the first retry.
+        retry_backoff: what the delay is multiplied by after each retry.
+        retry_max_delay: the longest delay, in seconds.
+        retry_jitter: the share, 0 to 1, by which a delay varies at random.
         max_crashes: crashes of its worker that a workitem may cause.
+        timeout: seconds a workitem may run; 0 is for ever.
+        timeout_grace: seconds between TaskTimeout and the worker's end.
+        max_tasks: workitems after which a worker is replaced; 0 is never.
+        max_memory: MiB of resident memory above which a worker is replaced; 0 is never.
+        memory_limit: MiB of address space a worker may have; 0 is no limit.
+        cpu_limit: seconds of processor time a workitem may use; 0 is no limit.
+        nice: by how much the workers yield, 0 to 19.
         output_rate: lines of output a second that are logged, a worker.
         settings: all other options by name, as they are written; in no repr, they may hold secrets.
     """
@@ -90,7 +102,19 @@ class GroupSettings:
     report_results: bool = True
     results_expire: float = 604800.0
     depth: int = 1
+    retries: int = 0
+    retry_delay: float = 5.0
+    retry_backoff: float = 2.0
+    retry_max_delay: float = 3600.0
+    retry_jitter: float = 0.1
     max_crashes: int = 3
+    timeout: float = 0.0
+    timeout_grace: float = 5.0
+    max_tasks: int = 0
+    max_memory: int = 0
+    memory_limit: int = 0
+    cpu_limit: int = 0
+    nice: int = 0
     output_rate: int = 100
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 

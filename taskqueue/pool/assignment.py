@@ -43,15 +43,32 @@ class Assignment:
         return _count(self.properties, words.CRASHES, 0)
 
     @property
+    def failures(self) -> int:
+        """How often a handler raised on it before."""
+        return _count(self.properties, words.FAILURES, 0)
+
+    @property
+    def due(self) -> float | None:
+        """When it is to run, in seconds since 1970; None for at once."""
+        return words.moment(self.properties, words.DUE)
+
+    @property
     def deadline(self) -> float | None:
         """When it expires, in seconds since 1970; None for never."""
-        value = _header(self.properties, words.DEADLINE)
-        return value if isinstance(value, float | int) else None
+        return words.moment(self.properties, words.DEADLINE)
 
     def run(self, worker: str, started: float, ended: float) -> results.Run:
         """Describe a run of it."""
         workitem = Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
         return results.Run(workitem, worker, started, ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """How a worker died under a workitem."""
+
+    text: str  # "killed by SIGSEGV"
+    peak_memory: int  # bytes
 
 
 def _header(properties: Properties, name: str) -> Any:

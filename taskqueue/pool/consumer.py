@@ -8,6 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from taskqueue import logs, results
@@ -20,10 +21,10 @@ from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ConfigError, ExitStatus
 from taskqueue.logs import Log
-from taskqueue.pool import control
-from taskqueue.pool.assignment import Assignment
+from taskqueue.pool import control, retries
+from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.crew import Crew
-from taskqueue.pool.frames import LARGEST_BODY, Outcome
+from taskqueue.pool.frames import LARGEST_BODY, Outcome, Verdict
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.settlement import Settlement
@@ -31,6 +32,7 @@ from taskqueue.properties import MalformedProperties, Properties
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
+_EARLY: Final = 0.05  # seconds; nearer than that to when it is due, a workitem runs
 _WORKERLESS_TIMEOUT: Final = 5.0  # seconds without a ready worker after which others get the work
 
 
@@ -64,7 +66,7 @@ class Consumer(Part):
             self._loop,
             supervisor,
             self._log,
-            group.output_rate,
+            group,
             on_ready=self._converge,
             on_outcome=self._outcome,
         )
@@ -133,6 +135,8 @@ class Consumer(Part):
         elif len(assignment.body) > LARGEST_BODY:
             reason = f"{len(assignment.body)} bytes; a worker takes at most {LARGEST_BODY}"
             self._give_up(assignment, "WorkitemUnreadable", reason)
+        elif assignment.due is not None and assignment.due > time.time() + _EARLY:
+            self._settlement.postpone(assignment, assignment.due)
         else:
             self._waiting.append(assignment)
             self._assign()
@@ -160,16 +164,27 @@ class Consumer(Part):
 
     def _outcome(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         run = assignment.run(link.name, outcome.started, outcome.ended)
-        if outcome.succeeded:
-            self._log.debug("succeeded", workitem=assignment.id, worker=link.name)
-            self._settlement.succeed(assignment, run, outcome)
-        else:
-            self._log.warning("failed: %s", outcome.error, workitem=assignment.id, worker=link.name)
-            self._settlement.fail_with(assignment, run, outcome)
+        self._settle(self._log.bind(workitem=assignment.id, worker=link.name), assignment, run, outcome)
         if self._draining:
             self._crew.let_idle_go()
         self._assign()
         self._flush()
+
+    def _settle(self, log: Log, assignment: Assignment, run: results.Run, outcome: Outcome) -> None:
+        if outcome.verdict is Verdict.SUCCEEDED:
+            log.debug("succeeded")
+            self._settlement.succeed(assignment, run, outcome)
+            return
+        delay = retries.retry_delay(self._group, assignment, outcome)
+        if delay is not None:
+            log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)
+            self._settlement.run_later(assignment, run, outcome.error, delay)
+        elif outcome.verdict is Verdict.REJECTED:
+            log.warning("rejected: %s", outcome.error)
+            self._settlement.reject_with(assignment, run, outcome)
+        else:
+            log.warning("failed: %s", outcome.error)
+            self._settlement.fail_with(assignment, run, outcome)
 
     def _settled(self, assignment: Assignment) -> None:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
@@ -191,7 +206,10 @@ class Consumer(Part):
                 elif message.word == "logging":
                     self._set_up_logging(message.content)
                 elif message.word == "died":
-                    self._bury(message.content["pid"], message.content["cause"])
+                    self._bury(
+                        message.content["pid"],
+                        Crash(message.content["cause"], message.content["peak_memory"]),
+                    )
         except EOFError:  # the supervisor is dead, and the kernel about to kill us
             self._loop.stop()
 
@@ -201,13 +219,14 @@ class Consumer(Part):
         except ConfigError as error:
             self._log.error("logging stays as it was: %s", error)
 
-    def _bury(self, pid: int, cause: str) -> None:
+    def _bury(self, pid: int, crash: Crash) -> None:
         """Charge a worker's death to the workitem it was performing; the others go to other workers."""
         link = self._crew.bury(pid)
         if link is None:
             return
         if link.had_begun:
-            self._crashed(link.tasks.popleft(), link, cause)
+            crash = replace(crash, text=f"{crash.text}: {link.sentence}") if link.sentence else crash
+            self._crashed(link.tasks.popleft(), link, crash)
         for assignment in reversed(link.tasks):
             if self._is_current(assignment.delivery):
                 self._waiting.appendleft(assignment)
@@ -218,21 +237,24 @@ class Consumer(Part):
         self._converge()
         self._flush()
 
-    def _crashed(self, assignment: Assignment, link: WorkerLink, cause: str) -> None:
+    def _crashed(self, assignment: Assignment, link: WorkerLink, crash: Crash) -> None:
         log = self._log.bind(workitem=assignment.id, worker=link.name)
         if not self._is_current(assignment.delivery):
             self._ledger.drop(assignment)
-            log.warning("its worker crashed (%s); the broker delivers it again", cause)
+            log.warning("its worker crashed (%s); the broker delivers it again", crash.text)
             return
-        crashes = assignment.crashes + 1
+        crashes, now = assignment.crashes + 1, time.time()
+        run = assignment.run(link.name, link.since, now)
         if crashes < self._group.max_crashes:
-            log.warning("its worker crashed (%s); crash %d, it runs again", cause, crashes)
-            self._settlement.run_again(assignment, crashes)
+            delay = retries.crash_delay(self._group, crashes)
+            log.warning(
+                "its worker crashed (%s); crash %d, it runs again in %g s", crash.text, crashes, delay
+            )
+            self._settlement.run_after_crash(assignment, run, crash, delay)
             return
-        log.error("failed: its worker crashed (%s); crash %d, it is given up", cause, crashes)
-        now = time.time()
-        failure = results.Failure("WorkerCrashed", f"{cause}; {crashes} crashes in all")
-        self._settlement.fail(assignment, assignment.run(link.name, now, now), failure)
+        log.error("failed: its worker crashed (%s); crash %d, it is given up", crash.text, crashes)
+        failure = results.Failure("WorkerCrashed", f"{crash.text}; {crashes} crashes in all")
+        self._settlement.crash(assignment, run, crash, failure)
 
     # --- what is wanted: to consume while there are workers and results can be published ---
 

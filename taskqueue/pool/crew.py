@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
+from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
 from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment
@@ -23,7 +24,7 @@ class Crew:
         loop: EventLoop,
         supervisor: socket.socket,
         log: Log,
-        output_rate: int,
+        group: GroupSettings,
         *,
         on_ready: Callable[[], None],
         on_outcome: Callable[[WorkerLink, Assignment, Outcome], None],
@@ -34,28 +35,30 @@ class Crew:
             loop: watches their sockets and their output.
             supervisor: this process's end of the pair to whoever can kill them.
             log: where their faults go, and what they print.
-            output_rate: lines a second that each may write into the log.
+            group: what they may write into the log, and how long a workitem may take them.
             on_ready: another worker can take work.
             on_outcome: takes what a worker says became of an assignment.
         """
         self._loop = loop
         self._supervisor = supervisor
         self._log = log
-        self._output_rate = output_rate
+        self._group = group
         self._on_ready = on_ready
         self._on_outcome = on_outcome
         self._links: dict[int, WorkerLink] = {}  # by the worker's pid
 
     def welcome(self, message: Message) -> None:
         """Take over the files of a new worker."""
-        self._links[message.content["pid"]] = WorkerLink(
+        pid = message.content["pid"]
+        self._links[pid] = WorkerLink(
             self._loop,
             message.content["name"],
             message.files,
             self._log,
-            self._output_rate,
-            on_ready=lambda: self._begun(message.content["pid"]),
+            self._group,
+            on_ready=lambda: self._begun(pid),
             on_outcome=self._on_outcome,
+            on_retiring=lambda: self._retires(pid),
             on_hang_up=self._hung_up,
             on_fault=self._fault,
         )
@@ -63,6 +66,9 @@ class Crew:
     def _begun(self, pid: int) -> None:
         control.send(self._supervisor, "begun", pid=pid)
         self._on_ready()
+
+    def _retires(self, pid: int) -> None:
+        control.send(self._supervisor, "retires", pid=pid)
 
     def bury(self, pid: int) -> WorkerLink | None:
         """Read what a dead worker left behind; return its link, with the assignments it did not finish."""

@@ -18,7 +18,7 @@ LARGEST_BODY: Final = LONGEST_FRAME - 1024 * 1024
 
 _HEAD: Final = struct.Struct(">BI")
 _TASK: Final = struct.Struct(">QII")
-_OUTCOME: Final = struct.Struct(">Q?ddBI")
+_OUTCOME: Final = struct.Struct(">QBdddBI")
 
 
 class Kind(IntEnum):
@@ -27,6 +27,16 @@ class Kind(IntEnum):
     READY = 1  # worker: set up, and can take work
     TASK = 2  # consumer: perform this workitem
     OUTCOME = 3  # worker: this is what became of it
+    RETIRING = 4  # worker: I have done or grown enough, and end; give what I have not begun to others
+
+
+class Verdict(IntEnum):
+    """How a run ended, in the worker's view."""
+
+    SUCCEEDED = 1
+    FAILED = 2  # the handler raised
+    RETRY = 3  # the handler asks for another run
+    REJECTED = 4  # the handler wants no more runs
 
 
 class FrameError(ValueError):
@@ -71,9 +81,10 @@ class Outcome:
     """What became of a workitem, as its worker tells it."""
 
     number: int
-    succeeded: bool
+    verdict: Verdict
     started: float  # seconds since 1970
     ended: float
+    delay: float  # seconds until the run that RETRY asks for; negative: as the settings say
     content_type: str
     error: str  # a failure in one line; empty for a success
     body: bytes  # the result's body, or the failure's
@@ -81,7 +92,8 @@ class Outcome:
     def encode(self) -> bytes:
         """Return the whole frame."""
         kind, error = self.content_type.encode(), self.error.encode("utf-8", "replace")
-        head = _OUTCOME.pack(self.number, self.succeeded, self.started, self.ended, len(kind), len(error))
+        times = self.started, self.ended, self.delay
+        head = _OUTCOME.pack(self.number, self.verdict, *times, len(kind), len(error))
         size = len(head) + len(kind) + len(error) + len(self.body)
         return b"".join((_head(Kind.OUTCOME, size), head, kind, error, self.body))
 
@@ -89,21 +101,27 @@ class Outcome:
     def decode(cls, payload: bytes) -> "Outcome":
         """Read the payload of an OUTCOME frame; FrameError where it is none."""
         try:
-            number, succeeded, started, ended, kind_size, error_size = _OUTCOME.unpack_from(payload)
+            number, verdict, started, ended, delay, kind_size, error_size = _OUTCOME.unpack_from(payload)
             kind_end = _OUTCOME.size + kind_size
             error_end = kind_end + error_size
             if error_end > len(payload):
                 raise FrameError("an outcome that ends early")
             kind = payload[_OUTCOME.size : kind_end].decode()
             error = payload[kind_end:error_end].decode("utf-8", "replace")
-        except (struct.error, UnicodeDecodeError) as fault:
+            ending = Verdict(verdict)
+        except (struct.error, ValueError) as fault:
             raise FrameError(f"an outcome that cannot be read: {fault}") from None
-        return cls(number, succeeded, started, ended, kind, error, payload[error_end:])
+        return cls(number, ending, started, ended, delay, kind, error, payload[error_end:])
 
 
 def ready() -> bytes:
     """Return a READY frame."""
     return _head(Kind.READY, 0)
+
+
+def retiring() -> bytes:
+    """Return a RETIRING frame."""
+    return _head(Kind.RETIRING, 0)
 
 
 def _head(kind: Kind, size: int) -> bytes:

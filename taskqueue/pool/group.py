@@ -17,6 +17,7 @@ from taskqueue.keeper import report, start
 from taskqueue.logs import Log
 from taskqueue.plugins import Plugin
 from taskqueue.pool import control, privileges
+from taskqueue.pool.limits import Limits
 from taskqueue.processes import Exit, Slot
 
 
@@ -128,17 +129,18 @@ class Group:
                     self._log.info("%s", self.state)
                 elif message.word == "failure":
                     self.failure = message.content["reason"]
-                elif message.word == "begun":
-                    self._note_begun(message.content["pid"])
+                elif message.word in ("begun", "retires"):
+                    self._note(message.word, message.content["pid"])
                 elif message.word == "kill" and message.content["pid"] in self.pids:
                     processes.kill_group(message.content["pid"])
         except EOFError:
             self._drop_control()
 
-    def _note_begun(self, pid: int) -> None:
+    def _note(self, word: str, pid: int) -> None:
         for slot in self.workers:
             if slot.pid == pid:
                 slot.has_begun = True
+                slot.is_retiring = word == "retires"
 
     # --- the end of a process ---
 
@@ -170,9 +172,11 @@ class Group:
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
         processes.kill_rest(end.pid)  # what it may have started and left behind
         # Status 0 unasked is a plugin's os._exit(0): expected, it would be started again without delay.
-        expected = not self.consumer.pid or (self.is_leaving and end.code == ExitStatus.OK)
+        self.hear()  # it may have said that it retires
+        retires = slot.is_retiring and end.code == ExitStatus.OK
+        expected = not self.consumer.pid or retires or (self.is_leaving and end.code == ExitStatus.OK)
         delay = slot.vacate(expected=expected)
-        self._tell_consumer("died", pid=end.pid, cause=end.cause)
+        self._tell_consumer("died", pid=end.pid, cause=end.cause, peak_memory=end.peak_memory)
         if not expected:
             report(self._log, f"worker {slot.name}", end, None if self.is_leaving else delay)
 
@@ -252,6 +256,10 @@ class Group:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         settings = self.blueprint.settings
         spec = worker.WorkerSpec(
-            name, settings.worker_type, self.blueprint.worker_user, dict(settings.settings)
+            name,
+            settings.worker_type,
+            self.blueprint.worker_user,
+            dict(settings.settings),
+            Limits.of(settings),
         )
         return worker.run(spec, link, parent)

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
+from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task
@@ -26,32 +28,39 @@ class WorkerLink:
         name: str,
         files: tuple[int, ...],
         log: Log,
-        output_rate: int,
+        group: GroupSettings,
         *,
         on_ready: Callable[[], None],
         on_outcome: Callable[["WorkerLink", Assignment, Outcome], None],
+        on_retiring: Callable[[], None],
         on_hang_up: Callable[["WorkerLink"], None],
         on_fault: Callable[["WorkerLink", str], None],
     ) -> None:
         """Take over the worker's socket and the reading end of its output.
 
         log -- takes the lines of that output
+        on_retiring -- the worker has done enough and is about to end
         on_hang_up -- the worker closed its socket; it should be about to end
         on_fault -- the worker said what no worker says; it must be killed
         """
         self.name = name
         self.is_ready = False
         self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
+        self.since = 0.0  # when the first of them was begun, in seconds since 1970
+        self.sentence = ""  # why the worker must be killed, if it must
+        self._patience = group.timeout + group.timeout_grace if group.timeout else 0.0
+        self._timer: object | None = None
+        self._is_retiring = False
         self._loop = loop
         self._socket = socket.socket(fileno=files[0])
         self._socket.setblocking(False)
-        self._output: OutputPump | None = OutputPump(files[1], output_rate, self._log_line)
+        self._output: OutputPump | None = OutputPump(files[1], group.output_rate, self._log_line)
         self._reader = FrameReader()
         self._unsent = bytearray()
         self._left_unread = False
         self._is_watched = True
         self._is_telling = False
-        self._on_ready, self._on_outcome = on_ready, on_outcome
+        self._on_ready, self._on_outcome, self._on_retiring = on_ready, on_outcome, on_retiring
         self._on_hang_up, self._on_fault = on_hang_up, on_fault
         self._log = log.bind(worker=name)
         loop.watch(self._socket, self._readable)
@@ -64,7 +73,26 @@ class WorkerLink:
             self.is_ready = False
             return False
         self.tasks.append(assignment)
+        if len(self.tasks) == 1:
+            self._begin()
         return True
+
+    def _begin(self) -> None:
+        """Note that the worker begins with the first of its tasks, and how long that may take."""
+        self.since = time.time()
+        self._stop_timer()
+        if self._patience and self.tasks:
+            self._timer = self._loop.call_later(self._patience, self._overdue)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
+            self._timer = None
+
+    def _overdue(self) -> None:
+        self._timer = None
+        self.sentence = f"it ran longer than its timeout and grace, {self._patience:g} s together"
+        self._on_fault(self, self.sentence)
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: it cleans up and ends."""
@@ -80,11 +108,14 @@ class WorkerLink:
         self._unwatch()
         self._close_output()
         self._socket.close()
+        self._stop_timer()
 
     @property
     def had_begun(self) -> bool:
         """Whether the worker, which is dead, had begun with the first of its tasks, as far as can be told."""
-        return bool(self.tasks) and not (self._left_unread and len(self.tasks) == 1)
+        if self._is_retiring or not self.tasks:
+            return False
+        return not (self._left_unread and len(self.tasks) == 1)
 
     # --- the socket ---
 
@@ -155,7 +186,14 @@ class WorkerLink:
             if self._output is not None:
                 self._output.drain()  # what it wrote about this workitem is logged with its id
                 self._tell_dropped_later(self._output)
-            self._on_outcome(self, self.tasks.popleft(), outcome)
+            assignment = self.tasks.popleft()
+            self._begin()
+            self._on_outcome(self, assignment, outcome)
+        elif kind is Kind.RETIRING:
+            self._is_retiring = True
+            self._stop_timer()
+            self._on_retiring()
+            self.hang_up()  # it waits for that: who ends before the supervisor knows why has died
         else:
             raise FrameError(f"a frame {kind.name} out of place")
 

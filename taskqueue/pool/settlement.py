@@ -1,10 +1,12 @@
 """How a workitem ends: what is published for it, until the broker has confirmed all of it."""
 
+import time
 from collections.abc import Callable
 from typing import Final
 
 from taskqueue import results
 from taskqueue import workitem as words
+from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
@@ -13,16 +15,18 @@ from taskqueue.broker.topology import (
     FAILED,
     REJECTED,
     Provider,
+    Queue,
     is_ours,
     is_text,
     worker_queue,
 )
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
-from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import Outcome
 from taskqueue.properties import Properties
 from taskqueue.results import FAILED as STATUS_FAILED
+from taskqueue.results import REJECTED as STATUS_REJECTED
 from taskqueue.results import SUCCEEDED, Failure, Run
 from taskqueue.workitem import Workitem
 
@@ -45,11 +49,13 @@ class Settlement:
         """Publish for one group; `on_settled` hears of each assignment whose delivery may be acknowledged."""
         self._loop = loop
         self._provider = Provider(loop, session)
+        self._delays = Delays(loop, session, publisher, self._provider)
         self._publisher = publisher
         self._group = group
         self._on_settled = on_settled
         self._open: dict[Assignment, None] = {}  # those with something unpublished
         self._lost: list[tuple[Assignment, Publication]] = []
+        self._epoch = 0  # counts the connections
         self._log = Log("consumer", group=group.name)
 
     # --- the ways to end ---
@@ -58,22 +64,47 @@ class Settlement:
         """Report a result."""
         self._begin(assignment, self._reports(assignment, run, SUCCEEDED, outcome.content_type, outcome.body))
 
+    def run_later(self, assignment: Assignment, run: Run, error: str, delay: float) -> None:
+        """Have a workitem whose handler raised run again in `delay` seconds; its history travels along."""
+        run = results.with_history(run, "failed", error)
+        due = time.time() + delay
+        properties = results.next_run(run, words.FAILURES, assignment.failures + 1, due)
+        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+
+    def run_after_crash(self, assignment: Assignment, run: Run, cause: Crash, delay: float) -> None:
+        """Have a workitem whose worker crashed run again in `delay` seconds; its history travels along."""
+        run = results.with_history(run, "crashed", cause.text, cause.peak_memory)
+        due = time.time() + delay if delay else None
+        properties = results.next_run(run, words.CRASHES, assignment.crashes + 1, due)
+        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+
+    def postpone(self, assignment: Assignment, due: float) -> None:
+        """Send a workitem that came before it is due up the delay ladder."""
+        properties = results.again(assignment.properties)
+        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+
     def fail_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
         """Report a failure that the worker has described, and keep the workitem."""
+        run = results.with_history(run, "failed", outcome.error)
         reports = self._reports(assignment, run, STATUS_FAILED, outcome.content_type, outcome.body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, outcome.error)])
+        self._begin(assignment, [*reports, self._kept(assignment, run, FAILED, outcome.error)])
+
+    def reject_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
+        """Report that the handler wants no more of a workitem, and put it aside."""
+        run = results.with_history(run, "rejected", outcome.error)
+        reports = self._reports(assignment, run, STATUS_REJECTED, outcome.content_type, outcome.body)
+        self._begin(assignment, [*reports, self._kept(assignment, run, REJECTED, outcome.error)])
+
+    def crash(self, assignment: Assignment, run: Run, cause: Crash, failure: Failure) -> None:
+        """Report that a workitem is given up after its last crash, and keep it."""
+        run = results.with_history(run, "crashed", cause.text, cause.peak_memory)
+        self.fail(assignment, run, failure)
 
     def fail(self, assignment: Assignment, run: Run, failure: Failure) -> None:
         """Report a failure that no worker could describe, and keep the workitem."""
         body = results.encode_failure(failure, _quotable(run))
         reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, str(failure))])
-
-    def run_again(self, assignment: Assignment, crashes: int) -> None:
-        """Send a workitem back to its queue after a crash; the count travels with it."""
-        now = assignment.run("", 0, 0)
-        properties = results.after_crash(now.workitem, crashes)
-        self._begin(assignment, [self._to(assignment, worker_queue(assignment.worker_type), properties)])
+        self._begin(assignment, [*reports, self._kept(assignment, run, FAILED, str(failure))])
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem."""
@@ -82,6 +113,7 @@ class Settlement:
 
     def connection_lost(self) -> None:
         """Note what nobody knows the fate of: all that is unconfirmed."""
+        self._epoch += 1
         self._lost = [(assignment, sent) for assignment in self._open for sent in assignment.unpublished]
 
     def publish_again(self) -> None:
@@ -113,9 +145,12 @@ class Settlement:
             return asked
         return self._group.results_routing_key if self._group.report_results else None
 
-    def _kept(self, assignment: Assignment, run: Run, reason: str) -> Publication:
-        queue = worker_queue(assignment.worker_type)
-        return self._to(assignment, FAILED, results.failed_copy(run, reason, queue))
+    def _kept(self, assignment: Assignment, run: Run, queue: str, reason: str) -> Publication:
+        came_from = worker_queue(assignment.worker_type)
+        return self._to(assignment, queue, results.kept_copy(run, reason, came_from))
+
+    def _to_worker(self, assignment: Assignment, properties: Properties) -> Publication:
+        return self._to(assignment, worker_queue(assignment.worker_type), properties)
 
     def _to(
         self, assignment: Assignment, queue: str, properties: Properties, body: bytes | None = None
@@ -131,19 +166,26 @@ class Settlement:
 
     # --- until all of it is confirmed ---
 
-    def _begin(self, assignment: Assignment, publications: list[Publication]) -> None:
+    def _begin(
+        self, assignment: Assignment, publications: list[Publication], due: float | None = None
+    ) -> None:
         assignment.unpublished = publications
         if not publications:
             self._on_settled(assignment)
             return
         self._open[assignment] = None
         for publication in publications:
-            self._publisher.publish(publication)
+            if due is None:
+                self._publisher.publish(publication)
+            else:
+                self._delays.publish(publication, due)
 
     def _published(self, assignment: Assignment, publication: Publication, fate: Fate, reason: str) -> None:
         if publication not in assignment.unpublished:
             return  # replaced, or settled after a reconnect
-        if fate is Fate.RETURNED:
+        if publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
+            self._delays.publish_again(publication)
+        elif fate is Fate.RETURNED:
             self._provide_queue(assignment, publication)
         elif fate is Fate.REFUSED:
             self._replace(assignment, publication, reason)
@@ -168,14 +210,19 @@ class Settlement:
             self._publisher.publish(publication)
             return
         self._provider.provide(
-            publication.queue,
+            Queue(publication.queue),
             done=lambda: self._publisher.publish(publication),
             failed=lambda reason: self._provide_later(publication, reason),
         )
 
     def _provide_later(self, publication: Publication, reason: str) -> None:
         self._log.error("queue %s cannot be declared: %s", publication.queue, reason)
-        self._loop.call_later(_DECLARE_AGAIN, lambda: self._publisher.publish(publication))
+        epoch = self._epoch
+        self._loop.call_later(_DECLARE_AGAIN, lambda: self._publish_in(epoch, publication))
+
+    def _publish_in(self, epoch: int, publication: Publication) -> None:
+        if epoch == self._epoch:
+            self._publisher.publish(publication)
 
     def _replace(self, assignment: Assignment, publication: Publication, reason: str) -> None:
         """Publish something smaller instead of a message that the broker never takes."""
@@ -202,7 +249,7 @@ class Settlement:
         report = self._to(assignment, queue, properties, body)
         if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
             return [report]
-        return [report, self._kept(assignment, run, str(failure))]
+        return [report, self._kept(assignment, run, FAILED, str(failure))]
 
 
 def _quotable(run: Run) -> Workitem | None:

@@ -6,6 +6,7 @@ The plugins are the classes below: what the child needs of this module, it has i
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,11 +14,14 @@ import pytest
 from support.distribution import install
 from support.line import Line
 
-from taskqueue import worker
+from taskqueue import Reject, Retry, worker
 from taskqueue.errors import ExitStatus
-from taskqueue.pool.frames import Kind
+from taskqueue.pool.frames import Kind, Verdict
+from taskqueue.pool.limits import Limits
 from taskqueue.properties import Properties
 from taskqueue.worker import BaseWorker, WorkerSpec
+
+NO_LIMITS = Limits()
 
 
 class Echo(BaseWorker):
@@ -64,6 +68,23 @@ class Executing(BaseWorker):
         return eval(body)
 
 
+class Asking(BaseWorker):
+    """Raises what asks for another run, or for none."""
+
+    WISHES: ClassVar[dict[str, Callable[[], Exception]]] = {
+        "retry": Retry,
+        "retry later": lambda: Retry("later", delay=2.5),
+        "retry before": lambda: Retry("before", delay=-3),
+        "retry soon": lambda: Retry("soon", delay="soon"),
+        "reject": lambda: Reject("no use"),
+        "nothing": ValueError,
+    }
+
+    def handle_task(self, body):
+        wish = self.WISHES[body]()
+        raise wish
+
+
 class NoHandler(BaseWorker):
     pass
 
@@ -106,11 +127,11 @@ class Wrong(ValueError):
 
 @pytest.fixture
 def start(forked, tmp_path, monkeypatch):
-    """Start a worker: start(class, user=..., **settings)."""
+    """Start a worker: start(class, user=..., limits=..., **settings)."""
     monkeypatch.syspath_prepend(tmp_path)
     connections = []
 
-    def start(plugin, target="factory", user=None, **settings):
+    def start(plugin, target="factory", user=None, limits=NO_LIMITS, **settings):
         name = plugin.__name__.lower()
         install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
         ours, theirs = socket.socketpair()
@@ -119,7 +140,7 @@ def start(forked, tmp_path, monkeypatch):
 
         def run():
             ours.close()
-            return worker.run(WorkerSpec(f"{name}/1", name, user, settings), theirs, parent)
+            return worker.run(WorkerSpec(f"{name}/1", name, user, settings, limits), theirs, parent)
 
         line = Line(ours, forked(run))
         theirs.close()
@@ -201,8 +222,8 @@ def test_the_value_of_the_handler_is_the_result(ready):
     assert line.value('{"a": [1, 2.5, null]}', content_type="application/json") == {"a": [1, 2.5, None]}
     assert line.value("null", content_type=None) is None
     text = line.perform("grüß")
-    assert (text.succeeded, text.content_type, text.body) == (
-        True,
+    assert (text.verdict, text.content_type, text.body) == (
+        Verdict.SUCCEEDED,
         "text/plain; charset=utf-8",
         "grüß".encode(),
     )
@@ -235,6 +256,45 @@ def test_what_a_handler_prints_and_logs_is_there_before_its_outcome(ready):
     line.perform("this")
     assert "printed" in line.child.output()
     assert "INFO: logged this\n" in line.child.output()
+
+
+# --- limits ---
+
+
+def test_a_worker_that_has_done_enough_says_so_and_waits_to_be_dismissed(ready):
+    line = ready(Settled, limits=Limits(max_tasks=2))
+    line.perform("1")
+    line.perform("2")
+    assert line.receive() == (Kind.RETIRING, b"")
+    line.send("too late")
+    assert line.hang_up() == ExitStatus.OK
+    assert line.connection.recv(100) == b""
+    assert line.child.output().endswith("torn down\n")
+
+
+@pytest.mark.parametrize(
+    ("wish", "verdict", "delay"),
+    [
+        ("retry", Verdict.RETRY, -1.0),
+        ("retry later", Verdict.RETRY, 2.5),
+        ("retry before", Verdict.RETRY, 0.0),
+        ("retry soon", Verdict.FAILED, -1.0),
+        ("reject", Verdict.REJECTED, -1.0),
+        ("nothing", Verdict.FAILED, -1.0),
+    ],
+)
+def test_what_a_handler_asks_for_is_told(ready, wish, verdict, delay):
+    outcome = ready(Asking).perform(wish)
+    assert (outcome.verdict, outcome.delay) == (verdict, delay)
+
+
+def test_a_timeout_reaches_the_handler_and_the_next_workitem_has_its_own_time(ready):
+    line = ready(Executing, limits=Limits(timeout=0.2))
+    error = line.failure("__import__('signal').pause()")["error"]
+    assert (error["type"], error["message"]) == ("TaskTimeout", "its timeout has passed")
+    assert "in handle_task" in error["traceback"]
+    assert line.value("__import__('signal').getitimer(0)[0]") > 0
+    assert line.hang_up() == ExitStatus.OK
 
 
 # --- failures ---
@@ -291,13 +351,13 @@ def test_a_body_that_cannot_be_decoded_is_a_failure(ready, kind, body, complaint
     assert failure["error"]["type"] == "WorkitemUnreadable"
     assert failure["error"]["message"].startswith(complaint)
     assert failure["workitem"] is None
-    assert line.perform("x").succeeded
+    assert line.perform("x").verdict is Verdict.SUCCEEDED
 
 
 def test_a_content_type_that_is_not_accepted_is_a_failure_without_a_run(ready):
     line = ready(Picky)
     for kind in ("text/plain", "TEXT/csv; header=absent"):
-        assert line.perform("1", content_type=kind).succeeded
+        assert line.perform("1", content_type=kind).verdict is Verdict.SUCCEEDED
     assert line.value("1", content_type=None) == 1
     error = line.failure("<a/>", content_type="application/xml")["error"]
     assert error["message"] == (

@@ -55,9 +55,10 @@ class Ground:
 
 def peak_memory(daemon: Daemon) -> int:
     """Return the most memory, in bytes, that any child of a daemon's first process ever had in use."""
-    return max(_peak(pid) for pid in children(daemon.pid))
+    return max(peak_of(pid) for pid in children(daemon.pid))
 
 
-def _peak(pid: int) -> int:
+def peak_of(pid: int) -> int:
+    """Return the most memory, in bytes, that a process ever had in use."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

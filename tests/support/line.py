@@ -3,7 +3,7 @@
 import json
 import socket
 
-from taskqueue.pool.frames import FrameReader, Kind, Outcome, Task
+from taskqueue.pool.frames import FrameReader, Kind, Outcome, Task, Verdict
 from taskqueue.properties import Properties
 
 
@@ -43,13 +43,14 @@ class Line:
     def value(self, body, **properties):
         """Have a workitem performed; return the value of its result, which is JSON."""
         outcome = self.perform(body, **properties)
-        assert (outcome.succeeded, outcome.content_type, outcome.error) == (True, "application/json", "")
+        assert (outcome.verdict, outcome.content_type) == (Verdict.SUCCEEDED, "application/json")
+        assert outcome.error == ""
         return json.loads(outcome.body)
 
-    def failure(self, body, **properties):
+    def failure(self, body, verdict=Verdict.FAILED, **properties):
         """Have a workitem performed; return what its failure says."""
         outcome = self.perform(body, **properties)
-        assert (outcome.succeeded, outcome.content_type) == (False, "application/json")
+        assert (outcome.verdict, outcome.content_type) == (verdict, "application/json")
         failure = json.loads(outcome.body)
         assert outcome.error.startswith(failure["error"]["type"])
         return failure

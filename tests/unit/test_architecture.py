@@ -22,7 +22,7 @@ config
 broker
 plugins processes daemon results
 logs
-pool.frames pool.control pool.output pool.privileges
+pool.frames pool.control pool.limits pool.output pool.privileges
 worker keeper
 pool dispatcher submission
 fleet

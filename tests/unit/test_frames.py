@@ -4,11 +4,12 @@ import struct
 import pytest
 
 from taskqueue.pool import frames
-from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task
+from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task, Verdict
 
 TASK = Task(7, 2, b"\0\0", b"\xffbody")
-OUTCOME = Outcome(7, True, 1.5, 2.5, "text/plain", "", b"\xffbody")
-FAILED = Outcome(2**64 - 1, False, -1.0, 0.0, "x" * 255, "Ürror: " + "y" * 100_000, b"")
+OUTCOME = Outcome(7, Verdict.SUCCEEDED, 1.5, 2.5, -1.0, "text/plain", "", b"\xffbody")
+FAILED = Outcome(2**64 - 1, Verdict.FAILED, -1.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 100_000, b"")
+RETRY = Outcome(3, Verdict.RETRY, 0.0, 0.0, 2.5, "a", "b", b"c")
 
 
 def read(data, reader=None):
@@ -16,12 +17,19 @@ def read(data, reader=None):
 
 
 def test_every_frame_is_read_as_it_was_written():
-    [(kind, nothing), (task, given), (outcome, done), (_, failed)] = read(
-        frames.ready() + TASK.encode() + OUTCOME.encode() + FAILED.encode()
+    [(kind, nothing), (task, given), (outcome, done), (_, failed), (_, again), last] = read(
+        frames.ready()
+        + TASK.encode()
+        + OUTCOME.encode()
+        + FAILED.encode()
+        + RETRY.encode()
+        + frames.retiring()
     )
     assert (kind, task, outcome, nothing) == (Kind.READY, Kind.TASK, Kind.OUTCOME, b"")
     assert Task.decode(given) == TASK
     assert [Outcome.decode(done), Outcome.decode(failed)] == [OUTCOME, FAILED]
+    assert Outcome.decode(again) == RETRY
+    assert last == (Kind.RETIRING, b"")
 
 
 def test_frames_may_come_byte_by_byte():
@@ -48,7 +56,7 @@ def test_frames_may_come_in_pieces_of_any_size():
 
 
 def test_an_error_that_is_no_utf_8_is_still_sent():
-    [(_, payload)] = read(Outcome(1, False, 0.0, 0.0, "", "\udcff!", b"").encode())
+    [(_, payload)] = read(Outcome(1, Verdict.FAILED, 0.0, 0.0, -1.0, "", "\udcff!", b"").encode())
     assert Outcome.decode(payload).error == "?!"
 
 
@@ -59,7 +67,7 @@ def test_a_frame_that_is_too_long_is_neither_written_nor_believed():
         read(struct.pack(">BI", Kind.OUTCOME, frames.LONGEST_FRAME + 1))
 
 
-@pytest.mark.parametrize("number", [0, 4, 255])
+@pytest.mark.parametrize("number", [0, 5, 255])
 def test_an_unknown_kind_is_refused_before_its_payload_comes(number):
     with pytest.raises(FrameError, match=f"unknown kind {number}"):
         read(struct.pack(">BI", number, 1000))
@@ -73,6 +81,14 @@ def test_every_truncation_of_a_payload_that_cuts_its_head_is_refused(item):
             type(item).decode(payload[:end])
 
 
+def test_a_verdict_that_nobody_passes_is_refused():
+    payload = bytearray(OUTCOME.encode()[5:])
+    for verdict in (0, 5, 255):
+        payload[8] = verdict
+        with pytest.raises(FrameError, match="cannot be read"):
+            Outcome.decode(bytes(payload))
+
+
 def test_a_content_type_that_is_no_utf_8_is_refused():
     payload = bytearray(OUTCOME.encode()[5:])
     payload[payload.index(b"text/plain")] = 0xFF
@@ -82,12 +98,7 @@ def test_a_content_type_that_is_no_utf_8_is_refused():
 
 def test_garbage_is_a_frame_error_and_nothing_else():
     dice = random.Random(20122)
-    whole = (
-        frames.ready()
-        + OUTCOME.encode()
-        + TASK.encode()
-        + Outcome(1, False, 0.0, 0.0, "a", "b", b"c").encode()
-    )
+    whole = frames.ready() + OUTCOME.encode() + TASK.encode() + RETRY.encode()
     refused = 0
     for _ in range(1500):
         data = bytearray(whole)
@@ -107,6 +118,6 @@ def test_garbage_is_a_frame_error_and_nothing_else():
 def test_noise_is_a_frame_error():
     dice = random.Random(20123)
     for _ in range(300):
-        noise = bytes((dice.choice((0, *range(4, 256))),)) + dice.randbytes(200)
+        noise = bytes((dice.choice((0, *range(5, 256))),)) + dice.randbytes(200)
         with pytest.raises(FrameError):
             read(noise)

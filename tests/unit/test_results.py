@@ -6,19 +6,20 @@ import pytest
 
 from taskqueue import workitem as words
 from taskqueue.errors import ResultUnwritable
-from taskqueue.properties import Properties
+from taskqueue.properties import MAX_DEPTH, Properties
 from taskqueue.results import (
     FAILED,
     HOST,
     SUCCEEDED,
     Failure,
     Run,
-    after_crash,
     again,
     encode_failure,
     encode_value,
-    failed_copy,
+    kept_copy,
+    next_run,
     result,
+    with_history,
 )
 from taskqueue.workitem import TEXT_LIMIT, Workitem
 
@@ -193,11 +194,9 @@ def test_a_result_expires_in_milliseconds_or_never(expire, written):
     assert result(run(), SUCCEEDED, "text/plain", expire).expiration == written
 
 
-def test_a_failed_copy_keeps_the_properties_and_says_why():
+def test_a_kept_copy_keeps_the_properties_and_says_why():
     properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
-    copy = failed_copy(
-        Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest"
-    )
+    copy = kept_copy(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest")
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
         "mine": 1,
@@ -211,11 +210,63 @@ def test_a_failed_copy_keeps_the_properties_and_says_why():
     }
 
 
-def test_after_a_crash_a_workitem_goes_back_with_one_attempt_more():
-    properties = Properties(message_id="m").with_headers({"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1})
-    back = after_crash(workitem(properties=properties), 2)
-    assert back.headers == {"mine": 1, words.ATTEMPT: 4, words.CRASHES: 2}
-    assert back.message_id == "m"
+@pytest.mark.parametrize(
+    ("counter", "due", "when"), [(words.CRASHES, None, {}), (words.FAILURES, 12.5, {words.DUE: 12.5})]
+)
+def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, due, when):
+    old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5}
+    properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
+    back = next_run(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), counter, 2, due)
+    counted = {words.ATTEMPT: 4, words.CRASHES: 1, words.FAILURES: 1} | {counter: 2}
+    assert back.headers == {"mine": 1} | counted | when
+    assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
+
+
+def test_a_kept_copy_is_not_due_any_more():
+    properties = Properties(message_id="m").with_headers({words.DUE: 12.5})
+    copy = kept_copy(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "why", "worker_digest")
+    assert words.DUE not in copy.headers
+
+
+# --- history ---
+
+
+def history_of(number, history=None):
+    """Return the history after `number` runs that failed, upon what a producer may have written there."""
+    properties = Properties() if history is None else Properties().with_headers({words.HISTORY: history})
+    for attempt in range(1, number + 1):
+        latest = Run(workitem(properties=properties, attempt=attempt), "digest/1", 1.0, 2.0)
+        properties = with_history(latest, "failed", f"error {attempt}").workitem.properties
+    return properties.headers[words.HISTORY]
+
+
+def test_a_history_tells_of_each_run_what_became_of_it():
+    entry = {"attempt": 1, "what": "failed", "error": "error 1", "host": HOST, "worker": "digest/1"}
+    assert history_of(1) == [entry | {"started": 1.0, "ended": 2.0}]
+    crashed = with_history(run(), "crashed", "killed by SIGSEGV", 12345).workitem.properties
+    assert crashed.headers[words.HISTORY][0]["peak_memory"] == 12345
+
+
+def test_a_history_keeps_the_first_and_the_latest_of_its_entries():
+    assert [entry["attempt"] for entry in history_of(20)] == list(range(1, 21))
+    assert [entry["attempt"] for entry in history_of(150)] == [1, 2, *range(133, 151)]
+
+
+def test_an_error_is_cut_short_in_the_history():
+    latest = with_history(run(), "failed", "x" * 100_000).workitem.properties
+    assert len(latest.headers[words.HISTORY][0]["error"]) <= 500
+
+
+@pytest.mark.parametrize("garbage", ["all well", 7, {"a": 1}, []])
+def test_what_is_no_history_is_replaced(garbage):
+    assert [entry["attempt"] for entry in history_of(2, garbage)] == [1, 2]
+
+
+def test_a_history_that_nests_too_deep_to_be_read_is_replaced():
+    history = []
+    for _ in range(MAX_DEPTH + 1):
+        history = [history]
+    assert [entry["attempt"] for entry in history_of(1, history)] == [1]
 
 
 def test_what_is_published_again_has_nothing_that_the_broker_refuses_or_acts_upon():

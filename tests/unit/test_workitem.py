@@ -7,6 +7,7 @@ from taskqueue.errors import WorkitemUnreadable
 from taskqueue.properties import Properties
 from taskqueue.workitem import (
     DEADLINE,
+    ENDED,
     HOST,
     ORIGINAL,
     PUBLISHER,
@@ -80,6 +81,7 @@ def test_a_rejected_message_keeps_its_headers_and_says_why_and_what_it_was():
     kept = rejected(came.with_headers({"h": 1, "CC": ["q"]}), "a reason", "taskqueue")
     headers = kept.headers
     assert headers.pop(HOST)
+    assert time.time() - 10 < headers.pop(ENDED) <= time.time()
     assert headers == {
         "h": 1,
         REASON: "a reason",

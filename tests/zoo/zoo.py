@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from taskqueue import Reject, Retry, TaskTimeout
 from taskqueue.worker import BaseWorker
 
 POLL_DELAY = 0.01
@@ -63,6 +64,54 @@ class Raising(Animal):
         )
 
 
+class Stubborn(Animal):
+    """Raises what its body names until it has been run `times` times."""
+
+    def handle_task(self, body):
+        attempt = self.workitem.attempt
+        self.note("begin")
+        if attempt <= body["times"]:
+            if body["error"] == "Retry":
+                raise Retry(f"not yet {attempt}", delay=body.get("delay"))
+            raise {"ValueError": ValueError, "Reject": Reject}[body["error"]](f"not yet {attempt}")
+        return {"attempt": attempt, "headers": sorted(self.workitem.headers)}
+
+
+class Slow(Animal):
+    """Runs until the file exists that its body names; notes a timeout, and heeds it or not."""
+
+    def handle_task(self, body):
+        self.note("begin")
+        while not Path(body["gate"]).exists():
+            try:
+                time.sleep(POLL_DELAY)
+            except TaskTimeout:
+                self.note("timeout")
+                if not body.get("deaf"):
+                    raise
+        return "in time"
+
+
+class Busy(Animal):
+    """Computes, and computes."""
+
+    def handle_task(self, _body):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        while True:
+            pass
+
+
+class Growing(Animal):
+    """Keeps as many MiB as its body says."""
+
+    def setup(self):
+        self.kept = []
+
+    def handle_task(self, body):
+        self.kept.append(b"x" * (body["mib"] * 1024 * 1024))
+        return os.getpid()
+
+
 class Exiting(Animal):
     """Ends its process, in order or not."""
 
@@ -110,10 +159,11 @@ class Flooding(Animal):
 
 
 class Hungry(Animal):
-    """Eats memory until there is no more, under a limit of its own."""
+    """Eats memory until there is no more, under a limit of its own if its body has one."""
 
     def handle_task(self, body):
-        resource.setrlimit(resource.RLIMIT_AS, (body["limit"], body["limit"]))
+        if "limit" in body:
+            resource.setrlimit(resource.RLIMIT_AS, (body["limit"], body["limit"]))
         eaten = []
         while True:
             eaten.append(bytearray(16 * 1024 * 1024))
@@ -175,7 +225,7 @@ class Babbling(Animal):
         garbage = {
             "noise": b"\xff" * 100_000,
             "an endless frame": b"\x03\xff\xff\xff\xff",
-            "a forged outcome": b"\x03\x00\x00\x00\x22" + bytes(34),
+            "a forged outcome": b"\x03\x00\x00\x00\x26" + bytes(8) + b"\x01" + bytes(29),
             "ready again": b"\x01\x00\x00\x00\x00",
         }[body["garbage"]]
         for descriptor in range(3, 100):
@@ -198,6 +248,7 @@ class Whoami(Animal):
             "arguments": sys.orig_argv,
             "directory": str(Path.cwd()),
             "settings": dict(self.settings),
+            "nice": os.getpriority(os.PRIO_PROCESS, 0),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         }
 

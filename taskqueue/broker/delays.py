@@ -1,0 +1,65 @@
+"""Publishing to a queue later: the message waits in the broker, on a ladder of queues with fixed times."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Publication, Publisher
+from taskqueue.broker.session import Part, Session
+from taskqueue.broker.topology import Provider, Queue, rung
+
+_TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was gone
+
+
+class Delays(Part):
+    """Sends publications up the ladder.
+
+    A rung holds a message for a fixed time, at most as long as what remains; whoever gets it early sends it
+    up again, so the message says when it is due. Dead-lettering drops what has no queue to go to, so the
+    queue it is for is made first.
+    """
+
+    def __init__(self, loop: EventLoop, session: Session, publisher: Publisher, provider: Provider) -> None:
+        """Publish with `publisher`, and declare with `provider`, over `session`."""
+        self._loop = loop
+        self._publisher = publisher
+        self._provider = provider
+        self._known: set[str] = set()  # the queues that are there, as far as this session knows
+        self._epoch = 0  # counts the sessions: what waited in one, its owner publishes again in the next
+        session.attach(self)
+
+    def session_down(self) -> None:
+        """Know nothing; the session calls this."""
+        self._known.clear()
+        self._epoch += 1
+
+    def publish(self, publication: Publication, due: float) -> None:
+        """Publish a message so that it comes to `publication.queue` at about `due` (seconds since 1970)."""
+        step = rung(due - time.time())
+        publication.exchange = step.name
+        self._provide([Queue(publication.queue), step], publication)
+
+    def publish_again(self, publication: Publication) -> None:
+        """Publish once more, later, what came back because its rung is gone."""
+        self._known.clear()
+        self._later(lambda: self.publish(publication, time.time()))
+
+    def _provide(self, queues: list[Queue], publication: Publication) -> None:
+        missing = next((queue for queue in queues if queue.name not in self._known), None)
+        if missing is None:
+            self._publisher.publish(publication)
+            return
+        self._provider.provide(
+            missing,
+            done=lambda: self._provided(missing, queues, publication),
+            failed=lambda _reason: self._later(lambda: self._provide(queues, publication)),
+        )
+
+    def _later(self, action: Callable[[], None]) -> None:
+        epoch = self._epoch
+        self._loop.call_later(_TRY_AGAIN, lambda: action() if epoch == self._epoch else None)
+
+    def _provided(self, queue: Queue, queues: list[Queue], publication: Publication) -> None:
+        self._known.add(queue.name)
+        self._provide(queues, publication)
