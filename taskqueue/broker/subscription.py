@@ -116,6 +116,13 @@ class Subscription(Part):
             self._order.remove(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
 
+    def after_deliveries(self, then: Callable[[], None]) -> None:
+        """Call back when all that is on its way here has been delivered: a round trip on the same channel."""
+        if self._is_usable:
+            self._channel.basic_qos(
+                prefetch_count=self._prefetch, callback=self._loop.guard(lambda _frame: then())
+            )
+
     def flush(self) -> None:
         """Acknowledge what is settled."""
         if not self._settled or not self._is_usable:

@@ -8,7 +8,17 @@ import click
 
 from taskqueue.errors import TaskqueueError
 
-_COMMANDS: Final = ("up", "dispatcher", "workerpool", "submit", "config", "plugins")
+#: Each command, and the module that defines it under this name.
+_COMMANDS: Final = {
+    "up": "up",
+    "dispatcher": "dispatcher",
+    "workerpool": "workerpool",
+    "submit": "submit",
+    "failed": "kept",
+    "rejected": "kept",
+    "config": "config",
+    "plugins": "plugins",
+}
 
 
 class Commands(click.Group):
@@ -20,9 +30,10 @@ class Commands(click.Group):
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         """Import the command's module and return what has its name there."""
-        if name not in _COMMANDS:
+        module = _COMMANDS.get(name)
+        if module is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"taskqueue.cli.{name}"), name)
+        command: click.Command = getattr(importlib.import_module(f"taskqueue.cli.{module}"), name)
         return command
 
 

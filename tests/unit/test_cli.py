@@ -13,7 +13,7 @@ from support.processes import run_cli
 from taskqueue import cli
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
-COMMANDS = ["up", "dispatcher", "workerpool", "submit", "config", "plugins"]
+COMMANDS = ["up", "dispatcher", "workerpool", "submit", "failed", "rejected", "config", "plugins"]
 
 
 @pytest.fixture
