@@ -54,8 +54,8 @@ def test_a_handler_that_heeds_no_timeout_is_killed_and_that_is_a_crash(site, wor
 
 
 def test_the_time_of_a_workitem_begins_when_the_one_before_it_has_ended(site, work):
-    site.pool("[good]\nworkers: 1\ndepth: 5\ntimeout: 0.8\ntimeout_grace: 0.1")
-    items = {work.submit("good", {"seconds": 0.4}) for _ in range(5)}
+    site.pool("[good]\nworkers: 1\ndepth: 5\ntimeout: 2\ntimeout_grace: 0.5")
+    items = {work.submit("good", {"seconds": 0.7}) for _ in range(5)}
     results = work.results(5)
     assert set(results) == items
     assert {result.status for result in results.values()} == {"succeeded"}

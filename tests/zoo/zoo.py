@@ -82,13 +82,17 @@ class Slow(Animal):
 
     def handle_task(self, body):
         self.note("begin")
-        while not Path(body["gate"]).exists():
-            try:
-                time.sleep(POLL_DELAY)
+        while True:
+            try:  # around all of the loop inside: the exception may come at any of its steps
+                return self.wait(Path(body["gate"]))
             except TaskTimeout:
                 self.note("timeout")
                 if not body.get("deaf"):
                     raise
+
+    def wait(self, gate):
+        while not gate.exists():
+            time.sleep(POLL_DELAY)
         return "in time"
 
 
