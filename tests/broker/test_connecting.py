@@ -1,0 +1,99 @@
+"""Where a connection goes: over the hosts in turn, and through TLS."""
+
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from support.ground import Ground
+from support.processes import run_cli
+
+
+def test_the_hosts_are_tried_in_turn(ground: Ground) -> None:
+    url = ground.url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1")
+    done = run_cli("submit", "thing", "1", env={"TASKQUEUE_AMQP": url})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ground.foreign.depth("taskqueue") == 1
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1, with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    path, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=broker",
+    ]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", path]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    return path
+
+
+@pytest.fixture
+def tls_port(ground: Ground, certificate: Path) -> Iterator[int]:
+    """A port that speaks TLS with one client, and passes what it says on to the broker."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        serving = threading.Thread(target=serve, args=(server, context, urlsplit(ground.url).port))
+        serving.start()
+        yield server.getsockname()[1]
+        serving.join()
+
+
+def serve(server: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    with contextlib.suppress(OSError):  # a client that does not trust us leaves
+        client, _ = server.accept()
+        address = ("127.0.0.1", port)
+        with (
+            context.wrap_socket(client, server_side=True) as plain,
+            socket.create_connection(address) as broker,
+        ):
+            back = threading.Thread(target=forward, args=(broker, plain))
+            back.start()
+            forward(plain, broker)
+            back.join()
+
+
+def forward(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("trusted", ["ours", "the system's"])
+def test_tls_is_spoken_with_a_broker_whose_authority_is_trusted(
+    ground: Ground, tls_port: int, certificate: Path, tmp_path: Path, trusted: str
+) -> None:
+    address = urlsplit(ground.url)
+    url = ground.url.replace("amqp:", "amqps:").replace(f":{address.port}/", f":{tls_port}/")
+    config = tmp_path / "config.ini"
+    config.write_text(f"[amqp]\nurl: {url}\n" + (f"ca_file: {certificate}\n" if trusted == "ours" else ""))
+    config.chmod(0o600)
+    done = run_cli("submit", "thing", "1", "-c", str(config))
+    if trusted == "ours":
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ground.foreign.depth("taskqueue") == 1
+    else:
+        assert done.returncode == 69
+        assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
