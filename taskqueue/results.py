@@ -104,6 +104,7 @@ class Run:
     worker: str
     started: float  # seconds since 1970
     ended: float
+    possibly_doubled: bool = False  # whether somebody else may have run the workitem, too
 
 
 def result(run: Run, status: str, content_type: str, expire: float) -> Properties:
@@ -120,6 +121,7 @@ def result(run: Run, status: str, content_type: str, expire: float) -> Propertie
         words.WORKER: run.worker,
         words.STARTED: run.started,
         words.ENDED: run.ended,
+        words.POSSIBLY_DOUBLED: run.possibly_doubled or None,
     }
     return Properties(
         content_type=content_type,
@@ -142,6 +144,7 @@ def kept_copy(run: Run, reason: str, queue: str) -> Properties:
         words.WORKER: run.worker,
         words.STARTED: run.started,
         words.ENDED: run.ended,
+        words.POSSIBLY_DOUBLED: run.possibly_doubled or None,
         words.DUE: None,
     }
     return again(run.workitem.properties).with_headers(headers)

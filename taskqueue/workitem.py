@@ -37,6 +37,8 @@ HOST: Final = HEADER + "host"
 WORKER: Final = HEADER + "worker"
 STARTED: Final = HEADER + "started"
 ENDED: Final = HEADER + "ended"
+POSSIBLY_DOUBLED: Final = HEADER + "possibly-doubled"
+LEASE: Final = HEADER + "lease"
 REASON: Final = HEADER + "reason"
 QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"
@@ -211,9 +213,9 @@ def is_untravelable(header: str) -> bool:
     """Tell whether a header must not be published again.
 
     CC and BCC would route copies, and RabbitMQ before 4.0 takes a repeated x-death for a cycle and
-    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles).
+    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles). A lease is over.
     """
-    return header in ("CC", "BCC") or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
+    return header in ("CC", "BCC", LEASE) or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
 
 
 def travelling(properties: Properties, worker_type: str) -> Properties:

@@ -89,6 +89,10 @@ class Session:
         """Tell a part from now on when the session comes and goes."""
         self._parts.append(part)
 
+    def detach(self, part: Part) -> None:
+        """Tell a part no more."""
+        self._parts.remove(part)
+
     def open(self) -> None:
         """Begin to connect, if that has not begun; parts hear of it when it is done."""
         if not self._is_open:
@@ -153,7 +157,7 @@ class Session:
         self._is_up = self.ever_up = True
         self._up_since = time.monotonic()
         self._log.debug("connected to the broker as %s", self.name)
-        for part in self._parts:
+        for part in tuple(self._parts):
             part.session_up()
 
     def _open_failed(self, _connection: Any, error: BaseException) -> None:
@@ -178,7 +182,7 @@ class Session:
         if self._closing is not None:
             self._closed()
             return
-        for part in self._parts:
+        for part in tuple(self._parts):
             part.session_down()
         if time.monotonic() - self._up_since >= _STEADY:
             self._failures = 0
@@ -189,13 +193,13 @@ class Session:
     def _blocked(self, _connection: Any, frame: Any) -> None:
         self.is_blocked = True
         self._log.warning("the broker has an alarm and takes no messages: %s", frame.method.reason)
-        for part in self._parts:
+        for part in tuple(self._parts):
             part.session_blocked()
 
     def _unblocked(self, _connection: Any, _frame: Any) -> None:
         self.is_blocked = False
         self._log.info("the broker takes messages again")
-        for part in self._parts:
+        for part in tuple(self._parts):
             part.session_unblocked()
 
 

@@ -1,6 +1,7 @@
 """Consuming one queue: deliveries in, acknowledgements out."""
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from taskqueue.broker.topology import Declaration, Queue
 from taskqueue.broker.wire import RawProperties
 
 _PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again
+_TIMED_OUT: Final = re.compile(r"acknowledgement .* timed out\D*(\d+) ms")  # RabbitMQ 3.8 to 4.2
 
 
 @dataclass(slots=True, eq=False)
@@ -23,10 +25,14 @@ class Delivery:
     redelivered: bool
     properties: bytes
     body: bytes
+    consumer_tag: str = ""  # by which of the subscription's consumers it came
 
 
 class Subscription(Part):
     """Consumes one queue while it is wanted and the session is up.
+
+    There may be several AMQP consumers on its one channel, each with a prefetch of its own, so that one of
+    them can be withheld: what is acknowledged before it is done with would else make room for more.
 
     `settle` marks a delivery as done with; `flush` tells the broker: one acknowledgement for all up to
     the first unsettled one, and single ones beyond it when more than `hold` of them wait there.
@@ -39,6 +45,7 @@ class Subscription(Part):
         queue: str,
         prefetch: int,
         *,
+        consumers: int = 1,
         on_delivery: Callable[[Delivery], None],
         on_lost: Callable[[], None],
         on_consuming: Callable[[], None],
@@ -47,7 +54,8 @@ class Subscription(Part):
     ) -> None:
         """Prepare; nothing is consumed before `resume`.
 
-        prefetch -- how many unacknowledged deliveries the broker may have out here
+        prefetch -- how many unacknowledged deliveries the broker may have out here for each consumer
+        consumers -- how many consumers there are
         on_delivery -- takes each delivery
         on_consuming -- the queue is there, and the broker delivers from it
         on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
@@ -55,7 +63,7 @@ class Subscription(Part):
             while; only where they are acknowledged soon, since heartbeats are not read either
         """
         self.epoch = 0
-        self.is_consuming = False
+        self.ack_timeout: float | None = None  # seconds; how long the broker waits, once it has told
         self._loop = loop
         self._session = session
         self._queue = queue
@@ -67,7 +75,9 @@ class Subscription(Part):
         self._is_wanted = False
         self._opening = False
         self._channel: Any = None
-        self._consumer_tag = ""
+        self._consumers = consumers
+        self._withheld = 0
+        self._tags: list[str] = []  # of the consumers that there are
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
         self._most_bytes = most_bytes
@@ -75,6 +85,16 @@ class Subscription(Part):
         self._bytes = 0
         self._log = logging.getLogger(__name__)
         session.attach(self)
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker may deliver."""
+        return bool(self._tags)
+
+    @property
+    def is_all_withheld(self) -> bool:
+        """Whether there is no consumer because each of them is withheld."""
+        return self._withheld >= self._consumers
 
     @property
     def unacknowledged(self) -> int:
@@ -89,11 +109,19 @@ class Subscription(Part):
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""
         self._is_wanted = False
-        if self.is_consuming and self._is_usable:
-            self.is_consuming = False
-            self._channel.basic_cancel(
-                self._consumer_tag, callback=self._loop.guard(lambda _frame: self._converge())
-            )
+        for tag in tuple(self._tags):
+            self._cancel(tag)
+
+    def withhold(self, delivery: Delivery) -> None:
+        """Have one consumer fewer from now on: not the one by which a delivery came, if it is still there."""
+        self._withheld += 1
+        if delivery.consumer_tag in self._tags:
+            self._cancel(delivery.consumer_tag)
+
+    def restore(self) -> None:
+        """Have one consumer more again."""
+        self._withheld -= 1
+        self._converge()
 
     def restart(self) -> None:
         """Give every unacknowledged delivery back and begin anew."""
@@ -104,15 +132,19 @@ class Subscription(Part):
             self._forget()
             self._converge()
 
+    def is_current(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery can be acknowledged; else the broker delivers it again."""
+        return delivery.epoch == self.epoch
+
     def settle(self, delivery: Delivery) -> None:
         """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""
-        if delivery.epoch == self.epoch:
+        if self.is_current(delivery):
             self._settled.add(delivery.tag)
             self._count_out(delivery.tag)
 
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
-        if delivery.epoch == self.epoch and self._is_usable:
+        if self.is_current(delivery) and self._is_usable:
             self._order.remove(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
 
@@ -158,7 +190,7 @@ class Subscription(Part):
 
     def _forget(self) -> None:
         self.epoch += 1
-        self.is_consuming = False
+        self._tags.clear()
         self._order.clear()
         self._settled.clear()
         self._sizes.clear()
@@ -167,10 +199,11 @@ class Subscription(Part):
         self._on_lost()
 
     def _converge(self) -> None:
-        if not self._is_wanted or not self._session.is_up or self.is_consuming or self._opening:
+        if not self._is_wanted or not self._session.is_up or self._opening:
             return
         if self._channel is not None:
-            self._consume()
+            while len(self._tags) < self._consumers - self._withheld:
+                self._consume()
             return
         self._opening = True
         Declaration(
@@ -194,11 +227,16 @@ class Subscription(Part):
         channel.basic_qos(prefetch_count=self._prefetch, callback=guard(lambda _frame: self._converge()))
 
     def _consume(self) -> None:
-        self.is_consuming = True
         guard = self._loop.guard
-        self._consumer_tag = self._channel.basic_consume(
+        tag = self._channel.basic_consume(
             self._queue, guard(self._deliver), callback=guard(lambda _frame: self._on_consuming())
         )
+        self._tags.append(tag)
+
+    def _cancel(self, tag: str) -> None:
+        self._tags.remove(tag)
+        if self._is_usable:
+            self._channel.basic_cancel(tag, callback=self._loop.guard(lambda _frame: self._converge()))
 
     def _count_in(self, tag: int, size: int) -> None:
         if self._most_bytes is not None:
@@ -218,16 +256,31 @@ class Subscription(Part):
             return  # it is being closed, and its tags mean other messages on the new one
         self._order.append(method.delivery_tag)
         self._count_in(method.delivery_tag, len(body))
-        self._on_delivery(Delivery(method.delivery_tag, self.epoch, method.redelivered, properties.raw, body))
+        self._on_delivery(
+            Delivery(
+                method.delivery_tag,
+                self.epoch,
+                method.redelivered,
+                properties.raw,
+                body,
+                method.consumer_tag,
+            )
+        )
 
-    def _cancelled(self, _frame: Any) -> None:
-        self._log.warning("queue %s was deleted under its consumer", self._queue)
-        self._loop.call_later(_PAUSE, self.restart)
+    def _cancelled(self, frame: Any) -> None:
+        """Begin anew after the queue was deleted; each of the consumers is told of that."""
+        if frame.method.consumer_tag in self._tags:
+            self._tags.clear()
+            self._log.warning("queue %s was deleted under its consumer", self._queue)
+            self._loop.call_later(_PAUSE, self.restart)
 
     def _channel_closed(self, channel: Any, error: BaseException) -> None:
         if channel is not self._channel or not self._session.is_up:
             return
         self._log.error("the broker closed the channel of queue %s: %s", self._queue, error)
+        timed_out = _TIMED_OUT.search(str(error))
+        if timed_out:
+            self.ack_timeout = int(timed_out[1]) / 1000
         self._channel = None
         self._forget()
         self._loop.call_later(_PAUSE, self._converge)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
+from taskqueue.workitem import new_id
 
 TASKQUEUE: Final = "taskqueue"
 REJECTED: Final = "taskqueue_rejected"
@@ -17,6 +18,8 @@ DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
 #: Seconds that each rung of the delay ladder holds a message back; any delay is a sum of them.
 LADDER: Final = (0.25, 1, 5, 15, 60, 300, 900, 3600, 21600)
+
+_LEASE_EXPIRES: Final = 10  # times to live after which a lease's queue that nobody uses goes away
 
 _NOT_FOUND: Final = 404
 _UNEQUAL: Final = 406
@@ -47,6 +50,21 @@ def rung(delay: float) -> Queue:
     seconds = max((step for step in LADDER if step <= delay), default=LADDER[0])
     arguments = {"x-message-ttl": int(seconds * 1000), "x-dead-letter-exchange": ""}
     return Queue(f"taskqueue_delay_{seconds:g}", arguments, has_exchange=True)
+
+
+def lease_queue(worker_type: str, timeout: float) -> Queue:
+    """Return a new queue for one workitem, which goes back to work after `timeout` seconds in it.
+
+    An expiring queue takes what is in it along, so it lasts for many times as long.
+    """
+    milliseconds = int(timeout * 1000)
+    arguments = {
+        "x-message-ttl": milliseconds,
+        "x-expires": _LEASE_EXPIRES * milliseconds,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": worker_queue(worker_type),
+    }
+    return Queue(f"taskqueue_lease_{worker_type}_{new_id()}", arguments)
 
 
 def is_ours(queue: str) -> bool:

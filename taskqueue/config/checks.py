@@ -128,10 +128,12 @@ def whole(value: str, least: str, most: str = "") -> int:
     return int(value)
 
 
-def seconds(value: str, most: str = "") -> float:
-    """Take a number of seconds, of at most `most`."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or float(value) > float(most or "inf"):
-        refuse(f"a number of seconds from 0 to {most}" if most else "a number of seconds, 0 or more", value)
+def seconds(value: str, least: str = "0", most: str = "inf") -> float:
+    """Take a number of seconds from `least` to `most`."""
+    written = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value)
+    if not written or not float(least) <= float(value) <= float(most):
+        span = f", {least} or more" if most == "inf" else f" from {least} to {most}"
+        refuse(f"a number of seconds{span}", value)
     return float(value)
 
 

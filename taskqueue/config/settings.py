@@ -85,6 +85,8 @@ class GroupSettings:
         max_crashes: crashes of its worker that a workitem may cause.
         timeout: seconds a workitem may run; 0 is for ever.
         timeout_grace: seconds between TaskTimeout and the worker's end.
+        lease_after: seconds until a workitem that still runs is leased.
+        lease_timeout: seconds until a lease that nobody renews ends.
         max_tasks: workitems after which a worker is replaced; 0 is never.
         max_memory: MiB of resident memory above which a worker is replaced; 0 is never.
         memory_limit: MiB of address space a worker may have; 0 is no limit.
@@ -110,6 +112,8 @@ class GroupSettings:
     max_crashes: int = 3
     timeout: float = 0.0
     timeout_grace: float = 5.0
+    lease_after: float = 600.0
+    lease_timeout: float = 300.0
     max_tasks: int = 0
     max_memory: int = 0
     memory_limit: int = 0

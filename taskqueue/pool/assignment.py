@@ -1,10 +1,12 @@
 """A workitem as its consumer keeps it: from the delivery until its end is confirmed."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from taskqueue import results
 from taskqueue import workitem as words
+from taskqueue.broker.lease import Lease
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.subscription import Delivery
 from taskqueue.properties import MalformedProperties, Properties
@@ -21,6 +23,9 @@ class Assignment:
     properties: Properties
     unpublished: list[Publication] = field(default_factory=list)  # what must be confirmed yet
     refusals: int = 0  # how often the broker refused a result of it
+    delivered: float = field(default_factory=time.monotonic)  # when the newest delivery came
+    lease: Lease | None = None
+    possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
 
     @property
     def id(self) -> str:
@@ -60,7 +65,7 @@ class Assignment:
     def run(self, worker: str, started: float, ended: float) -> results.Run:
         """Describe a run of it."""
         workitem = Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
-        return results.Run(workitem, worker, started, ended)
+        return results.Run(workitem, worker, started, ended, self.possibly_doubled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Crash:
     peak_memory: int  # bytes
 
 
-def _header(properties: Properties, name: str) -> Any:
+def header_of(properties: Properties, name: str) -> Any:
     """Read a header of ours; a producer may have written anything there, tables too deep to be read too."""
     try:
         return properties.header(name)
@@ -80,5 +85,5 @@ def _header(properties: Properties, name: str) -> Any:
 
 
 def _count(properties: Properties, header: str, least: int) -> int:
-    value = _header(properties, header)
+    value = header_of(properties, header)
     return min(max(value, least), 2**31) if isinstance(value, int) else least

@@ -9,9 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from taskqueue import logs, results
+from taskqueue import logs
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
 from taskqueue.broker.session import Part, Session
@@ -21,10 +22,12 @@ from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ConfigError, ExitStatus
 from taskqueue.logs import Log
-from taskqueue.pool import control, retries
+from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.crew import Crew
-from taskqueue.pool.frames import LARGEST_BODY, Outcome, Verdict
+from taskqueue.pool.frames import LARGEST_BODY, Outcome
+from taskqueue.pool.judge import Judge
+from taskqueue.pool.leases import Leases
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.settlement import Settlement
@@ -71,7 +74,7 @@ class Consumer(Part):
             on_outcome=self._outcome,
         )
         self._waiting: deque[Assignment] = deque()  # delivered, not yet given to a worker
-        self._ledger = Ledger(group.worker_type, self._is_current)
+        self._ledger = Ledger(group.worker_type, self._answers_for)
         self._draining = False
         self._status = ExitStatus.OK
         self._told = ""
@@ -93,13 +96,26 @@ class Consumer(Part):
             loop,
             self._consuming,
             worker_queue(self._group.worker_type),
-            self._group.workers * self._group.depth,
+            self._group.depth,
+            consumers=self._group.workers,
             on_delivery=self._take,
             on_consuming=self._tell_supervisor,
             on_lost=self._deliveries_lost,
         )
         self._settlement = Settlement(
             loop, self._publishing, self._publisher, self._group, on_settled=self._settled
+        )
+        self._judge = Judge(self._group, self._settlement, self._log)
+        self._leases = Leases(
+            loop,
+            self._publishing,
+            self._consuming,
+            self._publisher,
+            subscription=self._subscription,
+            ledger=self._ledger,
+            group=self._group,
+            on_old=self._grown_old,
+            on_released=self._flush,
         )
         self._publishing.attach(self)
         self._consuming.attach(self)
@@ -119,11 +135,14 @@ class Consumer(Part):
         try:
             properties = Properties.decode(delivery.properties)
         except MalformedProperties as error:
-            self._reject(delivery, str(error))
+            self._judge.reject(self._ledger.enter(delivery, Properties()), str(error))
             return
-        if self._ledger.adopt(delivery, properties):
-            self._log.info("goes on: delivered again while it is in work", workitem=properties.message_id)
-        elif self._ledger.has_finished(delivery, properties):
+        known = self._ledger.adopt(delivery, properties)
+        if known is not None:
+            self._log.info("goes on: delivered again while it is in work", workitem=known.id)
+            known.possibly_doubled &= delivery.redelivered  # to somebody else, if its lease was lost
+            self._leases.release(known)
+        elif self._ledger.is_superfluous(delivery, properties):
             self._subscription.settle(delivery)
             self._flush()
         else:
@@ -131,10 +150,12 @@ class Consumer(Part):
 
     def _enter(self, assignment: Assignment) -> None:
         if assignment.deadline is not None and assignment.deadline < time.time():
-            self._give_up(assignment, "WorkitemExpired", "its expiration passed before a worker was free")
+            self._judge.give_up(
+                assignment, "WorkitemExpired", "its expiration passed before a worker was free"
+            )
         elif len(assignment.body) > LARGEST_BODY:
             reason = f"{len(assignment.body)} bytes; a worker takes at most {LARGEST_BODY}"
-            self._give_up(assignment, "WorkitemUnreadable", reason)
+            self._judge.give_up(assignment, "WorkitemUnreadable", reason)
         elif assignment.due is not None and assignment.due > time.time() + _EARLY:
             self._settlement.postpone(assignment, assignment.due)
         else:
@@ -150,46 +171,20 @@ class Consumer(Part):
             if link.give(self._waiting[0]):
                 self._waiting.popleft()
 
-    def _give_up(self, assignment: Assignment, error: str, reason: str) -> None:
-        """Fail a workitem that no worker is to begin."""
-        now, failure = time.time(), results.Failure(error, reason)
-        self._log.warning("failed: %s", failure, workitem=assignment.id)
-        self._settlement.fail(assignment, assignment.run("", now, now), failure)
-
-    def _reject(self, delivery: Delivery, reason: str) -> None:
-        self._log.error("rejected: %s", reason)
-        self._settlement.reject(self._ledger.enter(delivery, Properties()), reason)
-
     # --- from a worker to the broker ---
 
     def _outcome(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
-        run = assignment.run(link.name, outcome.started, outcome.ended)
-        self._settle(self._log.bind(workitem=assignment.id, worker=link.name), assignment, run, outcome)
+        self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
         if self._draining:
             self._crew.let_idle_go()
         self._assign()
         self._flush()
 
-    def _settle(self, log: Log, assignment: Assignment, run: results.Run, outcome: Outcome) -> None:
-        if outcome.verdict is Verdict.SUCCEEDED:
-            log.debug("succeeded")
-            self._settlement.succeed(assignment, run, outcome)
-            return
-        delay = retries.retry_delay(self._group, assignment, outcome)
-        if delay is not None:
-            log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)
-            self._settlement.run_later(assignment, run, outcome.error, delay)
-        elif outcome.verdict is Verdict.REJECTED:
-            log.warning("rejected: %s", outcome.error)
-            self._settlement.reject_with(assignment, run, outcome)
-        else:
-            log.warning("failed: %s", outcome.error)
-            self._settlement.fail_with(assignment, run, outcome)
-
     def _settled(self, assignment: Assignment) -> None:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
         if self._ledger.close(assignment):
             self._subscription.settle(assignment.delivery)
+        self._leases.release(assignment)
 
     def _flush(self) -> None:
         self._subscription.flush()
@@ -226,35 +221,29 @@ class Consumer(Part):
             return
         if link.had_begun:
             crash = replace(crash, text=f"{crash.text}: {link.sentence}") if link.sentence else crash
-            self._crashed(link.tasks.popleft(), link, crash)
+            assignment = link.tasks.popleft()
+            self._leases.before_end(assignment, partial(self._crashed, assignment, link, crash))
         for assignment in reversed(link.tasks):
-            if self._is_current(assignment.delivery):
+            if self._answers_for(assignment):
                 self._waiting.appendleft(assignment)
             else:
-                self._ledger.drop(assignment)
+                self._drop(assignment)
         if self._draining:
             self._give_back_waiting()
         self._converge()
         self._flush()
 
     def _crashed(self, assignment: Assignment, link: WorkerLink, crash: Crash) -> None:
-        log = self._log.bind(workitem=assignment.id, worker=link.name)
-        if not self._is_current(assignment.delivery):
-            self._ledger.drop(assignment)
-            log.warning("its worker crashed (%s); the broker delivers it again", crash.text)
+        if self._answers_for(assignment):
+            self._judge.crashed(assignment, link.name, link.since, crash)
             return
-        crashes, now = assignment.crashes + 1, time.time()
-        run = assignment.run(link.name, link.since, now)
-        if crashes < self._group.max_crashes:
-            delay = retries.crash_delay(self._group, crashes)
-            log.warning(
-                "its worker crashed (%s); crash %d, it runs again in %g s", crash.text, crashes, delay
-            )
-            self._settlement.run_after_crash(assignment, run, crash, delay)
-            return
-        log.error("failed: its worker crashed (%s); crash %d, it is given up", crash.text, crashes)
-        failure = results.Failure("WorkerCrashed", f"{crash.text}; {crashes} crashes in all")
-        self._settlement.crash(assignment, run, crash, failure)
+        self._drop(assignment)
+        self._log.warning(
+            "its worker crashed (%s); the broker delivers it again",
+            crash.text,
+            workitem=assignment.id,
+            worker=link.name,
+        )
 
     # --- what is wanted: to consume while there are workers and results can be published ---
 
@@ -275,17 +264,36 @@ class Consumer(Part):
 
     def _give_back_waiting(self) -> None:
         while self._waiting:
-            assignment = self._waiting.popleft()
-            self._ledger.drop(assignment)
-            self._subscription.give_back(assignment.delivery)
+            self._give_back(self._waiting.popleft())
+
+    def _give_back(self, assignment: Assignment) -> None:
+        self._drop(assignment)
+        self._subscription.give_back(assignment.delivery)
+
+    def _drop(self, assignment: Assignment) -> None:
+        """Leave a workitem to whom the broker gives it next."""
+        self._ledger.drop(assignment)
+        self._leases.abandon(assignment)
+
+    def _grown_old(self, assignment: Assignment) -> None:
+        """Act before the broker's patience ends: what waits for a worker may find one elsewhere."""
+        if assignment in self._waiting:
+            self._waiting.remove(assignment)
+            self._give_back(assignment)
+        else:
+            self._leases.take(assignment)
 
     def _deliveries_lost(self) -> None:
         """Forget what no worker has begun: the broker delivers it again, here or elsewhere."""
-        while self._waiting:
-            self._ledger.drop(self._waiting.popleft())
+        self._leases.deliveries_lost()
+        for assignment in tuple(self._waiting):
+            if not self._answers_for(assignment):
+                self._waiting.remove(assignment)
+                self._drop(assignment)
 
     def _publisher_ready(self) -> None:
         self._settlement.publish_again()
+        self._leases.publisher_ready()
         self._converge()
         self._consuming.open()
 
@@ -321,9 +329,10 @@ class Consumer(Part):
         self._had_trouble = True
         self._tell_supervisor()
 
-    def _is_current(self, delivery: Delivery) -> bool:
-        """Tell whether the broker still counts on us for it; else it delivers it again."""
-        return delivery.epoch == self._subscription.epoch
+    def _answers_for(self, assignment: Assignment) -> bool:
+        """Tell whether the broker still counts on us for a workitem; else it delivers it again."""
+        is_leased = assignment.lease is not None and assignment.lease.is_held
+        return is_leased or self._subscription.is_current(assignment.delivery)
 
     def _tell_supervisor(self) -> None:
         """Say in a word what this group is doing, when that has changed."""
@@ -333,10 +342,12 @@ class Consumer(Part):
             state = "waits for the broker"
         elif not self._crew.has_ready:
             state = "waits for a worker"
-        elif self._subscription.is_consuming:
-            state = "takes work"
-        elif self._publishing.is_blocked or self._draining:
+        elif self._publishing.is_blocked:
+            state = "takes nothing new: the broker has an alarm"
+        elif self._draining:
             state = "takes nothing new"
+        elif self._subscription.is_consuming or self._subscription.is_all_withheld:
+            state = "takes work"
         else:
             return  # it is about to consume
         if state != self._told:
@@ -367,5 +378,5 @@ class Consumer(Part):
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        if not self._ledger and not self._publisher.unsettled:
+        if not self._ledger and not self._publisher.unsettled and not self._leases.is_releasing:
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))

@@ -1,11 +1,12 @@
 """Which workitems a consumer has in hand, so that one that is delivered again is recognised."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from taskqueue import workitem as words
 from taskqueue.broker.subscription import Delivery
-from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.assignment import Assignment, header_of
 from taskqueue.properties import Properties
 
 _Content = tuple[Properties, int, int]
@@ -20,8 +21,8 @@ class Ledger:
     consumer. What we are still working on is adopted: it gets the new delivery and does not run twice.
     """
 
-    def __init__(self, worker_type: str, is_current: Callable[[Delivery], bool]) -> None:
-        """Begin with nothing in hand; `is_current` tells whether a delivery can still be acknowledged."""
+    def __init__(self, worker_type: str, is_current: Callable[[Assignment], bool]) -> None:
+        """Begin with nothing in hand; `is_current` tells whether the broker counts on us for one."""
         self._worker_type = worker_type
         self._is_current = is_current
         self._count = 0
@@ -32,6 +33,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __iter__(self) -> Iterator[Assignment]:
+        return iter(self._open.values())
+
     def enter(self, delivery: Delivery, properties: Properties) -> Assignment:
         """Open an assignment for a delivery; give the workitem an id if it has none."""
         if not properties.message_id:
@@ -41,20 +45,32 @@ class Ledger:
         self._open[assignment.number] = self._by_id[assignment.id] = assignment
         return assignment
 
-    def adopt(self, delivery: Delivery, properties: Properties) -> bool:
-        """Give a delivery to the open assignment of the same workitem, if there is one that lost its own."""
-        known = self._by_id.get(properties.message_id or "")
-        if known is None or not delivery.redelivered or self._is_current(known.delivery):
-            return False
-        if _content(known.properties, known.body) != _content(properties, delivery.body):
-            return False
-        known.delivery = delivery
-        return True
+    def adopt(self, delivery: Delivery, properties: Properties) -> Assignment | None:
+        """Give a delivery to the open assignment of the same workitem, if there is one that lost its own.
 
-    def has_finished(self, delivery: Delivery, properties: Properties) -> bool:
-        """Tell, once, whether a workitem that is delivered again was finished under its lost delivery."""
+        One that is leased is delivered again when its lease was lost, or when the broker did not get the
+        acknowledgement of the delivery that was leased.
+        """
+        known = self._by_id.get(properties.message_id or "")
+        if known is None or not _comes_again(delivery, properties):
+            return None
+        if known.lease is None and self._is_current(known):
+            return None
+        if _content(known.properties, known.body) != _content(properties, delivery.body):
+            return None
+        known.delivery, known.delivered = delivery, time.monotonic()
+        return known
+
+    def is_superfluous(self, delivery: Delivery, properties: Properties) -> bool:
+        """Tell whether a delivery needs no run: one more copy of a lost lease, or of what was finished here.
+
+        What was finished under a delivery that was lost is known once.
+        """
         workitem = properties.message_id or ""
-        if not delivery.redelivered or workitem not in self._finished:
+        known = self._by_id.get(workitem)
+        if known is not None and header_of(properties, words.LEASE) is not None:
+            return _content(known.properties, known.body) == _content(properties, delivery.body)
+        if workitem not in self._finished or not _comes_again(delivery, properties):
             return False
         if self._finished[workitem] != _content(properties, delivery.body):
             return False
@@ -64,7 +80,7 @@ class Ledger:
     def close(self, assignment: Assignment) -> bool:
         """Note that an assignment came to its end; tell whether its delivery can be acknowledged now."""
         self.drop(assignment)
-        if self._is_current(assignment.delivery):
+        if self._is_current(assignment):
             return True
         self._finished[assignment.id] = _content(assignment.properties, assignment.body)
         if len(self._finished) > _REMEMBERED:
@@ -78,6 +94,14 @@ class Ledger:
             del self._by_id[assignment.id]
 
 
+def _comes_again(delivery: Delivery, properties: Properties) -> bool:
+    return delivery.redelivered or header_of(properties, words.LEASE) is not None
+
+
 def _content(properties: Properties, body: bytes) -> _Content:
-    """Tell workitems under one id apart; without the headers, where a quorum queue counts its deliveries."""
-    return properties.replace(header_table=None), len(body), hash(body)
+    """Tell workitems under one id apart.
+
+    Without the headers, where a quorum queue counts its deliveries, and what a lease cannot keep.
+    """
+    kept = properties.replace(header_table=None, delivery_mode=None, user_id=None, expiration=None)
+    return kept, len(body), hash(body)

@@ -1,0 +1,221 @@
+"""A lease: what takes longer than the broker waits for an acknowledgement, in a queue of its own meanwhile.
+
+The queue has a time to live and dead-letters to where the message is worked on, so that it goes back to
+work by itself if the lease is not renewed. Renewing puts a new copy into it and takes out the older ones.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pika import spec
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.session import Part, Session
+from taskqueue.broker.topology import Provider, Queue
+from taskqueue.broker.wire import RawProperties
+
+_TRY_AGAIN: Final = 5.0  # seconds after the broker refused something
+
+
+class Lease(Part):
+    """One message in a queue of its own, from its first renewal to its release.
+
+    A renewal takes several round trips on two connections; when one of these is lost it begins anew.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        publisher: Publisher,
+        provider: Provider,
+        *,
+        queue: Queue,
+        properties: bytes,
+        body: bytes,
+    ) -> None:
+        """Prepare; the broker knows nothing of it before the first `renew`.
+
+        Args:
+            loop: has the timers.
+            session: over it older copies are taken out, on a channel of the lease's own.
+            publisher: puts new copies in.
+            provider: declares the queue.
+            queue: the queue, which must be nobody else's.
+            properties: of the message, as Properties.encode returns them.
+            body: of the message.
+        """
+        self.queue = queue
+        self.is_held = False  # whether the broker has a copy, as far as is known
+        self.is_lost = False  # whether a copy that should have been there was not
+        self.renewed = time.monotonic()
+        self._loop = loop
+        self._session = session
+        self._publisher = publisher
+        self._provider = provider
+        self._properties, self._body = properties, body
+        self._round = 0  # counts the beginnings of renewals
+        self.is_renewing = False
+        self._waiting: list[Callable[[], None]] = []  # for the renewal to end
+        self._copy: Publication | None = None  # that is not confirmed yet
+        self._older: list[int] = []  # delivery tags of copies that are taken out and not acknowledged
+        self._is_getting = False
+        self._channel: Any = None
+        self._released: Callable[[], None] | None = None  # called at the end of a release
+        self._is_over = False
+        self._log = logging.getLogger(__name__)
+        session.attach(self)
+        if session.is_up:
+            self.session_up()
+
+    def renew(self, then: Callable[[], None]) -> None:
+        """Begin the time to live anew, however long that takes; then call back.
+
+        Afterwards one of `is_held` and `is_lost` is true.
+        """
+        self._waiting.append(then)
+        if not self.is_renewing:
+            self.is_renewing = True
+            self._begin()
+
+    def release(self, then: Callable[[], None]) -> None:
+        """Delete the queue with what is in it, as soon as there is a connection; then call back."""
+        self._released = then
+        self._end_renewal()
+        self._delete()
+
+    def abandon(self) -> None:
+        """Renew no more and leave the message to its time to live."""
+        self._waiting.clear()
+        self._end_renewal()
+        self._leave()
+
+    # --- a renewal: declare the queue, take out what is in it, publish, acknowledge what was taken out ---
+
+    def resume(self) -> None:
+        """Go on after the publisher's connection was lost: nobody knows whether the copy arrived."""
+        if self.is_renewing:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._round += 1
+        beginning = self._round
+        self._copy = None
+        if not self._publisher.is_ready:
+            return  # `resume` comes when it is
+        self._provider.provide(
+            self.queue,
+            done=lambda: self._collect() if beginning == self._round else None,
+            failed=lambda reason: self._try_again(f"cannot be declared: {reason}"),
+        )
+
+    def _try_again(self, trouble: str) -> None:
+        self._log.error("queue %s %s", self.queue.name, trouble)
+        beginning = self._round
+        self._loop.call_later(_TRY_AGAIN, lambda: self._begin() if beginning == self._round else None)
+
+    def _collect(self) -> None:
+        """Take out one copy after the other, until there is none."""
+        if self._is_usable and not self._is_getting:
+            self._is_getting = True
+            self._channel.basic_get(self.queue.name, self._loop.guard(self._got))
+
+    def _got(self, _channel: Any, method: Any, _properties: RawProperties, _body: bytes) -> None:
+        self._is_getting = False
+        self._older.append(method.delivery_tag)
+        if self.is_renewing:
+            self._collect()
+
+    def _empty(self, _frame: Any) -> None:
+        self._is_getting = False
+        if self.is_renewing and self._copy is None:
+            if self.is_held and not self._older:
+                self.is_held, self.is_lost = False, True
+                self._end_renewal()
+            else:
+                self._publish()
+
+    def _publish(self) -> None:
+        self._copy = Publication(self.queue.name, self._properties, self._body, self._published)
+        self._publisher.publish(self._copy)
+
+    def _published(self, copy: Publication, fate: Fate, reason: str) -> None:
+        if copy is not self._copy:
+            return
+        if fate is not Fate.CONFIRMED:
+            self._try_again(f"takes no lease: {reason}")
+            return
+        self.is_held = True
+        self.renewed = time.monotonic()
+        if self._is_usable:
+            for tag in self._older:
+                self._channel.basic_ack(tag)
+        self._older.clear()
+        self._end_renewal()
+
+    def _end_renewal(self) -> None:
+        self._round += 1
+        self.is_renewing, self._copy = False, None
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
+
+    # --- the end ---
+
+    def _delete(self) -> None:
+        if self._is_usable:
+            self._channel.queue_delete(self.queue.name, callback=self._loop.guard(self._deleted))
+
+    def _deleted(self, _frame: Any) -> None:
+        self._leave()
+        if self._released is not None:
+            self._released()
+
+    def _leave(self) -> None:
+        self._is_over = True
+        self._session.detach(self)
+        if self._is_usable:
+            self._channel.close()
+
+    # --- the channel ---
+
+    def session_up(self) -> None:
+        """Open a channel; the session calls this."""
+        self._session.channel(self._channel_open)
+
+    def session_down(self) -> None:
+        """Forget what was taken out, which goes back to the queue; the session calls this."""
+        self._channel = None
+        self._is_getting = False
+        self._older.clear()
+
+    @property
+    def _is_usable(self) -> bool:
+        return self._channel is not None and bool(self._channel.is_open)
+
+    def _channel_open(self, channel: Any) -> None:
+        if self._is_over:
+            channel.close()
+            return
+        guard = self._loop.guard
+        self._channel = channel
+        channel.add_on_close_callback(guard(self._channel_closed))
+        channel.add_callback(guard(self._empty), [spec.Basic.GetEmpty], one_shot=False)
+        if self._released is not None:
+            self._delete()
+        elif self.is_renewing:
+            self._begin()
+
+    def _channel_closed(self, channel: Any, error: BaseException) -> None:
+        if channel is not self._channel or not self._session.is_up or self._is_over:
+            return
+        self._log.error("the broker closed the channel of queue %s: %s", self.queue.name, error)
+        self.session_down()
+        self._loop.call_later(_TRY_AGAIN, self._reopen)
+
+    def _reopen(self) -> None:
+        if self._channel is None and self._session.is_up and not self._is_over:
+            self.session_up()

@@ -1,0 +1,66 @@
+"""What becomes of a workitem after its worker had it: a result, another run, or the end of all attempts."""
+
+import time
+
+from taskqueue import results
+from taskqueue.config import GroupSettings
+from taskqueue.logs import Log
+from taskqueue.pool import retries
+from taskqueue.pool.assignment import Assignment, Crash
+from taskqueue.pool.frames import Outcome, Verdict
+from taskqueue.pool.settlement import Settlement
+
+
+class Judge:
+    """Decides by the group's settings, says so in the log, and has it settled."""
+
+    def __init__(self, group: GroupSettings, settlement: Settlement, log: Log) -> None:
+        """Judge the assignments of one group."""
+        self._group = group
+        self._settlement = settlement
+        self._log = log
+
+    def performed(self, assignment: Assignment, worker: str, outcome: Outcome) -> None:
+        """Act on what a worker says became of a workitem."""
+        log = self._log.bind(workitem=assignment.id, worker=worker)
+        run = assignment.run(worker, outcome.started, outcome.ended)
+        if outcome.verdict is Verdict.SUCCEEDED:
+            log.debug("succeeded")
+            self._settlement.succeed(assignment, run, outcome)
+            return
+        delay = retries.retry_delay(self._group, assignment, outcome)
+        if delay is not None:
+            log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)
+            self._settlement.run_later(assignment, run, outcome.error, delay)
+        elif outcome.verdict is Verdict.REJECTED:
+            log.warning("rejected: %s", outcome.error)
+            self._settlement.reject_with(assignment, run, outcome)
+        else:
+            log.warning("failed: %s", outcome.error)
+            self._settlement.fail_with(assignment, run, outcome)
+
+    def crashed(self, assignment: Assignment, worker: str, since: float, crash: Crash) -> None:
+        """Charge the death of a worker, which began at `since`, in seconds since 1970, to its workitem."""
+        log = self._log.bind(workitem=assignment.id, worker=worker)
+        crashes, run = assignment.crashes + 1, assignment.run(worker, since, time.time())
+        if crashes < self._group.max_crashes:
+            delay = retries.crash_delay(self._group, crashes)
+            log.warning(
+                "its worker crashed (%s); crash %d, it runs again in %g s", crash.text, crashes, delay
+            )
+            self._settlement.run_after_crash(assignment, run, crash, delay)
+            return
+        log.error("failed: its worker crashed (%s); crash %d, it is given up", crash.text, crashes)
+        failure = results.Failure("WorkerCrashed", f"{crash.text}; {crashes} crashes in all")
+        self._settlement.crash(assignment, run, crash, failure)
+
+    def give_up(self, assignment: Assignment, error: str, reason: str) -> None:
+        """Fail a workitem that no worker is to begin."""
+        now, failure = time.time(), results.Failure(error, reason)
+        self._log.warning("failed: %s", failure, workitem=assignment.id)
+        self._settlement.fail(assignment, assignment.run("", now, now), failure)
+
+    def reject(self, assignment: Assignment, reason: str) -> None:
+        """Put aside what is no workitem."""
+        self._log.error("rejected: %s", reason)
+        self._settlement.reject(assignment, reason)

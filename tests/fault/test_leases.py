@@ -1,0 +1,176 @@
+"""Workitems that take longer than the broker waits for an acknowledgement.
+
+The broker of these tests waits for 3 seconds where others wait for 30 minutes, and looks twice a second.
+"""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from support.node import Node
+from support.processes import kill
+from support.site import workers
+from support.waiting import wait_until
+
+PATIENCE = 3.0  # seconds
+GATED = "[gated]\nworkers: 1\nlease_after: 1\nlease_timeout: 3"
+DOUBLED = "x-taskqueue-possibly-doubled"
+
+
+@pytest.fixture(scope="module")
+def session_broker(rabbitmq, node_directory):
+    patience = {"consumer_timeout": f"{PATIENCE * 1000:.0f}", "channel_tick_interval": "500"}
+    node = Node(node_directory / "impatient", **patience)
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def leases(broker, vhost):
+    """Return the queues of leases that there are now."""
+
+    def leases():
+        names = broker.evaluate(
+            "lists:flatten([[binary_to_list(element(4, amqqueue:get_name(Queue))), $ ]"
+            f' || Queue <- rabbit_amqqueue:list(<<"{vhost}">>)])'
+        )
+        return re.findall("taskqueue_lease_[a-z0-9_]+", names)
+
+    return leases
+
+
+def submit_and_wait_for_lease(site, work, leases):
+    workitem = work.submit("gated", {"gate": str(site.gate())})
+    site.wait_for_run(workitem)
+    wait_until(leases, what="a lease")
+    wait_until(lambda: work.foreign.depth(leases()[0]), what="a copy in it")
+    return workitem
+
+
+def wait(seconds):
+    """Let time pass, of which these tests are about."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end, seconds + 5)
+
+
+def runs(site, workitem):
+    return sum(note.word == "begin" for note in site.notes(workitem))
+
+
+def assert_nothing_left(work, leases):
+    wait_until(lambda: not leases(), what=lambda: f"the end of {leases()}")
+    work.wait_until_empty("worker_gated")
+
+
+def test_a_workitem_outlives_the_brokers_patience_several_times_and_runs_once(site, work, leases):
+    pool = site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    waiting = work.submit("gated", {"gate": str(site.gate())})
+    wait(4 * PATIENCE)
+    assert work.foreign.depth("worker_gated") == 1, "what nobody can begin is held back from other hosts"
+    assert runs(site, waiting) == 0
+    site.gate().touch()
+    results = work.results(2)
+    assert DOUBLED not in results[workitem].headers
+    assert (runs(site, workitem), runs(site, waiting)) == (1, 1)
+    assert_nothing_left(work, leases)
+    assert "closed the channel" not in pool.output()
+
+
+def test_a_leased_workitem_runs_again_when_its_host_dies(site, work, leases):
+    first = site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    for process in first.processes():
+        kill(process)
+    site.pool()
+    site.wait_for_run(workitem, times=2)
+    site.gate().touch()
+    result = work.result()
+    assert (result.workitem, result.status) == (workitem, "succeeded")
+    assert DOUBLED not in result.headers
+    work.wait_until_empty("worker_gated")
+
+
+def test_a_lease_found_gone_marks_the_result(site, work, leases):
+    pool = site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    work.foreign.purge(leases()[0])
+    pool.wait_for("its lease was lost")
+    site.gate().touch()
+    result = work.result()
+    assert (result.workitem, result.headers[DOUBLED]) == (workitem, True)
+    assert_nothing_left(work, leases)
+
+
+@pytest.mark.parametrize("absence", [1.0, 4.5])
+def test_a_leased_workitem_outlives_a_lost_line_for_less_and_for_more_than_its_lease(
+    site, work, leases, proxy, absence
+):
+    pool = site.pool(GATED, url=proxy.url)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    proxy.refuse()
+    proxy.cut()
+    wait(absence)
+    proxy.accept()
+    pool.wait_for("takes work", times=2)
+    wait(PATIENCE)
+    site.gate().touch()
+    result = work.result()
+    assert (result.workitem, DOUBLED in result.headers) == (workitem, False)
+    assert runs(site, workitem) == 1
+    assert_nothing_left(work, leases)
+
+
+def test_a_leased_workitem_outlives_the_broker(site, work, leases, broker):
+    site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    os.kill(
+        broker.pid, signal.SIGTERM
+    )  # killed harder, RabbitMQ may forget that the original was acknowledged
+    wait_until(lambda: not broker.alive, 30, "the broker's end")
+    broker.start()
+    wait(PATIENCE)
+    site.gate().touch()
+    assert work.result().workitem == workitem
+    assert runs(site, workitem) == 1
+    assert_nothing_left(work, leases)
+
+
+def test_a_broker_less_patient_than_thought_is_met_earlier_from_then_on(site, work, leases):
+    pool = site.pool("[gated]\nworkers: 1\nlease_timeout: 3")
+    workitem = work.submit("gated", {"gate": str(site.gate())})
+    pool.wait_for("closed the channel")
+    wait_until(leases, what="a lease")
+    wait(PATIENCE + 1)
+    site.gate().touch()
+    assert work.result().workitem == workitem
+    assert runs(site, workitem) == 1
+    assert pool.output().count("closed the channel") == 1
+    assert_nothing_left(work, leases)
+
+
+def test_a_crash_under_a_lease_is_charged_and_the_workitem_runs_again(site, work, leases):
+    pool = site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    (worker,) = workers(pool)
+    kill(worker)
+    site.wait_for_run(workitem, times=2)
+    site.gate().touch()
+    result = work.result()
+    assert (result.workitem, result.value["attempt"]) == (workitem, 2)
+    assert_nothing_left(work, leases)
+
+
+def test_a_stopping_pool_finishes_a_leased_workitem_and_leaves_no_lease(site, work, leases):
+    pool = site.pool(GATED)
+    workitem = submit_and_wait_for_lease(site, work, leases)
+    pool.signal(signal.SIGTERM)
+    pool.wait_for("stopping:")
+    site.gate().touch()
+    assert pool.wait() == 0
+    assert work.result().workitem == workitem
+    assert not leases()
+    assert runs(site, workitem) == 1
