@@ -19,7 +19,9 @@ _REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started i
 
 
 class PidFile:
-    """A pid file that is believed only while its process lives: ``with PidFile(path): ...``.
+    """A pid file, and beside it a file that says what its process does, in words.
+
+    The pid file is believed only while its process lives: ``with PidFile(path): ...``.
 
     The process holds a record lock (fcntl(2)) on the file. The kernel drops it with the process, even
     on SIGKILL, and forked children do not inherit it, so a file that was left behind is never in the way.
@@ -27,6 +29,7 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
+        self._status = self._path.with_suffix(".status")
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -46,10 +49,19 @@ class PidFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._status.unlink(missing_ok=True)
         # Removed before it is unlocked: whoever waits for the lock finds out that the file is another one.
         with contextlib.suppress(OSError):  # the directory may be gone, or no longer ours
             self._path.unlink()
         os.close(self._descriptor)
+
+    def tell(self, status: str) -> None:
+        """Write what the process does into the file of the same name that ends in .status, world-readable."""
+        new = self._status.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a full disk is no reason to end
+            new.write_text(f"{status}\n", encoding="utf-8")
+            new.chmod(0o644)
+            new.rename(self._status)
 
 
 def _open_locked(path: Path) -> int:
@@ -82,7 +94,7 @@ class Readiness:
     """
 
     def __init__(self, pidfile: str | None = None, report: int | None = None) -> None:
-        self._pidfile = PidFile(pidfile) if pidfile else contextlib.nullcontext()
+        self._pidfile = PidFile(pidfile) if pidfile else None
         self._report = report
 
     def __enter__(self) -> Self:
@@ -93,7 +105,8 @@ class Readiness:
             ConfigError: the pid file cannot be written.
         """
         try:
-            self._pidfile.__enter__()
+            if self._pidfile is not None:
+                self._pidfile.__enter__()
         except TaskqueueError as error:
             self.failed(error.status, str(error))
             raise
@@ -104,12 +117,19 @@ class Readiness:
     ) -> None:
         if error is not None:
             self.failed(*_explain(error))
-        self._pidfile.__exit__(kind, error, trace)
+        if self._pidfile is not None:
+            self._pidfile.__exit__(kind, error, trace)
 
     def ready(self) -> None:
         """Say that this process does its work now: to the service manager and to the waiting parent."""
         notify("READY=1")
         self._tell(ExitStatus.OK, "")
+
+    def tell(self, status: str) -> None:
+        """Say in words what this process does: to the service manager, and beside the pid file."""
+        notify(f"STATUS={status}")
+        if self._pidfile is not None:
+            self._pidfile.tell(status)
 
     def failed(self, status: int, message: str) -> None:
         """Say that this process ends with that exit status, and why; without effect after `ready`."""

@@ -267,6 +267,7 @@ class Dispatcher(Part):
     def session_blocked(self) -> None:
         """Take nothing more while nothing can be sent on; a session calls this."""
         self._subscription.pause()
+        self._on_state("takes nothing new: the broker has an alarm")
 
     def session_unblocked(self) -> None:
         """Go on; a session calls this."""

@@ -19,12 +19,14 @@ from taskqueue.daemon import Readiness, Signals, notify
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.logs import Log
 from taskqueue.processes import Exit, Slot
+from taskqueue.workitem import shorten
 
 if TYPE_CHECKING:
     from taskqueue.broker.loop import HasFileno  # at run time it would bring pika in, perhaps into root
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _MOST_NOTICES: Final = 16  # heard in one round: anybody on this machine may send some
+_STATUS_LIMIT: Final = 1000  # characters
 _KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to vanish
 
 #: Exit statuses that say why a process could not begin; it will not do better by itself.
@@ -43,6 +45,10 @@ class Member(Protocol):
     state: str  # what it does, in words; empty until it has begun
     failure: str  # why it cannot, in words, if it said so
     is_leaving: bool
+
+    @property
+    def status(self) -> str:
+        """Who it is and what it does, in words."""
 
     @property
     def pids(self) -> list[int]:
@@ -92,6 +98,7 @@ class Keeper:
         self._is_ready = False
         self._status = ExitStatus.OK
         self._readiness = Readiness()
+        self._told = ""  # what the keeper does, as last told
 
     def run(self, readiness: Readiness) -> ExitStatus:
         """Keep the members running; return how it ended, when all of them are gone."""
@@ -100,7 +107,7 @@ class Keeper:
             self.begin()
             while not (self.is_stopping and not self._pids()):
                 self._converge()
-                self._tell_if_ready()
+                self._tell()
                 self._wait()
         self.log.info("stopped")
         return self._status
@@ -117,7 +124,7 @@ class Keeper:
 
     def summary(self) -> str:
         """Say what is kept, for the line that tells that it is ready."""
-        return ", ".join(member.state for member in self.members)
+        return ", ".join(member.status for member in self.members)
 
     def bury_stranger(self, end: Exit) -> None:
         """Note the end of a child that no member knows."""
@@ -189,11 +196,17 @@ class Keeper:
             self.log.warning("stopping at once")
             self._kill()
 
-    def _tell_if_ready(self) -> None:
-        if not self._is_ready and not self.is_stopping and all(member.state for member in self.members):
+    def _tell(self) -> None:
+        """Tell once that everything works, and from then on what is going on."""
+        begins = not self._is_ready and not self.is_stopping and all(member.state for member in self.members)
+        if begins:
             self._is_ready = True
             self.log.info("ready: %s", self.summary())
-            notify(f"STATUS={self.summary()}")
+        status = ", ".join(member.status for member in self.members)
+        if self._is_ready and status != self._told:
+            self._told = status
+            self._readiness.tell(shorten(status, _STATUS_LIMIT))
+        if begins:
             self._readiness.ready()
 
     # --- children end ---
@@ -243,6 +256,11 @@ class Child:
         self._log = Log("keeper")
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._notices.bind("")  # the kernel chooses a name in the abstract namespace
+
+    @property
+    def status(self) -> str:
+        """The process's name and what it last said that it does."""
+        return f"{self._slot.name}: {self.state}"
 
     @property
     def pids(self) -> list[int]:
@@ -298,10 +316,10 @@ class Child:
         with contextlib.suppress(BlockingIOError):
             for _ in range(_MOST_NOTICES):
                 lines = self._notices.recv(4096).decode("utf-8", "replace").split("\n")
-                if "READY=1" in lines:
-                    self.state = f"{self._slot.name} runs"
-                else:
-                    self.failure = next((x[7:] for x in lines if x.startswith("STATUS=")), self.failure)
+                said = next((line[7:] for line in lines if line.startswith("STATUS=")), "")
+                self.failure = said or self.failure
+                if self.state or "READY=1" in lines:
+                    self.state = self.failure or "runs"
 
     def bury(self, end: Exit) -> bool:
         """Note the end of the process."""
@@ -310,6 +328,7 @@ class Child:
         processes.kill_rest(end.pid)
         expected = self.is_leaving and end.code == ExitStatus.OK
         delay = self._slot.vacate(expected=expected)
+        self.state, self.failure = self.state and "ended", ""
         if not expected:
             report(self._log, self._slot.name, end, None if self.is_leaving else delay)
         return True

@@ -64,6 +64,11 @@ class Group:
         return self.blueprint.settings.name
 
     @property
+    def status(self) -> str:
+        """The group's name and what its consumer does."""
+        return f"{self.name}: {self.state or 'is being started'}"
+
+    @property
     def pids(self) -> list[int]:
         """Every process of the group."""
         return [slot.pid for slot in (self.consumer, *self.workers) if slot.pid]

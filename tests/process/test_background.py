@@ -45,6 +45,7 @@ def test_it_starts_refuses_a_second_one_and_ends_on_sigterm(site, background, na
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not exists(pid))
     assert not pidfile.exists()
+    assert not pidfile.with_suffix(".status").exists()
     assert log.read_text().rstrip().endswith("stopped")
     assert "password" not in environment(pid)
 
@@ -58,6 +59,24 @@ def test_a_pid_file_left_by_a_killed_daemon_is_not_in_the_way(site, background):
     assert again != pid
     os.kill(again, signal.SIGTERM)
     wait_until(lambda: not pidfile.exists())
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("workerpool", "good: takes work"), ("dispatcher", "dispatcher 1: takes work")]
+)
+def test_what_a_daemon_does_stands_beside_its_pid_file(background, work, broker, name, status):
+    _, pidfile, _ = background(name)
+    told = pidfile.with_suffix(".status")
+    wait_until(lambda: told.read_text() == f"{status}\n", what=told.read_text)
+    for queue in ("taskqueue", "worker_good"):  # so many that some are still there when the alarm comes
+        work.foreign.publish_many(map(str, range(20_000)), queue, type="good")
+    broker.set_alarm(on=True)
+    try:
+        halted = status.replace("takes work", "takes nothing new: the broker has an alarm")
+        wait_until(lambda: told.read_text() == f"{halted}\n", what=told.read_text)
+    finally:
+        broker.set_alarm(on=False)
+    wait_until(lambda: told.read_text() == f"{status}\n", what=told.read_text)
 
 
 def test_a_pool_in_the_background_works(background, work):

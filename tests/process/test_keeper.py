@@ -78,7 +78,7 @@ def servers(keeper, number=1):
 
 def test_a_keeper_is_ready_when_all_of_its_children_are(keep):
     keeper = keep(a=serve, b=serve)
-    keeper.wait_for("ready: a runs, b runs")
+    keeper.wait_for("ready: a: runs, b: runs")
     assert keeper.output().count("ready:") == 1
 
 
@@ -97,7 +97,7 @@ def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypat
         manager.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
         keeper = keep(a=serve)
-        assert manager.recv(1000) == b"STATUS=a runs"
+        assert manager.recv(1000) == b"STATUS=a: runs"
         assert manager.recv(1000) == b"READY=1"
         keeper.signal(signal.SIGTERM)
         assert manager.recv(1000) == b"STOPPING=1"
