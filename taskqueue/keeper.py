@@ -42,13 +42,10 @@ REASONS: Final = {
 class Member(Protocol):
     """One or several processes that belong together."""
 
+    name: str
     state: str  # what it does, in words; empty until it has begun
     failure: str  # why it cannot, in words, if it said so
     is_leaving: bool
-
-    @property
-    def status(self) -> str:
-        """Who it is and what it does, in words."""
 
     @property
     def pids(self) -> list[int]:
@@ -124,7 +121,7 @@ class Keeper:
 
     def summary(self) -> str:
         """Say what is kept, for the line that tells that it is ready."""
-        return ", ".join(member.status for member in self.members)
+        return ", ".join(f"{member.name} runs" for member in self.members)
 
     def bury_stranger(self, end: Exit) -> None:
         """Note the end of a child that no member knows."""
@@ -202,7 +199,7 @@ class Keeper:
         if begins:
             self._is_ready = True
             self.log.info("ready: %s", self.summary())
-        status = ", ".join(member.status for member in self.members)
+        status = ", ".join(f"{member.name}: {member.state or 'is started'}" for member in self.members)
         if self._is_ready and status != self._told:
             self._told = status
             self._readiness.tell(shorten(status, _STATUS_LIMIT))
@@ -248,6 +245,7 @@ class Child:
 
     def __init__(self, name: str, run: Callable[[], int]) -> None:
         """Keep a process that does `run`; `name` is what it is called in the log."""
+        self.name = name
         self.state = ""
         self.failure = ""
         self.is_leaving = False
@@ -256,11 +254,6 @@ class Child:
         self._log = Log("keeper")
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._notices.bind("")  # the kernel chooses a name in the abstract namespace
-
-    @property
-    def status(self) -> str:
-        """The process's name and what it last said that it does."""
-        return f"{self._slot.name}: {self.state}"
 
     @property
     def pids(self) -> list[int]:

@@ -47,26 +47,16 @@ class Group:
     def __init__(self, blueprint: Blueprint, surroundings: Surroundings) -> None:
         """Make a group in which nobody runs yet; `converge` starts them."""
         self.blueprint = blueprint
+        self.name = blueprint.settings.name  # the section of the configuration
         self.state = ""  # in the consumer's words; empty until it has tried the broker
         self.failure = ""  # why the consumer cannot work
         self.is_leaving = False
         self._kill_at = math.inf  # monotonic; when workers whose consumer has left must be gone
         self.control: socket.socket | None = None
         self._surroundings = surroundings
-        name = blueprint.settings.name
-        self.consumer = Slot(f"consumer of {name}")
-        self.workers = [Slot(f"{name}/{number}") for number in range(1, blueprint.settings.workers + 1)]
-        self._log = Log("supervisor", group=name)
-
-    @property
-    def name(self) -> str:
-        """The section of the configuration."""
-        return self.blueprint.settings.name
-
-    @property
-    def status(self) -> str:
-        """The group's name and what its consumer does."""
-        return f"{self.name}: {self.state or 'is being started'}"
+        self.consumer = Slot(f"consumer of {self.name}")
+        self.workers = [Slot(f"{self.name}/{number}") for number in range(1, blueprint.settings.workers + 1)]
+        self._log = Log("supervisor", group=self.name)
 
     @property
     def pids(self) -> list[int]:

@@ -78,7 +78,7 @@ def servers(keeper, number=1):
 
 def test_a_keeper_is_ready_when_all_of_its_children_are(keep):
     keeper = keep(a=serve, b=serve)
-    keeper.wait_for("ready: a: runs, b: runs")
+    keeper.wait_for("ready: a runs, b runs")
     assert keeper.output().count("ready:") == 1
 
 
