@@ -76,6 +76,7 @@ class Session:
         self._connection: Any = None
         self._failures = 0
         self._next_host = 0
+        self._tried = 0  # hosts since the last connection, or the last pause
         self._up_since = 0.0
         self._closing: Callable[[], None] | None = None
         self._log = logging.getLogger(__name__)
@@ -156,7 +157,13 @@ class Session:
         connection.add_on_connection_unblocked_callback(self._loop.guard(self._unblocked))
         self._is_up = self.ever_up = True
         self._up_since = time.monotonic()
-        self._log.debug("connected to the broker as %s", self.name)
+        self._tried = 0
+        self._log.log(
+            logging.INFO if len(self.amqp.hosts) > 1 else logging.DEBUG,
+            "connected to the broker at %s:%d as %s",
+            *self.amqp.hosts[self._next_host],
+            self.name,
+        )
         for part in tuple(self._parts):
             part.session_up()
 
@@ -164,11 +171,13 @@ class Session:
         self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
-        """Go on to the next host at once; after the last one, pause."""
+        """Go on to the next host at once; when all have been tried, pause."""
         self._next_host = (self._next_host + 1) % len(self.amqp.hosts)
-        if self._next_host and not isinstance(error, BrokerRefused):
+        self._tried += 1
+        if self._tried < len(self.amqp.hosts) and not isinstance(error, BrokerRefused):
             self._loop.call_later(0, self._connect)
             return
+        self._tried = 0
         self._failures += 1
         self._on_trouble(error)
         self._loop.call_later(self._pause(), self._connect)

@@ -1,6 +1,7 @@
 """The line to the broker is cut: what runs goes on, and every result arrives."""
 
 from support.processes import kill
+from support.proxy import Proxy
 from support.waiting import wait_until
 
 WORKITEMS = 2000
@@ -78,3 +79,15 @@ def test_a_line_that_stalls_is_given_up_after_missed_heartbeats(site, work, prox
     proxy.resume()
     waiting = work.submit("good", 1)
     assert work.result(40).workitem == waiting
+
+
+def test_after_the_last_host_the_first_is_tried_at_once(site, amqp_url, proxy):
+    with Proxy(amqp_url) as last:
+        proxy.refuse()
+        hosts = f":{proxy.port},127.0.0.1:{last.port}/"
+        dispatcher = site.dispatcher("", url=proxy.url.replace(f":{proxy.port}/", hosts))
+        proxy.accept()
+        last.refuse()
+        last.cut()
+        dispatcher.wait_for(f"connected to the broker at 127.0.0.1:{proxy.port}", times=2)
+    assert "trying again" not in dispatcher.output()
