@@ -1,6 +1,7 @@
 """Publishing with confirms: what was sent and is not confirmed yet, and what became of it."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from taskqueue.properties import Properties
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0
+_STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
 
 
 class Fate(Enum):
@@ -79,6 +81,8 @@ class Publisher(Part):
         self._refused: set[Publication] = set()  # by a full queue; a timer will send each again
         self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
         self._closes = 0  # in a row, without a confirm between them
+        self._opened = 0.0  # when the channel was, on the monotonic clock
+        self._is_stale = False  # another channel is wanted as soon as the window is empty
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
@@ -94,7 +98,7 @@ class Publisher(Part):
 
     def publish(self, publication: Publication) -> None:
         """Send a message, now or as soon as that is possible."""
-        if self.is_ready and not self._suspects and not self._session.is_blocked:
+        if self.is_ready and not (self._suspects or self._session.is_blocked or self._is_stale):
             self._send(publication)
         else:
             self._waiting.append(publication)
@@ -122,6 +126,9 @@ class Publisher(Part):
         """Send what waits; after a channel error one at a time, so that the culprit shows itself."""
         if not self.is_ready or self._session.is_blocked:
             return
+        if self._is_stale:
+            self._renew()
+            return
         if self._suspects:
             if not self._window:
                 self._send(self._suspects.popleft())
@@ -143,6 +150,8 @@ class Publisher(Part):
         if isinstance(method, spec.Basic.Nack):
             for publication in settled:
                 self._retry(publication)
+            # Replies come only to the channel that asked.
+            self._is_stale = self._on_reply is None and time.monotonic() - self._opened > _STALE
         else:
             for publication in settled:
                 fate = Fate.RETURNED if publication.returned else Fate.CONFIRMED
@@ -163,11 +172,15 @@ class Publisher(Part):
         return taken
 
     def _retry(self, publication: Publication) -> None:
-        """Send again, later, what a full queue did not take (x-overflow: reject-publish)."""
+        """Send later what a full queue did not take (x-overflow: reject-publish), or a leaderless one."""
         delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(publication.nacks, 10))
         publication.nacks += 1
         self._refused.add(publication)
-        self._log.warning("queue %s is full; trying again in %.1f s", publication.queue, delay)
+        self._log.warning(
+            "queue %s takes nothing now (full, or a node is lost); trying again in %.1f s",
+            publication.queue,
+            delay,
+        )
         self._loop.call_later(delay, lambda: self._send_again(publication))
 
     def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
@@ -217,6 +230,7 @@ class Publisher(Part):
             return
         guard = self._loop.guard
         self._channel, self._last_tag = channel, 0
+        self._opened, self._is_stale = time.monotonic(), False
         channel.add_on_close_callback(guard(self._channel_closed))
         channel.add_on_return_callback(guard(self._on_return))
         channel.confirm_delivery(guard(self._on_confirm), guard(self._confirms_on))
@@ -247,6 +261,19 @@ class Publisher(Part):
             self._loop.call_later(0, lambda: self._settle_alone(culprit, Fate.REFUSED, reason))
         self._suspects.extendleft(reversed(open_ones))
         self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)
+
+    def _renew(self) -> None:
+        """Go on with another channel, once the window is empty.
+
+        A quorum queue that has lost its leader refuses messages until there is a new one, which takes less
+        than a second. But a channel that had its first message for the queue refused meanwhile is refused
+        every other, too, for as long as it lives (seen with RabbitMQ 3.10.8).
+        """
+        if not self._window:
+            channel, self._channel = self._channel, None
+            self._confirms = False
+            channel.close()
+            self._reopen()
 
     def _reopen(self) -> None:
         if self._session.is_up and self._channel is None:
