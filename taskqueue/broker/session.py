@@ -109,10 +109,15 @@ class Session:
         """How many bytes of properties fit into a content header (AMQP 0-9-1, section 2.3.5.2)."""
         return int(self._connection.params.frame_max) - 8 - 12
 
+    @property
+    def broker_major(self) -> int:
+        """The first number of the version of the broker that the connection, which must be up, leads to."""
+        return int(str(self._connection.server_properties.get("version", "0")).partition(".")[0])
+
     def configure(self, amqp: "AmqpSettings") -> None:
         """Use another address from now on; a connection to the old one is closed."""
         if amqp != self.amqp:
-            self.amqp, self._next_host = amqp, 0
+            self.amqp, self._next_host, self._tried = amqp, 0, 0
             if self.is_up:
                 self._connection.close()
 

@@ -3,16 +3,21 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.workitem import new_id
 
+if TYPE_CHECKING:
+    from taskqueue.config import AmqpSettings
+
 TASKQUEUE: Final = "taskqueue"
 REJECTED: Final = "taskqueue_rejected"
 FAILED: Final = "taskqueue_failed"
 WORKER_PREFIX: Final = "worker_"
+#: What the names of internal queues begin with: those that nobody else declares.
+INTERNAL_PREFIX: Final = "taskqueue_"
 #: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
@@ -21,6 +26,8 @@ LADDER: Final = (0.25, 1, 5, 15, 60, 300, 900, 3600, 21600)
 
 _LEASE_EXPIRES: Final = 10  # times to live after which a lease's queue that nobody uses goes away
 
+#: The first RabbitMQ whose quorum queues limit deliveries unless told otherwise.
+_LIMITED_DELIVERIES: Final = 4
 _NOT_FOUND: Final = 404
 _UNEQUAL: Final = 406
 _CLOSED_BY_US: Final = (0, 200)  # as the versions of pika have it
@@ -33,6 +40,33 @@ class Queue:
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     has_exchange: bool = False  # whether a fanout exchange of the same name leads to it
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether only taskqueue declares it, so that arguments disturb nobody."""
+        return self.name.startswith(INTERNAL_PREFIX)
+
+
+def declared_arguments(queue: Queue, amqp: "AmqpSettings", broker_major: int) -> dict[str, Any]:
+    """Return the arguments a queue is made with: its own, and those that its type asks for.
+
+    A quorum queue loses nothing: what it dead-letters it keeps until that is confirmed
+    (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering), and where it dead-letters nothing there
+    is no limit to deliveries, which is 20 from RabbitMQ 4 on. RabbitMQ 3 has none, and takes -1 for "drop
+    at the first return".
+
+    amqp -- says which type internal queues have, and which the shared ones
+    broker_major -- the first number of the broker's version
+    """
+    kind = amqp.queue_type if queue.is_internal else amqp.shared_queue_type
+    if kind == "default":
+        return dict(queue.arguments)
+    arguments = {**queue.arguments, "x-queue-type": kind}
+    if kind == "quorum" and "x-dead-letter-exchange" in arguments:
+        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+    elif kind == "quorum" and broker_major >= _LIMITED_DELIVERIES:
+        arguments["x-delivery-limit"] = -1
+    return arguments
 
 
 def worker_queue(worker_type: str) -> str:
@@ -122,18 +156,25 @@ class Declaration:
             self._queue.name,
             passive=self._passive,
             durable=True,
-            arguments=dict(self._queue.arguments),
+            arguments=declared_arguments(self._queue, self._session.amqp, self._session.broker_major),
             callback=guard(lambda _frame: self._declared(channel)),
         )
 
     def _declared(self, channel: Any) -> None:
         if self._queue.has_exchange:
-            bound = self._loop.guard(lambda _frame: self._finish(channel))
-            channel.queue_bind(self._queue.name, self._queue.name, callback=bound)
+            self._bind(channel)
             return
         if not self._passive:
             self._log.info("declared queue %s", self._queue.name)
         self._finish(channel)
+
+    def _bind(self, channel: Any) -> None:
+        bound = self._loop.guard(lambda _frame: self._finish(channel))
+        channel.queue_bind(self._queue.name, self._queue.name, callback=bound)
+
+    def _bind_as_it_is(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._loop.guard(self._refused))
+        self._bind(channel)
 
     def _finish(self, channel: Any) -> None:
         channel.close()
@@ -148,9 +189,15 @@ class Declaration:
             self._session.channel(self._declare)
         elif code == _UNEQUAL:
             self._log.warning("queue %s has other arguments; it is used as it is", self._queue.name)
-            self._done()
+            self._use_as_it_is()
         else:
             self._failed(text)
+
+    def _use_as_it_is(self) -> None:
+        if self._queue.has_exchange:
+            self._session.channel(self._bind_as_it_is)
+        else:
+            self._done()
 
 
 class Provider(Part):

@@ -25,6 +25,7 @@ _HOST: Final = re.compile(
 _IN_URL: Final = ("host", "hosts", "port", "user", "password", "passwd", "vhost", "ssl")
 _PASSWORDS: Final = ("password", "passwd", "passwd_file")
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+_QUEUE_TYPES: Final = ("queue_type", "shared_queue_type")
 
 #: Hosts as they are written: the port is None where none is given.
 Hosts = tuple[tuple[str, int | None], ...]
@@ -44,6 +45,8 @@ class AmqpSettings:
         ca_file: the authorities to trust (PEM); None for the system's.
         cert_file: our own certificate (PEM).
         key_file: the private key of cert_file (PEM).
+        queue_type: the type of internal queues that we make: default, classic or quorum.
+        shared_queue_type: the type of all other queues that we make.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -55,6 +58,8 @@ class AmqpSettings:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    queue_type: str = "default"
+    shared_queue_type: str = "default"
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -175,5 +180,5 @@ def amqp_settings(values: Mapping[str, Any]) -> AmqpSettings | None:
     address = values["url"] or Address(
         with_ports(hosts, default_port), values["user"], "guest", values["vhost"], values["ssl"]
     )
-    others = {name: values[name] for name in ("heartbeat", *_TLS_FILES)}
+    others = {name: values[name] for name in ("heartbeat", *_TLS_FILES, *_QUEUE_TYPES)}
     return AmqpSettings(**address._replace(password=password or address.password)._asdict(), **others)

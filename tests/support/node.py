@@ -1,9 +1,12 @@
 """The tests' RabbitMQ: a private broker that can be told things over Erlang's own protocol."""
 
+import base64
+import json
 import os
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from taskqueue.broker.private import PrivateBroker
@@ -17,14 +20,14 @@ SETTINGS = {
 class Node(PrivateBroker):
     """A private broker without lasting data, whose virtual hosts, alarms and policies tests may set."""
 
-    def __init__(self, state_dir: Path, **settings: str) -> None:
+    def __init__(self, state_dir: Path, control: tuple[str, int] = ("127.0.0.1", 0), **settings: str) -> None:
         # Kept bound, so that the port is still ours when the node is started again.
         self._control = socket.socket()
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._control.bind(("127.0.0.1", 0))
-        control_port = self._control.getsockname()[1]
+        self._control.bind(control)
+        self.control: tuple[str, int] = self._control.getsockname()
         super().__init__(
-            state_dir, rabbit_settings=SETTINGS | settings, keep_data=False, control_port=control_port
+            state_dir, rabbit_settings=SETTINGS | settings, keep_data=False, control_port=self.control[1]
         )
 
     def stop(self) -> None:
@@ -42,9 +45,9 @@ class Node(PrivateBroker):
 
     def evaluate(self, expression: str) -> str:
         """Evaluate an Erlang expression, without its final full stop, inside the node; return its value."""
-        port = self._control.getsockname()[1]
+        address, port = self.control
         done = subprocess.run(
-            ["erl_call", "-R", "-address", f"localhost:{port}", "-e"],
+            ["erl_call", "-R", "-address", f"{address}:{port}", "-e"],
             input=f"{expression}.\n",
             env={"PATH": os.environ["PATH"], "HOME": str(self.state_dir)},
             capture_output=True,
@@ -70,6 +73,18 @@ class Node(PrivateBroker):
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all that is in it, connections included."""
         self.evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>)')
+
+    def queues(self, vhost: str) -> dict[str, dict[str, Any]]:
+        """Return every queue's arguments by its name, and its real type under the key "type"."""
+        own = "[{K, V} || {K, _, V} <- amqqueue:get_arguments(Q)]"
+        arguments = f'maps:from_list([{{<<"type">>, amqqueue:get_type(Q)}} | {own}])'
+        queue = f"{{element(4, amqqueue:get_name(Q)), {arguments}}}"
+        every = f'[{queue} || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]'
+        encoded = self.evaluate(f"base64:encode_to_string(rabbit_json:encode(maps:from_list({every})))")
+        queues: dict[str, dict[str, Any]] = json.loads(base64.b64decode(encoded))
+        for each in queues.values():
+            each["type"] = each["type"].removeprefix("rabbit_").removesuffix("_queue")
+        return queues
 
     def set_alarm(self, *, on: bool) -> None:
         """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes."""

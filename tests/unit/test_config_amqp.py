@@ -33,6 +33,13 @@ key_file: {pem}
                                          cert_file=str(pem), key_file=str(pem))  # fmt: skip
 
 
+def test_queue_types_are_left_to_the_broker_unless_named(read):
+    bare = read("[amqp]\nhost: a\n").amqp
+    assert (bare.queue_type, bare.shared_queue_type) == ("default", "default")
+    named = read("[amqp]\nurl: amqp://a\nqueue_type: quorum\nshared_queue_type: Classic\n").amqp
+    assert (named.queue_type, named.shared_queue_type) == ("quorum", "classic")
+
+
 def test_password_is_another_name_for_passwd(read):
     for name in ("password", "passwd"):
         amqp = read(f"[amqp]\nhost: a\n{name}: {SECRET}\n").amqp

@@ -55,6 +55,7 @@ TYPES = "content types such as application/cbor, separated by commas"
         ("logging", "format: xml", "one of text, json, found 'xml'"),
         ("logging", "destination: log/file", f"{DESTINATION}, found 'log/file'"),
         ("logging", "destination: /var/log/", f"{DESTINATION}, found '/var/log/'"),
+        ("amqp", "queue_type: stream", "one of default, classic, quorum, found 'stream'"),
         ("amqp", "host: a b", f"{HOST}, found 'a b'"),
         ("amqp", "host: a, b", f"{HOST}, found 'a, b'"),
         ("amqp", "host: a:0", f"{HOST}, found 'a:0'"),
