@@ -16,7 +16,7 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.subscription import Delivery, Subscription
-from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, worker_queue
+from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, may_come_back, worker_queue
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
@@ -231,11 +231,10 @@ class Dispatcher(Part):
         )
 
     def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
-        if publication.queue != REJECTED:
+        if publication.queue != REJECTED and not may_come_back(reason):
             self._declared.discard(publication.queue)
             self._reject(passage, f"its queue {publication.queue} cannot be declared: {reason}")
             return
-        self._log.error("queue %s cannot be declared: %s", REJECTED, reason)
         epoch = passage.delivery.epoch
         self._loop.call_later(_DECLARE_AGAIN, lambda: self._try_again(epoch, publication))
 

@@ -271,7 +271,7 @@ class Subscription(Part):
         """Begin anew after the queue was deleted; each of the consumers is told of that."""
         if frame.method.consumer_tag in self._tags:
             self._tags.clear()
-            self._log.warning("queue %s was deleted under its consumer", self._queue)
+            self._log.warning("queue %s was deleted under its consumer, or its node is down", self._queue)
             self._loop.call_later(_PAUSE, self.restart)
 
     def _channel_closed(self, channel: Any, error: BaseException) -> None:

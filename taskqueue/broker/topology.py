@@ -111,6 +111,14 @@ def is_text(queue: str) -> bool:
     return queue == queue.encode("utf-8", "replace").decode()
 
 
+def may_come_back(reason: str) -> bool:
+    """Tell whether a queue that could not be declared is there, on a node of a cluster that is down.
+
+    reason -- what the broker said; https://www.rabbitmq.com/docs/clustering#overview-what-is-replicated
+    """
+    return reason.startswith("NOT_FOUND")
+
+
 class Declaration:
     """Declares one queue, on channels that are thrown away: a refusal closes the channel.
 
@@ -210,6 +218,7 @@ class Provider(Part):
         """Declare over `session`; whoever waits when it ends is forgotten."""
         self._loop = loop
         self._session = session
+        self._log = logging.getLogger(__name__)
         self._waiting: dict[str, list[tuple[Callable[[], None], Callable[[str], None]]]] = {}
         session.attach(self)
 
@@ -235,5 +244,6 @@ class Provider(Part):
             done()
 
     def _failed(self, queue: str, reason: str) -> None:
+        self._log.error("queue %s cannot be declared: %s", queue, reason)
         for _, failed in self._waiting.pop(queue, []):
             failed(reason)

@@ -212,11 +212,10 @@ class Settlement:
         self._provider.provide(
             Queue(publication.queue),
             done=lambda: self._publisher.publish(publication),
-            failed=lambda reason: self._provide_later(publication, reason),
+            failed=lambda _reason: self._publish_later(publication),
         )
 
-    def _provide_later(self, publication: Publication, reason: str) -> None:
-        self._log.error("queue %s cannot be declared: %s", publication.queue, reason)
+    def _publish_later(self, publication: Publication) -> None:
         epoch = self._epoch
         self._loop.call_later(_DECLARE_AGAIN, lambda: self._publish_in(epoch, publication))
 
