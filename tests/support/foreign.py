@@ -1,11 +1,13 @@
 """A client of RabbitMQ that shares no code with taskqueue: py-amqp."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import amqp
+from support.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -20,7 +22,9 @@ class Foreign:
     """
 
     def __init__(self, url: str) -> None:
+        """Connect when there is something to do; several hosts, separated by commas, are tried in turn."""
         self._url = urlsplit(url)
+        self._hosts = itertools.cycle(self._url.netloc.rpartition("@")[2].split(","))
         self._connection: amqp.Connection | None = None
         self._channel: amqp.Channel | None = None
 
@@ -51,9 +55,16 @@ class Foreign:
         properties: by py-amqp's names: content_type, type, application_headers, ...
         """
         message = amqp.Message(body, **{"delivery_mode": 2} | properties)
-        self._do(
-            lambda channel: channel.basic_publish_confirm(message, exchange, routing_key, mandatory=True)
-        )
+
+        def publish(channel: amqp.Channel) -> bool:
+            try:
+                channel.basic_publish_confirm(message, exchange, routing_key, mandatory=True)
+            except amqp.exceptions.MessageNacked:  # by a quorum queue whose leader has just died
+                channel.close()  # 3.10.8 would refuse every other message on this channel, too
+                return False
+            return True
+
+        wait_until(lambda: self._do(publish), what=f"the broker to take a message for {routing_key}")
 
     def publish_many(self, bodies: Iterable[str | bytes], queue: str = "taskqueue", **properties: Any) -> int:
         """Publish messages quickly, to a queue that exists; return their number once all are queued."""
@@ -71,8 +82,18 @@ class Foreign:
             return publish(own)
 
     def poll(self, queue: str) -> amqp.Message | None:
-        """Take the next message of a queue, if there is one now; it is acknowledged."""
-        return self._do(lambda channel: channel.basic_get(queue, no_ack=True))
+        """Take the next message of a queue, if there is one now; it is acknowledged.
+
+        An acknowledgement may be lost with a node of a cluster: then the message comes once more.
+        """
+
+        def poll(channel: amqp.Channel) -> amqp.Message | None:
+            message = channel.basic_get(queue)
+            if message is not None:
+                channel.basic_ack(message.delivery_tag)
+            return message
+
+        return self._do(poll)
 
     def get(self, queue: str, timeout: float = 10) -> amqp.Message:
         """Take the next message of a queue that exists; fail after `timeout` seconds."""
@@ -135,7 +156,7 @@ class Foreign:
         deadline = time.monotonic() + CONNECT_TIMEOUT
         while True:
             connection = amqp.Connection(
-                host=f"{self._url.hostname}:{self._url.port}",
+                host=next(self._hosts),
                 userid=self._url.username,
                 password=self._url.password,
                 virtual_host=unquote(self._url.path[1:]) or "/",

@@ -61,14 +61,16 @@ class Site:
         heartbeat: int = 20,
         stop_timeout: float = 20,
         default: str = "",
+        amqp: str = "",
     ) -> None:
         """Write the configuration: `sections`, and no workers for whoever has no section.
 
         url: another address of the broker; "" for none
         default: more lines of the section [DEFAULT]
+        amqp: more lines of the section [amqp]
         """
         address = self.url if url is None else url
-        amqp_section = f"[amqp]\nurl: {address}\nheartbeat: {heartbeat}\n" if address else ""
+        amqp_section = f"[amqp]\nurl: {address}\nheartbeat: {heartbeat}\n{amqp}\n" if address else ""
         written = self.config.with_suffix(".new")  # a daemon may be reading the old one
         written.write_text(
             f"{amqp_section}[workerpool]\nstop_timeout: {stop_timeout}\n"
