@@ -109,11 +109,10 @@ class Lease(Part):
         self._provider.provide(
             self.queue,
             done=lambda: self._collect() if beginning == self._round else None,
-            failed=lambda reason: self._try_again(f"cannot be declared: {reason}"),
+            failed=lambda _reason: self._begin_later(),
         )
 
-    def _try_again(self, trouble: str) -> None:
-        self._log.error("queue %s %s", self.queue.name, trouble)
+    def _begin_later(self) -> None:
         beginning = self._round
         self._loop.call_later(_TRY_AGAIN, lambda: self._begin() if beginning == self._round else None)
 
@@ -146,7 +145,8 @@ class Lease(Part):
         if copy is not self._copy:
             return
         if fate is not Fate.CONFIRMED:
-            self._try_again(f"takes no lease: {reason}")
+            self._log.error("queue %s takes no message: %s", self.queue.name, reason)
+            self._begin_later()
             return
         self.is_held = True
         self.renewed = time.monotonic()

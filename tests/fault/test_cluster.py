@@ -21,7 +21,7 @@ retry_jitter: 0
 [raising]
 workers: 1
 """
-WORKITEMS_A_STEP = 30  # of each worker type that succeeds
+WORKITEMS_A_STEP = 15  # of each worker type that succeeds
 QUEUES = {
     *("taskqueue", "worker_good", "worker_stubborn", "worker_raising", "results"),
     *("taskqueue_failed", "taskqueue_delay_0.25"),
