@@ -1,5 +1,6 @@
 """One connection to the broker: opened, failed over, opened again, closed."""
 
+import errno
 import logging
 import os
 import random
@@ -65,10 +66,10 @@ class Session:
         wire.keep_properties_raw()
         self.amqp = amqp
         self.name = name
-        self.valve = ReadValve(loop.ioloop)  # a new one for each connection
+        self._loop = loop
+        self.valve = self._new_valve()  # a new one for each connection
         self.is_blocked = False
         self.ever_up = False
-        self._loop = loop
         self._on_trouble = on_trouble
         self._parts: list[Part] = []
         self._is_open = False
@@ -148,7 +149,7 @@ class Session:
         except OSError as error:  # the TLS files; ssl.SSLError is an OSError
             self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
             return
-        self.valve = ReadValve(self._loop.ioloop)
+        self.valve = self._new_valve()
         self._connection = pika.SelectConnection(
             parameters,
             on_open_callback=self._loop.guard(self._opened),
@@ -156,6 +157,20 @@ class Session:
             on_close_callback=self._loop.guard(self._lost),
             custom_ioloop=self.valve,
         )
+
+    def _new_valve(self) -> ReadValve:
+        return ReadValve(self._loop.ioloop, self._loop.guard(self._broken))
+
+    def _broken(self, error: ValueError) -> None:
+        """Fail an attempt whose connection was reset as soon as it was made.
+
+        pika takes that for its caller's mistake and raises it in the loop (_AsyncStreamConnector, which calls
+        getpeername). It reports the attempt when its time is up, and nobody listens to that any more.
+        """
+        if self._is_up:
+            raise error
+        self._connection = None
+        self._open_failed(None, ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _opened(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._loop.guard(self._blocked))
@@ -172,8 +187,9 @@ class Session:
         for part in tuple(self._parts):
             part.session_up()
 
-    def _open_failed(self, _connection: Any, error: BaseException) -> None:
-        self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
+    def _open_failed(self, connection: Any, error: BaseException) -> None:
+        if connection is self._connection:
+            self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
         """Go on to the next host at once; when all have been tried, pause."""

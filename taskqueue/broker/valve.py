@@ -14,9 +14,13 @@ class ReadValve:
 
     READ, WRITE, ERROR = IOLoop.READ, IOLoop.WRITE, IOLoop.ERROR
 
-    def __init__(self, ioloop: IOLoop) -> None:
-        """Pass everything on to `ioloop`; reading is open."""
+    def __init__(self, ioloop: IOLoop, on_error: Callable[[ValueError], None]) -> None:
+        """Pass everything on to `ioloop`; reading is open.
+
+        on_error -- takes a ValueError of pika's own, which would else end the loop
+        """
         self.is_open = True
+        self._on_error = on_error
         self._ioloop = ioloop
         self._events: dict[int, int] = {}  # what the connection wants to hear of, by file descriptor
 
@@ -49,7 +53,10 @@ class ReadValve:
         def handle(ready: int, found: int) -> None:
             if not self.is_open and found & ~self.WRITE:
                 self.open()  # an error or a hang-up: the connection must see it
-            handler(ready, found)
+            try:
+                handler(ready, found)
+            except ValueError as error:
+                self._on_error(error)
 
         self._events[descriptor] = events
         self._ioloop.add_handler(descriptor, handle, self._admitted(events))

@@ -1,18 +1,24 @@
 """Where a connection goes: over the hosts in turn, and through TLS."""
 
 import contextlib
+import select
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from support.forked import Forked
 from support.ground import Ground
 from support.processes import run_cli
+
+from taskqueue.config import AmqpSettings
+from taskqueue.submission import Submission, submit
 
 
 def test_the_hosts_are_tried_in_turn(ground: Ground) -> None:
@@ -20,6 +26,28 @@ def test_the_hosts_are_tried_in_turn(ground: Ground) -> None:
     done = run_cli("submit", "thing", "1", env={"TASKQUEUE_AMQP": url})
     assert (done.returncode, done.stderr) == (0, "")
     assert ground.foreign.depth("taskqueue") == 1
+
+
+def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_no_bug_of_ours(
+    forked: Callable[[Callable[[], object]], Forked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = socket.socket.getpeername
+    reset = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def look_too_late(connection: socket.socket) -> object:
+            monkeypatch.undo()
+            client, _ = server.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            client.close()
+            select.select([connection], [], [], 10)
+            return look(connection)
+
+        monkeypatch.setattr(socket.socket, "getpeername", look_too_late)
+        address = AmqpSettings((server.getsockname(),))
+        child = forked(lambda: submit(address, [Submission("1", "thing", b"1", "application/json")]))
+        child.wait()
+    assert child.output().splitlines()[-1].endswith("cannot be reached: Connection reset by peer")
 
 
 @pytest.fixture
