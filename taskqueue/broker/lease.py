@@ -17,6 +17,7 @@ from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Provider, Queue
 from taskqueue.broker.wire import RawProperties
 
+_NOT_FOUND: Final = 404
 _TRY_AGAIN: Final = 5.0  # seconds after the broker refused something
 
 
@@ -82,23 +83,33 @@ class Lease(Part):
             self._begin()
 
     def release(self, then: Callable[[], None]) -> None:
-        """Delete the queue with what is in it, as soon as there is a connection; then call back."""
+        """Empty the queue, as soon as there is a connection; then call back.
+
+        It goes away by itself. To delete a queue that dead-letters just after the broker was started can end
+        all safe dead-lettering of RabbitMQ 3.10 (rabbit_fifo_dlx_sup does not survive it).
+        """
         self._released = then
+        copy = self._copy
         self._end_renewal()
-        self._delete()
+        self._copy = copy
+        self._discard()
+        self._collect()
 
     def abandon(self) -> None:
         """Renew no more and leave the message to its time to live."""
         self._waiting.clear()
         self._end_renewal()
-        self._leave()
+        self._leave(lambda: None)
 
     # --- a renewal: declare the queue, take out what is in it, publish, acknowledge what was taken out ---
 
     def resume(self) -> None:
         """Go on after the publisher's connection was lost: nobody knows whether the copy arrived."""
+        self._copy = None
         if self.is_renewing:
             self._begin()
+        else:
+            self._collect()
 
     def _begin(self) -> None:
         self._round += 1
@@ -118,19 +129,23 @@ class Lease(Part):
 
     def _collect(self) -> None:
         """Take out one copy after the other, until there is none."""
-        if self._is_usable and not self._is_getting:
+        is_wanted = self.is_renewing or self._released is not None
+        if is_wanted and self._copy is None and self._is_usable and not self._is_getting:
             self._is_getting = True
             self._channel.basic_get(self.queue.name, self._loop.guard(self._got))
 
     def _got(self, _channel: Any, method: Any, _properties: RawProperties, _body: bytes) -> None:
         self._is_getting = False
         self._older.append(method.delivery_tag)
-        if self.is_renewing:
-            self._collect()
+        if self._released is not None:
+            self._discard()
+        self._collect()
 
     def _empty(self, _frame: Any) -> None:
         self._is_getting = False
-        if self.is_renewing and self._copy is None:
+        if self._released is not None:
+            self._leave(self._released)
+        elif self.is_renewing and self._copy is None:
             if self.is_held and not self._older:
                 self.is_held, self.is_lost = False, True
                 self._end_renewal()
@@ -144,17 +159,25 @@ class Lease(Part):
     def _published(self, copy: Publication, fate: Fate, reason: str) -> None:
         if copy is not self._copy:
             return
+        if self._released is not None:
+            self._copy = None
+            self._collect()
+            return
         if fate is not Fate.CONFIRMED:
             self._log.error("queue %s takes no message: %s", self.queue.name, reason)
             self._begin_later()
             return
         self.is_held = True
         self.renewed = time.monotonic()
+        self._discard()
+        self._end_renewal()
+
+    def _discard(self) -> None:
+        """Acknowledge the copies that were taken out."""
         if self._is_usable:
             for tag in self._older:
                 self._channel.basic_ack(tag)
         self._older.clear()
-        self._end_renewal()
 
     def _end_renewal(self) -> None:
         self._round += 1
@@ -165,20 +188,12 @@ class Lease(Part):
 
     # --- the end ---
 
-    def _delete(self) -> None:
-        if self._is_usable:
-            self._channel.queue_delete(self.queue.name, callback=self._loop.guard(self._deleted))
-
-    def _deleted(self, _frame: Any) -> None:
-        self._leave()
-        if self._released is not None:
-            self._released()
-
-    def _leave(self) -> None:
+    def _leave(self, then: Callable[[], None]) -> None:
         self._is_over = True
         self._session.detach(self)
         if self._is_usable:
             self._channel.close()
+        then()
 
     # --- the channel ---
 
@@ -205,15 +220,18 @@ class Lease(Part):
         channel.add_on_close_callback(guard(self._channel_closed))
         channel.add_callback(guard(self._empty), [spec.Basic.GetEmpty], one_shot=False)
         if self._released is not None:
-            self._delete()
+            self._collect()
         elif self.is_renewing:
             self._begin()
 
     def _channel_closed(self, channel: Any, error: BaseException) -> None:
         if channel is not self._channel or not self._session.is_up or self._is_over:
             return
-        self._log.error("the broker closed the channel of queue %s: %s", self.queue.name, error)
         self.session_down()
+        if self._released is not None and getattr(error, "reply_code", 0) == _NOT_FOUND:
+            self._leave(self._released)  # it was never made, or is gone already
+            return
+        self._log.error("the broker closed the channel of queue %s: %s", self.queue.name, error)
         self._loop.call_later(_TRY_AGAIN, self._reopen)
 
     def _reopen(self) -> None:

@@ -28,6 +28,15 @@ _LEASE_EXPIRES: Final = 10  # times to live after which a lease's queue that nob
 
 #: The first RabbitMQ whose quorum queues limit deliveries unless told otherwise.
 _LIMITED_DELIVERIES: Final = 4
+#: How a queue dead-letters so that nothing is lost on the way: it keeps each message until the next queue has
+#: confirmed it. Classic queues cannot do that: what they passed on a moment ago is gone when the broker is
+#: killed (https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering).
+_SAFE_DEAD_LETTERING: Final = {
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+
+_SETTLED: Final = 1.0  # seconds; a quorum queue that is younger when the broker is killed is of no use after
 _NOT_FOUND: Final = 404
 _UNEQUAL: Final = 406
 _CLOSED_BY_US: Final = (0, 200)  # as the versions of pika have it
@@ -48,24 +57,24 @@ class Queue:
 
 
 def declared_arguments(queue: Queue, amqp: "AmqpSettings", broker_major: int) -> dict[str, Any]:
-    """Return the arguments a queue is made with: its own, and those that its type asks for.
+    """Return the arguments a queue is made with: its own, the type that is asked for, and no delivery limit.
 
-    A quorum queue loses nothing: what it dead-letters it keeps until that is confirmed
-    (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering), and where it dead-letters nothing there
-    is no limit to deliveries, which is 20 from RabbitMQ 4 on. RabbitMQ 3 has none, and takes -1 for "drop
-    at the first return".
+    A quorum queue of RabbitMQ 4 drops what has been delivered 20 times unless told otherwise
+    (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling). RabbitMQ 3 has no such limit, and
+    takes -1 for "drop at the first return".
 
     amqp -- says which type internal queues have, and which the shared ones
     broker_major -- the first number of the broker's version
     """
+    arguments = dict(queue.arguments)
     kind = amqp.queue_type if queue.is_internal else amqp.shared_queue_type
-    if kind == "default":
-        return dict(queue.arguments)
-    arguments = {**queue.arguments, "x-queue-type": kind}
-    if kind == "quorum" and "x-dead-letter-exchange" in arguments:
-        arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-    elif kind == "quorum" and broker_major >= _LIMITED_DELIVERIES:
-        arguments["x-delivery-limit"] = -1
+    if kind != "default":
+        arguments.setdefault("x-queue-type", kind)
+    if arguments.get("x-queue-type") == "quorum":
+        if "x-dead-letter-exchange" in arguments:
+            arguments |= _SAFE_DEAD_LETTERING
+        if broker_major >= _LIMITED_DELIVERIES:
+            arguments["x-delivery-limit"] = -1
     return arguments
 
 
@@ -82,7 +91,11 @@ def rung(delay: float) -> Queue:
     The time to live is the queue's, the same for every message in it: none waits behind a longer one.
     """
     seconds = max((step for step in LADDER if step <= delay), default=LADDER[0])
-    arguments = {"x-message-ttl": int(seconds * 1000), "x-dead-letter-exchange": ""}
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-message-ttl": int(seconds * 1000),
+        "x-dead-letter-exchange": "",
+    }
     return Queue(f"taskqueue_delay_{seconds:g}", arguments, has_exchange=True)
 
 
@@ -123,7 +136,8 @@ class Declaration:
     """Declares one queue, on channels that are thrown away: a refusal closes the channel.
 
     The queue is looked for first, so that one with other arguments is used as it is; only a missing
-    one is made.
+    one is made. A quorum queue that was made is done a moment later: RabbitMQ 3.10 and 4.0 answer before
+    they would find it again after a SIGKILL.
     """
 
     def __init__(
@@ -141,7 +155,8 @@ class Declaration:
         self._queue = queue
         self._done = done
         self._failed = failed
-        self._passive = not queue.has_exchange  # with its exchange it is always made, which is idempotent
+        self._passive = True
+        self._is_new = False
         self._log = logging.getLogger(__name__)
         session.channel(self._declare)
 
@@ -164,17 +179,21 @@ class Declaration:
             self._queue.name,
             passive=self._passive,
             durable=True,
-            arguments=declared_arguments(self._queue, self._session.amqp, self._session.broker_major),
+            arguments=self._arguments(),
             callback=guard(lambda _frame: self._declared(channel)),
         )
 
+    def _arguments(self) -> dict[str, Any]:
+        return declared_arguments(self._queue, self._session.amqp, self._session.broker_major)
+
     def _declared(self, channel: Any) -> None:
-        if self._queue.has_exchange:
+        if not self._queue.has_exchange:
+            self._finish(channel)
+        elif self._passive:  # it is there; whoever made it may have died before he bound it
+            self._passive = False
+            self._declare_queue(channel)
+        else:
             self._bind(channel)
-            return
-        if not self._passive:
-            self._log.info("declared queue %s", self._queue.name)
-        self._finish(channel)
 
     def _bind(self, channel: Any) -> None:
         bound = self._loop.guard(lambda _frame: self._finish(channel))
@@ -185,15 +204,24 @@ class Declaration:
         self._bind(channel)
 
     def _finish(self, channel: Any) -> None:
-        channel.close()
-        self._done()
+        if self._is_new:
+            self._log.info("declared queue %s", self._queue.name)
+        if self._is_new and self._arguments().get("x-queue-type") == "quorum":
+            self._loop.call_later(_SETTLED, lambda: self._leave(channel))
+        else:
+            self._leave(channel)
+
+    def _leave(self, channel: Any) -> None:
+        if channel.is_open:
+            channel.close()
+            self._done()
 
     def _refused(self, _channel: Any, error: BaseException) -> None:
         code, text = getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error))
         if code in _CLOSED_BY_US or not self._session.is_up:
             return
         if code == _NOT_FOUND and self._passive:
-            self._passive = False
+            self._passive, self._is_new = False, True
             self._session.channel(self._declare)
         elif code == _UNEQUAL:
             self._log.warning("queue %s has other arguments; it is used as it is", self._queue.name)

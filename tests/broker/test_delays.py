@@ -15,6 +15,7 @@ from support.waiting import wait_until
 from taskqueue.broker.topology import LADDER
 
 CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 1\n[tell]\nworkers: 1\n"
+SAFE = {"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 EARLY = 0.06  # seconds; nearer than that a workitem runs
 
 
@@ -82,7 +83,7 @@ def test_what_comes_straight_to_a_worker_before_it_is_due_waits_too(ground: Grou
     assert started(ground.foreign.get("results")) >= due - EARLY
 
 
-def test_every_rung_is_a_durable_queue_with_a_fanout_exchange(ground: Ground) -> None:
+def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground) -> None:
     ground.start("dispatcher")
     wait_until(lambda: ground.foreign.consumers("taskqueue"))
     for step in LADDER:
@@ -90,7 +91,7 @@ def test_every_rung_is_a_durable_queue_with_a_fanout_exchange(ground: Ground) ->
     for step in LADDER:
         name = f"taskqueue_delay_{step:g}"
         wait_until(lambda name=name: ground.foreign.depth(name) is not None, what=name)
-        arguments = {"x-message-ttl": int(step * 1000), "x-dead-letter-exchange": ""}
+        arguments = {"x-message-ttl": int(step * 1000), "x-dead-letter-exchange": "", **SAFE}
         ground.foreign.declare(name, arguments=arguments)  # other ones would be refused
         ground.foreign._do(
             lambda channel, name=name: channel.exchange_declare(

@@ -9,11 +9,13 @@ from support.waiting import wait_until
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.topology import LADDER, Provider, Queue, rung
+from taskqueue.broker.topology import LADDER, Provider, Queue, lease_queue, rung
 from taskqueue.config import AmqpSettings
 
-INTERNAL = [Queue("taskqueue_rejected"), Queue("taskqueue_failed"), *map(rung, LADDER)]
+INTERNAL = [Queue("taskqueue_rejected"), Queue("taskqueue_failed"), lease_queue("digest", 300)]
+RUNGS = [*map(rung, LADDER)]
 SHARED = [Queue("taskqueue"), Queue("worker_digest"), Queue("results")]
+ALL = [*INTERNAL, *RUNGS, *SHARED]
 SHORTEST = rung(0)
 
 
@@ -54,15 +56,20 @@ def test_a_queue_has_the_type_that_is_asked_for_and_is_bare_otherwise(
     broker: Node, vhost: str, internal: str, shared: str
 ) -> None:
     for _ in range(2):  # as every daemon does
-        declare(broker.url_of(vhost), INTERNAL + SHARED, queue_type=internal, shared_queue_type=shared)
+        declare(
+            broker.url_of(vhost),
+            INTERNAL + SHARED + RUNGS,
+            queue_type=internal,
+            shared_queue_type=shared,
+        )
     made = broker.queues(vhost)
-    assert made.keys() == {queue.name for queue in INTERNAL + SHARED}
-    for queues, kind in ((INTERNAL, internal), (SHARED, shared)):
+    assert made.keys() == {queue.name for queue in ALL}
+    for queues, kind in ((INTERNAL, internal), (SHARED, shared), (RUNGS, "quorum")):
         for queue in queues:
             found = made[queue.name]
             assert found.pop("type") == (kind if kind != "default" else "classic")  # as RabbitMQ has it
             found.pop("x-delivery-limit", None)  # from RabbitMQ 4 on
-            if not queue.has_exchange:
+            if not queue.arguments:
                 assert found == ({"x-queue-type": kind} if kind != "default" else {})
 
 
@@ -71,7 +78,7 @@ def test_an_existing_rung_of_another_type_is_used_as_it_is(
 ) -> None:
     arguments = {"x-message-ttl": 250, "x-dead-letter-exchange": ""}
     foreign.declare(SHORTEST.name, arguments=arguments)  # and nothing leads to it: its maker died
-    declare(amqp_url, [SHORTEST, Queue("worker_late")], queue_type="quorum")
+    declare(amqp_url, [SHORTEST, Queue("worker_late")])
     foreign.publish_to(SHORTEST.name, "worker_late", "1")
     assert foreign.get("worker_late").body == "1"
     assert caplog.text.count("other arguments; it is used as it is") == 1
@@ -86,10 +93,8 @@ def impatient(broker: Node) -> Iterator[None]:
     broker.evaluate(f"application:set_env({option}, 180000)")
 
 
-def test_a_quorum_rung_keeps_what_has_no_queue_to_go_to(
-    impatient: None, foreign: Foreign, amqp_url: str
-) -> None:
-    declare(amqp_url, [SHORTEST], queue_type="quorum")
+def test_a_rung_keeps_what_has_no_queue_to_go_to(impatient: None, foreign: Foreign, amqp_url: str) -> None:
+    declare(amqp_url, [SHORTEST])
     foreign.publish_to(SHORTEST.name, "worker_late", "1")
     wait_until(lambda: foreign.depth(SHORTEST.name) == 0)  # its time is over
     foreign.declare("worker_late")

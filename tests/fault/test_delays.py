@@ -32,6 +32,19 @@ def test_delayed_workitems_outlive_the_broker(site, work, broker, go_down):
     work.wait_until_empty("taskqueue", "worker_good", "taskqueue_delay_5")
 
 
+def test_what_has_just_waited_outlives_the_broker(site, work, broker):
+    site.dispatcher("[good]\nworkers: 1")
+    work.foreign.declare("worker_good")
+    for number in range(50):
+        headers = {"x-taskqueue-due": time.time() + 0.5}
+        work.foreign.publish(str(number), type="good", application_headers=headers)
+    wait_until(lambda: work.foreign.depth("worker_good") == 50)
+    broker.kill_settled()
+    broker.start()
+    left = [work.foreign.get("worker_good").body for _ in range(50)]  # a classic rung loses nearly all
+    assert {int(body) for body in left} == set(range(50))
+
+
 def test_what_failed_and_crashed_is_still_counted_after_the_consumer_is_killed(site, work):
     pool = site.pool("[stubborn]\nworkers: 1\nretries: 3\nretry_delay: 1\nretry_backoff: 1")
     workitem = work.submit("stubborn", {"error": "ValueError", "times": 9})

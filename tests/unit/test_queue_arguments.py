@@ -2,14 +2,23 @@
 
 import pytest
 
-from taskqueue.broker.topology import FAILED, TASKQUEUE, Queue, declared_arguments, rung, worker_queue
+from taskqueue.broker.topology import (
+    FAILED,
+    TASKQUEUE,
+    Queue,
+    declared_arguments,
+    lease_queue,
+    rung,
+    worker_queue,
+)
 from taskqueue.config import AmqpSettings
 
 ADDRESS = AmqpSettings((("rabbit", 5672),))
+CLASSIC = AmqpSettings((("rabbit", 5672),), queue_type="classic")
 QUORUM = AmqpSettings((("rabbit", 5672),), queue_type="quorum")
 ALL_QUORUM = AmqpSettings((("rabbit", 5672),), queue_type="quorum", shared_queue_type="quorum")
-RUNG = {"x-message-ttl": 5000, "x-dead-letter-exchange": ""}
-LOSSLESS = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+SAFE = {"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+RUNG = {"x-message-ttl": 5000, "x-dead-letter-exchange": "", **SAFE}
 
 
 @pytest.mark.parametrize("name", [TASKQUEUE, worker_queue("a"), "results"])
@@ -19,11 +28,9 @@ def test_shared_queues_have_no_arguments_unless_a_type_is_asked_for(name):
 
 
 def test_internal_queues_have_the_type_that_is_asked_for():
-    classic = AmqpSettings((("rabbit", 5672),), queue_type="classic")
     assert declared_arguments(Queue(FAILED), ADDRESS, 3) == {}
-    assert declared_arguments(Queue(FAILED), classic, 4) == {"x-queue-type": "classic"}
+    assert declared_arguments(Queue(FAILED), CLASSIC, 4) == {"x-queue-type": "classic"}
     assert declared_arguments(Queue(FAILED), QUORUM, 3) == {"x-queue-type": "quorum"}
-    assert declared_arguments(rung(5), classic, 3) == {"x-queue-type": "classic", **RUNG}
 
 
 def test_a_quorum_queue_drops_nothing_for_being_delivered_too_often():
@@ -32,7 +39,15 @@ def test_a_quorum_queue_drops_nothing_for_being_delivered_too_often():
     assert declared_arguments(Queue(TASKQUEUE), ALL_QUORUM, 4) == limitless
 
 
-@pytest.mark.parametrize("broker_major", [3, 4])
-def test_a_quorum_queue_keeps_what_it_dead_letters_until_that_is_confirmed(broker_major):
-    assert declared_arguments(rung(5), QUORUM, broker_major) == {"x-queue-type": "quorum", **RUNG, **LOSSLESS}
-    assert declared_arguments(rung(5), ADDRESS, broker_major) == RUNG
+@pytest.mark.parametrize("amqp", [ADDRESS, CLASSIC, QUORUM])
+def test_a_rung_is_a_quorum_queue_and_keeps_a_message_until_the_next_queue_has_it(amqp):
+    assert declared_arguments(rung(5), amqp, 3) == RUNG
+    assert declared_arguments(rung(5), amqp, 4) == {**RUNG, "x-delivery-limit": -1}
+
+
+def test_a_lease_goes_back_to_work_and_lasts_longer_than_what_is_in_it():
+    assert SAFE.items() <= declared_arguments(lease_queue("a", 5), QUORUM, 3).items()
+    lease = declared_arguments(lease_queue("a", 5), ADDRESS, 3)
+    assert not SAFE.items() & lease.items()
+    assert (lease["x-message-ttl"], lease["x-expires"]) == (5000, 50_000)
+    assert (lease["x-dead-letter-exchange"], lease["x-dead-letter-routing-key"]) == ("", "worker_a")

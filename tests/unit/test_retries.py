@@ -116,7 +116,11 @@ def test_the_first_crash_is_followed_at_once_and_the_next_ever_later():
 def test_a_rung_holds_a_message_no_longer_than_it_has_to_wait(seconds, name, milliseconds):
     queue = rung(seconds)
     assert queue.name == name
-    assert queue.arguments == {"x-message-ttl": milliseconds, "x-dead-letter-exchange": ""}
+    assert queue.arguments == {
+        "x-message-ttl": milliseconds,
+        "x-dead-letter-exchange": "",
+        "x-queue-type": "quorum",
+    }
     assert queue.has_exchange
 
 
