@@ -16,7 +16,7 @@ def stop_in_order(broker):
     wait_until(lambda: not broker.alive, 30, "the broker's end")
 
 
-@pytest.mark.parametrize("go_down", [stop_in_order, Node.kill])
+@pytest.mark.parametrize("go_down", [stop_in_order, Node.kill_settled])
 def test_delayed_workitems_outlive_the_broker(site, work, broker, go_down):
     site.dispatcher("[good]\nworkers: 1")
     site.pool()

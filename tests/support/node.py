@@ -37,10 +37,11 @@ class Node(PrivateBroker):
     def kill_settled(self) -> None:
         """Kill the node once what it has declared is written down.
 
-        RabbitMQ 3 answers a declaration before its database (Mnesia) has it in a file, so that a queue of
-        the last moments, and all that is confirmed in it, is gone after a SIGKILL. That is not ours to test.
+        RabbitMQ 3 answers a declaration before its databases (Mnesia; for quorum queues dets) have it in
+        a file, so that a queue of the last moments, and all that is confirmed in it, is gone after a SIGKILL.
+        That is not ours to test.
         """
-        self.evaluate("ok = mnesia:sync_log()")
+        self.evaluate("ok = mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()]")
         self.kill()
 
     def evaluate(self, expression: str) -> str:
