@@ -3,7 +3,7 @@
 PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
 
-.PHONY: help setup demo test check lint unit docs clean
+.PHONY: help setup demo test chaos check lint unit docs clean
 
 help: ## show the chores
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -17,6 +17,9 @@ demo: setup ## see it work: digest some files through a broker, dispatcher and p
 test: setup lint ## style, types and every test, with the newest and with Debian 12's versions
 	$(PYTHON) -m pytest
 	$(OLDEST) -m pytest tests/unit tests/broker tests/process/test_daemon.py
+
+chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
+	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)
 
 check: setup lint unit ## what to run before a commit: style, types, unit tests
 

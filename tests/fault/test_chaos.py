@@ -1,54 +1,23 @@
-"""Two hundred random processes are killed with -9 under load, and every workitem's result arrives."""
-
-import random
+"""The chaos suite in short: `make chaos` runs it at length."""
 
 import pytest
-from support.processes import kill, tree
+from chaos.plant import Plant
+from chaos.report import report
+from chaos.run import run
+from chaos.schedule import schedule
+from chaos.workload import workload
 
 SEED = 20
-KILLS = 200
-KILLS_OF_UP = 25  # each so many'th is of `taskqueue up` itself, with all that is below it
-WORKITEMS_A_KILL = 24
-RUNS_A_KILL = 8  # so many workitems are done between two kills
-
-QUEUES = ("taskqueue", "worker_good", "worker_better")
-SECTIONS = """
-[good]
-workers: 3
-[better]
-workers: 3
-depth: 4
-"""
+WORKITEMS = 1200
+FAULTS = 30
 
 
-@pytest.mark.timeout(400)
-def test_two_groups_survive_two_hundred_kills_with_every_result(site, work):
-    site.configure(SECTIONS, default="max_crashes: 1000")  # of every workitem the success is wanted
-    chance = random.Random(SEED)
-    everything = start(site)
-    submitted = 0
-    for number in range(1, KILLS + 1):
-        done = site.ends()
-        for worker_type in ("good", "better"):
-            following = submitted + WORKITEMS_A_KILL // 2
-            work.submit_numbers(range(submitted, following), worker_type, seconds=0.003)
-            submitted = following
-        site.wait_for_ends(done + RUNS_A_KILL, 90, everything.output)
-        if number % KILLS_OF_UP:
-            kill(chance.choice(tree(everything.pid)[1:]))
-        else:
-            everything.kill()
-            everything.assert_nothing_left()
-            everything = start(site)
-    work.assert_all_numbers(range(submitted), 120)
-    work.wait_until_empty(*QUEUES)
-    assert everything.stop() == 0
-    everything.assert_nothing_left()
-    assert [work.foreign.depth(queue) for queue in QUEUES] == [0, 0, 0]  # nothing was unacknowledged
-
-
-def start(site):
-    """Start everything; `taskqueue up` starts again whatever dies below it."""
-    everything = site.start("up", "-c", str(site.config))
-    everything.wait_for("ready: dispatcher runs, workerpool runs")
-    return everything
+@pytest.mark.timeout(200)
+def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
+    python, site_directory, broker, amqp_url
+):
+    with Plant(python, site_directory, broker, amqp_url) as plant:
+        account, hits = run(plant, workload(SEED, WORKITEMS), schedule(SEED, FAULTS), lambda *_: None)
+        content = report(account, hits, SEED, 0, plant.foreign)
+    assert account.is_balanced, content
+    assert (content["workitems"], content["faults"]) == (WORKITEMS, FAULTS)

@@ -39,6 +39,14 @@ class Foreign:
             self._connection.collect()  # hang up; a farewell would wait for a broker that may be gone
         self._connection = self._channel = None
 
+    def connect(self) -> None:
+        """Connect, if that has not been done; fail after CONNECT_TIMEOUT seconds."""
+        self._open_channel()
+
+    def server_version(self) -> str:
+        """Return the broker's version."""
+        return str(self._open_channel().connection.server_properties["version"])
+
     def declare(self, queue: str, **options: Any) -> None:
         """Declare a queue, durable and without arguments unless `options` say else."""
         self._do(
@@ -65,6 +73,16 @@ class Foreign:
             return True
 
         wait_until(lambda: self._do(publish), what=f"the broker to take a message for {routing_key}")
+
+    def publish_once(self, body: str | bytes, queue: str, **properties: Any) -> None:
+        """Publish as `publish` does, but raise what fails: nobody knows then whether the broker has it."""
+        message = amqp.Message(body, **{"delivery_mode": 2} | properties)
+        channel = self._open_channel()
+        try:
+            channel.basic_publish_confirm(message, "", queue, mandatory=True)
+        except (amqp.AMQPError, OSError):
+            self.close()
+            raise
 
     def publish_many(self, bodies: Iterable[str | bytes], queue: str = "taskqueue", **properties: Any) -> int:
         """Publish messages quickly, to a queue that exists; return their number once all are queued."""

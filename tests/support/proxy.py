@@ -22,8 +22,14 @@ class Proxy:
     returns.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tap: Callable[[bool, bytes], bytes] | None = None) -> None:
+        """Begin to forward.
+
+        tap: hears what comes from a client (True) or from the broker; what it returns, the end of a message
+            perhaps, is put before what comes next there
+        """
         parts = urlsplit(url)
+        self.tap = tap
         self.target = (parts.hostname, parts.port)
         self.stalled = False
         self.ends: set[_End] = set()
@@ -105,6 +111,7 @@ class _End(asyncio.Protocol):
         self.other = other
         self.is_client = other is None
         self.held: list[bytes] = []
+        self.untold = b""
         self.lost = False
         self.transport: asyncio.Transport
         self.connecting: asyncio.Task[None] | None = None
@@ -124,6 +131,8 @@ class _End(asyncio.Protocol):
         self.forward()
 
     def data_received(self, data: bytes) -> None:
+        if self.proxy.tap is not None:
+            self.untold = self.proxy.tap(self.is_client, self.untold + data)
         self.held.append(data)
         self.forward()
 
@@ -137,7 +146,8 @@ class _End(asyncio.Protocol):
         if self.other is None or self.proxy.stalled:
             return
         for data in self.held:
-            self.other.transport.write(data)
+            if not self.other.transport.is_closing():
+                self.other.transport.write(data)
         self.held.clear()
         if self.lost:
             self.other.transport.close()

@@ -1,0 +1,122 @@
+"""The account: every workitem exactly one final state, and a cause for whatever came twice."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from chaos.ends import End
+from chaos.faults import Hit
+from chaos.story import Story
+from chaos.tap import Tap
+from chaos.workload import MAX_CRASHES, RETRIES, Workitem
+
+#: Where one message must be, or more, of a workitem that came to a state. One that no worker type could be
+#: found for is "unroutable".
+QUEUES = {
+    "succeeded": ("results",),
+    "failed": ("results", "taskqueue_failed"),
+    "rejected": ("results", "taskqueue_rejected"),
+    "unroutable": ("taskqueue_rejected",),
+}
+
+LONGEST_SPAN = (
+    15.0  # seconds that a service may have a workitem; a consumer without workers gives it back sooner
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known when everything has ended."""
+
+    workitems: Sequence[Workitem]
+    submitted: Mapping[str, float]  # when each was published first, in seconds since 1970
+    doubtful: set[str]  # published again by the producer
+    hits: Sequence[Hit]  # in their order
+    taps: Mapping[str, Tap]  # by service
+    ends: Sequence[End]
+
+
+@dataclass(slots=True)
+class Account:
+    """What the evidence comes to."""
+
+    states: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind, by state: workitems
+    lost: list[str] = field(default_factory=list)  # workitems without an end
+    wrong: list[str] = field(default_factory=list)  # those with another end than they must have, and how
+    doubled: dict[str, str] = field(default_factory=dict)  # those with more than one end, and the cause
+    unexplained: list[str] = field(default_factory=list)  # those doubled without a cause
+    exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether nothing was lost, went wrong or was doubled without a cause."""
+        return not (self.lost or self.wrong or self.unexplained)
+
+
+def balance(evidence: Evidence) -> Account:
+    """Compare what was submitted with what came of it."""
+    account = Account()
+    ends: dict[str, list[End]] = defaultdict(list)
+    for end in evidence.ends:
+        ends[end.workitem].append(end)
+    for workitem in evidence.workitems:
+        states = account.states.setdefault(workitem.kind.name, defaultdict(int))
+        if workitem.id in ends:
+            story = _story(evidence, workitem, ends.pop(workitem.id))
+            states[" and ".join(sorted({end.state for end in story.ends}))] += 1
+            _enter(account, workitem, story)
+        else:
+            account.lost.append(workitem.id)
+    account.wrong += [f"{workitem}: was never submitted" for workitem in ends]
+    return account
+
+
+def _story(evidence: Evidence, workitem: Workitem, ends: list[End]) -> Story:
+    submitted = evidence.submitted[workitem.id]
+    over = max(end.ended for end in ends) + LONGEST_SPAN
+    last = bisect_right(evidence.hits, over, key=lambda hit: hit.began)
+    return Story(
+        workitem.id,
+        workitem.kind.worker_type,
+        workitem.id in evidence.doubtful,
+        {service: tap.spans(workitem.id, LONGEST_SPAN) for service, tap in evidence.taps.items()},
+        ends,
+        [hit for hit in evidence.hits[:last] if hit.over >= submitted],
+    )
+
+
+def _enter(account: Account, workitem: Workitem, story: Story) -> None:
+    account.wrong += [f"{story.id}: {fault}" for fault in _faults(workitem, story.ends)]
+    account.exposed += bool(story.why_again())
+    for queue in {end.queue for end in story.ends}:
+        same = sorted((end for end in story.ends if end.queue == queue), key=lambda end: end.started)
+        for earlier, extra in pairwise(same):
+            account.doubled[story.id] = story.why_twice(earlier, extra)
+            if not account.doubled[story.id]:
+                account.unexplained.append(f"{story.id}: {earlier} and {extra}")
+
+
+def _faults(workitem: Workitem, ends: Sequence[End]) -> Iterable[str]:
+    """Yield in which ways what a workitem came to is not what it must come to."""
+    kind = workitem.kind
+    queues = QUEUES[kind.state if kind.worker_type else "unroutable"]
+    for missing in set(queues) - {end.queue for end in ends}:
+        yield f"nothing in {missing}"
+    for end in ends:
+        if end.state != kind.state or end.queue not in queues:
+            yield f"{end.state} in {end.queue}, expected {kind.state}: {end.reason}"
+        elif not end.reason.startswith(kind.cause):
+            yield f"its reason is {end.reason}, expected {kind.cause}"
+        elif end.history and not _is_counted_right(workitem, end):
+            yield f"its attempts were miscounted: {', '.join(end.history)}"
+
+
+def _is_counted_right(workitem: Workitem, end: End) -> bool:
+    """Tell whether a workitem was given up after as many attempts as it is granted."""
+    if workitem.kind.name == "raising":
+        return end.history.count("failed") == RETRIES + 1
+    if workitem.kind.name == "crashing":
+        return end.history == ("crashed",) * MAX_CRASHES
+    return True

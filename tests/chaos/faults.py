@@ -1,0 +1,140 @@
+"""Inflicting faults, and remembering who was hit when."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.processes import children, kill
+from support.waiting import wait_until
+
+from chaos.plant import Plant
+from chaos.schedule import Fault
+
+LASTING = ("break a line", "delay a line")
+
+PRESENT_TIMEOUT = 90.0  # seconds; a process that died young again and again is started after up to 60
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What a fault has hit."""
+
+    kind: str
+    target: str  # a service, or the broker
+    group: str  # the worker type whose consumer or worker it was, "" for everything of the target
+    began: float  # seconds since 1970
+    over: float
+
+    def overlaps(self, since: float, until: float) -> bool:
+        """Tell whether it was under way in a span of time."""
+        return self.began <= until and self.over >= since
+
+
+def inflict(plant: Plant, fault: Fault) -> Hit:
+    """Do what a fault stands for; return once it is done, or has begun if it lasts. The broker is up then."""
+    began = time.time()
+    group = _ACTIONS[fault.kind](plant, fault) or ""
+    over = time.time() + (fault.seconds if fault.kind in LASTING else 0.0)
+    plant.broker.start()  # which has lost everything that it will lose
+    return Hit(fault.kind, fault.target, group, began, over)
+
+
+def _kill_worker(plant: Plant, fault: Fault) -> str:
+    return _kill_one(plant, fault, lambda name: name.startswith("tq:") and "/" in name)
+
+
+def _kill_consumer(plant: Plant, fault: Fault) -> str:
+    return _kill_one(plant, fault, lambda name: name.startswith("tq:") and "/" not in name)
+
+
+def _kill_dispatcher(plant: Plant, fault: Fault) -> None:
+    _kill_one(plant, fault, lambda name: name == "tq:dispatcher")
+
+
+def _kill_one(plant, fault, is_meant) -> str:
+    """Kill one of a daemon's children, whom `is_meant` knows by name; return its worker type."""
+
+    def present() -> list[tuple[int, str]]:
+        plant.keep()
+        found = [(pid, _name(pid)) for pid in sorted(children(plant.services[fault.target].daemon.pid))]
+        return [(pid, name) for pid, name in found if is_meant(name)]
+
+    those = wait_until(present, PRESENT_TIMEOUT, f"somebody for {fault}")
+    pid, name = those[int(fault.choice * len(those))]
+    kill(pid)
+    return name.removeprefix("tq:").partition("/")[0].partition("_")[0]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # gone meanwhile
+        return ""
+
+
+def _kill_service(plant: Plant, fault: Fault) -> None:
+    plant.services[fault.target].kill()
+
+
+def _stop_broker(plant: Plant, _fault: Fault) -> None:
+    os.kill(plant.broker.pid, signal.SIGTERM)
+    wait_until(lambda: not plant.broker.alive, 60, "the broker's end")
+
+
+def _kill_broker(plant: Plant, _fault: Fault) -> None:
+    plant.broker.kill_settled()
+
+
+def _cut(plant: Plant, fault: Fault) -> None:
+    plant.lines[fault.target].cut()
+
+
+def _break(plant: Plant, fault: Fault) -> None:
+    line = plant.lines[fault.target]
+    line.refuse()
+    line.cut()
+    plant.later(fault.seconds, line.accept)
+
+
+def _delay(plant: Plant, fault: Fault) -> None:
+    line = plant.lines[fault.target]
+    line.stall()
+    plant.later(fault.seconds, line.resume)
+
+
+def _reload(plant: Plant, fault: Fault) -> None:
+    _await_ready(plant, fault)
+    plant.reload(fault.target, fault.choice)
+
+
+def _roll(plant: Plant, fault: Fault) -> None:
+    _await_ready(plant, fault)
+    plant.services[fault.target].roll()
+
+
+def _await_ready(plant: Plant, fault: Fault) -> None:
+    """Wait until the service knows what signals mean: before that, the kernel ends it."""
+
+    def is_ready() -> bool:
+        plant.keep()
+        return plant.services[fault.target].is_ready
+
+    wait_until(is_ready, PRESENT_TIMEOUT, lambda: f"{fault}: {plant.services[fault.target].daemon.output()}")
+
+
+_ACTIONS = {
+    "kill a worker": _kill_worker,
+    "kill a consumer": _kill_consumer,
+    "kill a dispatcher": _kill_dispatcher,
+    "kill a supervisor": _kill_service,
+    "kill a dispatcher's keeper": _kill_service,
+    "restart the broker": _stop_broker,
+    "kill the broker": _kill_broker,
+    "cut a line": _cut,
+    "break a line": _break,
+    "delay a line": _delay,
+    "reload": _reload,
+    "roll": _roll,
+}

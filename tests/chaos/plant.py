@@ -1,0 +1,203 @@
+"""What the suite runs: a broker, two dispatchers, two worker pools, each behind a line of its own."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from support.foreign import Foreign
+from support.node import Node
+from support.processes import Daemon
+from support.proxy import Proxy
+from support.site import AS_ROOT, install_zoo
+from support.waiting import wait_until
+
+from chaos.schedule import LINES, POOLS, SERVICES
+from chaos.tap import Tap
+from chaos.workload import GROUPS
+
+KEEP_DELAY = 0.02  # seconds between two looks at what runs
+STOP_TIMEOUT = 40.0  # seconds; the daemons give themselves 20
+
+WORK_QUEUES = ("taskqueue", *(f"worker_{name}" for name in GROUPS))
+END_QUEUES = ("results", "taskqueue_failed", "taskqueue_rejected")
+
+
+class Service:
+    """A daemon as an init system keeps it: whatever ends it, it is started again."""
+
+    def __init__(self, name: str, start: Callable[[], Daemon]) -> None:
+        """Start nothing yet."""
+        self.name = name
+        self.daemon: Daemon
+        self.daemons: list[Daemon] = []
+        self._begin = start
+        self._expected: int | None = None  # the exit status that comes next
+
+    def start(self) -> None:
+        """Start the daemon."""
+        self._expected = None
+        self.daemon = self._begin()
+        self.daemons.append(self.daemon)
+
+    def roll(self) -> None:
+        """Ask the daemon to finish and leave; another follows it."""
+        if self._expected is None:
+            self._expected = 0
+            self.daemon.signal(signal.SIGTERM)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the daemon works, and knows what signals mean."""
+        return self._expected is None and "ready:" in self.daemon.output()
+
+    def kill(self) -> None:
+        """Kill the daemon's first process; all others must go with it."""
+        self._expected = -signal.SIGKILL
+        self.daemon.kill()
+        self.keep()
+
+    def keep(self) -> None:
+        """Start the daemon again if it has ended; fail if it should not have."""
+        if self.daemon.status is not None:
+            assert self.daemon.status == self._expected, (
+                f"{self.name} ended with {self.daemon.status}:\n{self.daemon.output()[-4000:]}"
+            )
+            self.daemon.assert_nothing_left()
+            self.start()
+
+
+class Plant:
+    """Everything that runs; a context manager that leaves nothing behind but what the daemons wrote."""
+
+    def __init__(self, python: Path, directory: Path, broker: Node, url: str) -> None:
+        """Prepare queues and lines; `start` starts the daemons.
+
+        python: an interpreter that has taskqueue and that every user can run
+        directory: an empty directory that every user can enter
+        url: a virtual host of the broker without any queue
+        """
+        self.broker = broker
+        self.foreign = Foreign(url)
+        self.taps = {name: Tap() for name in SERVICES}
+        self.lines = {name: Proxy(url, self.taps.get(name)) for name in LINES}
+        self._python = python
+        self._directory = directory
+        self._plugins = directory / "plugins"
+        self._vhost = url.rpartition("/")[2].replace("%2F", "/")
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        self._generations = dict.fromkeys(GROUPS, 0)
+        self.services = {name: Service(name, lambda name=name: self._start(name)) for name in SERVICES}
+
+    def __enter__(self) -> Self:
+        install_zoo(self._plugins)
+        for queue in (*WORK_QUEUES, *END_QUEUES):
+            self.foreign.declare(queue)
+        for name in SERVICES:
+            self.configure(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for service in self.services.values():
+            for daemon in service.daemons:
+                daemon.clean_up()
+        for line in self.lines.values():
+            line.close()
+        self.foreign.close()
+
+    # --- daemons ---
+
+    def start(self) -> None:
+        """Start the daemons, and wait until they work."""
+        for service in self.services.values():
+            service.start()
+        for service in self.services.values():
+            service.daemon.wait_for("ready:", 60)
+
+    def _start(self, name: str) -> Daemon:
+        command = "workerpool" if name in POOLS else "dispatcher"
+        return Daemon(
+            [str(self._python), "-P", "-m", "taskqueue", command, "-f", "-c", str(self._config(name))],
+            self._directory,
+            env={"PYTHONPATH": str(self._plugins)},
+        )
+
+    def _config(self, name: str) -> Path:
+        return self._directory / f"{name.replace(' ', '-')}.ini"
+
+    def configure(self, name: str) -> None:
+        """Write the configuration of a service."""
+        lines = [f"[amqp]\nurl: {self.lines[name].url}\nheartbeat: 20"]
+        lines += ["[dispatcher]\ninstances: 2\nstop_timeout: 20", "[workerpool]\nstop_timeout: 20"]
+        lines += ["[DEFAULT]\nworkers: 0"]
+        suffix = name[-1]
+        for group, options in GROUPS.items():
+            lines += [f"[{group}]\nworkers: {suffix}", f"[{group}_{suffix}]"]
+            lines += [f"{option}: {value}" for option, value in options.items()]
+            lines += [f"generation: {self._generations[group]}"]
+        path = self._config(name)
+        written = path.with_suffix(".new")  # a daemon may be reading the old one
+        written.write_text("\n".join(lines) + "\n")
+        written.chmod(0o640)
+        if AS_ROOT:
+            shutil.chown(written, group="taskqueue")
+        written.rename(path)
+
+    def reload(self, name: str, choice: float) -> None:
+        """Send SIGHUP; a pool finds one of its groups changed, and replaces it."""
+        self._generations[list(GROUPS)[int(choice * len(GROUPS))]] += 1
+        self.configure(name)
+        self.services[name].daemon.signal(signal.SIGHUP)
+
+    # --- time ---
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in so many seconds."""
+        self._later.append((time.monotonic() + seconds, action))
+
+    def keep(self) -> None:
+        """Do what is due, and start again what has ended."""
+        now = time.monotonic()
+        due = [action for moment, action in self._later if moment <= now]
+        self._later = [each for each in self._later if each[0] > now]
+        for action in due:
+            action()
+        for service in self.services.values():
+            service.keep()
+
+    def pass_time(self, seconds: float) -> None:
+        """Keep everything running for so many seconds: the pause that the schedule asks for."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.keep()
+            time.sleep(min(left, KEEP_DELAY))
+
+    # --- what there is to do ---
+
+    def ended(self) -> int:
+        """Return how many workitems have come to an end, each as often as it did."""
+        return sum(self.foreign.depth(queue) or 0 for queue in ("results", "taskqueue_rejected"))
+
+    def left(self) -> int:
+        """Return how many workitems are on their way, delivered ones included."""
+        ends = ", ".join(f'<<"{queue}">>' for queue in END_QUEUES)
+        return int(
+            self.broker.evaluate(
+                "lists:sum([M || [{name, {resource, _, queue, N}}, {messages, M}] <- "
+                f'rabbit_amqqueue:info_all(<<"{self._vhost}">>, [name, messages]), '
+                f"not lists:member(N, [{ends}])])"
+            )
+        )
+
+    def stop(self) -> None:
+        """Stop the daemons in order; nothing may be left undone."""
+        for service in self.services.values():
+            assert service.daemon.stop(STOP_TIMEOUT) == 0, service.daemon.output()[-4000:]
+            service.daemon.assert_nothing_left()
+        wait_until(lambda: self.left() == 0, 5, lambda: f"{self.left()} workitems in no process's hands")
+
+    def outputs(self) -> str:
+        """Return what all daemons have written."""
+        return "\n".join(daemon.output() for service in self.services.values() for daemon in service.daemons)

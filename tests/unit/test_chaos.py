@@ -1,0 +1,145 @@
+"""The chaos suite's own judgement: what is lost, what is wrong, and what explains a second end."""
+
+import pytest
+from chaos.account import Evidence, balance
+from chaos.ends import End
+from chaos.faults import Hit
+from chaos.schedule import DECK, schedule
+from chaos.tap import Tap
+from chaos.workload import KINDS, Workitem, workload
+
+SUBMITTED, BEGAN, ENDED = 100.0, 110.0, 111.0
+KIND = {kind.name: kind for kind in KINDS}
+
+
+def item(kind="slow"):
+    return Workitem("<1-the-one>", KIND[kind], "", 1.0, 0.0)
+
+
+def end(began=BEGAN, *, queue="results", state="succeeded", reason="", message="m1", history=(), pool="a"):
+    return End("<1-the-one>", queue, message, state, reason, f"x_{pool}/1", began, began + 1.0, history)
+
+
+def judge(*ends, hits=(), kind="slow", doubtful=()):
+    """Return what is made of some ends of a workitem, with what a line would have seen of them."""
+    taps = {"dispatcher b": Tap(), "pool a": Tap(), "pool b": Tap()}
+    taps["dispatcher b"].came["<1-the-one>"] = [BEGAN - 0.2]
+    taps["dispatcher b"].went["<1-the-one>"] = [BEGAN - 0.1]
+    for each in ends:
+        taps[each.pool].came["<1-the-one>"].append(each.started)
+        taps[each.pool].went["<1-the-one>"].append(each.ended)
+    evidence = Evidence([item(kind)], {"<1-the-one>": SUBMITTED}, set(doubtful), hits, taps, list(ends))
+    return balance(evidence)
+
+
+def twice(kind, target, group="", began=BEGAN + 0.1):
+    """Return what is made of a workitem that ran twice, with one fault meanwhile."""
+    again = end(BEGAN + 20, message="m2", pool="b")
+    return judge(end(), again, hits=[Hit(kind, target, group, began, began)])
+
+
+def test_a_seed_always_stands_for_the_same_run():
+    assert schedule(7, 300) == schedule(7, 300) != schedule(8, 300)
+    assert workload(7, 1000) == workload(7, 1000) != workload(8, 1000)
+    assert {fault.kind for fault in schedule(7, 20)} == set(DECK)
+    assert {each.kind for each in workload(7, 200)} == set(KINDS)
+    assert len({each.id for each in workload(7, 1000)}) == 1000
+
+
+def test_one_end_as_expected_is_all_that_is_wanted():
+    assert judge(end()).is_balanced
+
+
+def test_a_workitem_without_an_end_is_lost():
+    account = judge()
+    assert account.lost == ["<1-the-one>"]
+    assert not account.is_balanced
+
+
+def test_a_second_final_state_is_wrong_whatever_happened():
+    broken = Hit("kill the broker", "broker", "", BEGAN, BEGAN)
+    other = end(BEGAN + 20, queue="taskqueue_failed", state="failed", reason="WorkerCrashed")
+    (fault,) = judge(end(), other, hits=[broken]).wrong
+    assert "failed in taskqueue_failed, expected succeeded" in fault
+
+
+def test_a_failure_of_which_no_copy_is_kept_is_wrong():
+    history = ("failed",)
+    report = end(state="failed", reason="MemoryError", history=history)
+    kept = end(queue="taskqueue_failed", state="failed", reason="MemoryError", history=history)
+    assert judge(report, kept, kind="eating memory").is_balanced
+    assert judge(report, kind="eating memory").wrong == ["<1-the-one>: nothing in taskqueue_failed"]
+
+
+@pytest.mark.parametrize("crashes", [2, 4])
+def test_a_crash_that_is_not_counted_or_counted_twice_is_wrong(crashes):
+    history = ("crashed",) * crashes
+    report = end(state="failed", reason="WorkerCrashed")
+    kept = end(queue="taskqueue_failed", state="failed", reason="WorkerCrashed", history=history)
+    assert "miscounted" in judge(report, kept, kind="crashing").wrong[0]
+
+
+def test_what_came_twice_must_have_a_cause():
+    account = judge(end(), end(BEGAN + 20, message="m2"))
+    assert len(account.unexplained) == 1
+    assert not account.is_balanced
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "group"),
+    [
+        ("kill the broker", "broker", ""),
+        ("cut a line", "pool a", ""),
+        ("kill a supervisor", "pool a", ""),
+        ("kill a consumer", "pool a", "lasting"),
+        ("kill a dispatcher", "dispatcher b", ""),
+    ],
+)
+def test_a_fault_that_hit_who_had_it_is_a_cause(kind, target, group):
+    account = twice(kind, target, group)
+    assert account.is_balanced
+    assert account.doubled == {"<1-the-one>": kind}
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "group"),
+    [
+        ("kill a worker", "pool a", "lasting"),
+        ("roll", "pool a", ""),
+        ("reload", "pool a", ""),
+        ("delay a line", "pool a", ""),
+        ("cut a line", "pool b", ""),
+        ("kill a consumer", "pool a", "quick"),
+        ("cut a line", "producer", ""),
+    ],
+)
+def test_a_fault_that_doubles_nothing_or_hit_somebody_else_is_no_cause(kind, target, group):
+    assert twice(kind, target, group).unexplained
+
+
+@pytest.mark.parametrize("moment", [SUBMITTED - 10, ENDED + 10, BEGAN + 21.5])
+def test_a_fault_before_or_after_is_no_cause(moment):
+    assert twice("cut a line", "pool a", began=moment).unexplained
+
+
+def test_what_the_producer_published_twice_may_come_twice():
+    account = judge(end(), end(BEGAN + 20, message="m2"), doubtful={"<1-the-one>"})
+    assert account.is_balanced
+
+
+def test_one_run_may_be_published_twice_over_a_lost_connection_but_not_reported_twice():
+    broken = Hit("cut a line", "pool a", "", ENDED, ENDED)
+    assert judge(end(), end(), hits=[broken]).is_balanced
+    assert judge(end(), end()).unexplained
+    assert judge(end(), end(message="m2"), hits=[broken]).unexplained
+
+
+def test_what_passes_over_a_line_is_seen_whole_or_in_pieces():
+    tap = Tap()
+    rest = tap(False, b"\x00<1-instant>\xce<2-eating-mem")
+    assert tap(False, rest + b"ory>...") == b"..."
+    assert tap(True, b"<1-instant>" + bytes(1000)) == bytes(40)
+    assert (set(tap.came), set(tap.went)) == ({"<1-instant>", "<2-eating-memory>"}, {"<1-instant>"})
+    assert tap.spans("<1-instant>", 5.0) == [(*tap.came["<1-instant>"], *tap.went["<1-instant>"])]
+    ((since, until),) = tap.spans("<2-eating-memory>", 5.0)
+    assert until == since + 5
