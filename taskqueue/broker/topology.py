@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.broker.loop import EventLoop
@@ -248,10 +249,17 @@ class Provider(Part):
         self._session = session
         self._log = logging.getLogger(__name__)
         self._waiting: dict[str, list[tuple[Callable[[], None], Callable[[str], None]]]] = {}
+        self._asked: list[Callable[[], None]] = []  # while the session was down
         session.attach(self)
 
     def provide(self, queue: Queue, *, done: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Declare a queue; `done` or `failed` (with the reason) is called, unless the session ends."""
+        """Declare a queue, now or when the session is up.
+
+        `done` or `failed` (with the reason) is called, unless the session ends.
+        """
+        if not self._session.is_up:
+            self._asked.append(partial(self.provide, queue, done=done, failed=failed))
+            return
         waiting = self._waiting.setdefault(queue.name, [])
         waiting.append((done, failed))
         if len(waiting) == 1:
@@ -263,8 +271,15 @@ class Provider(Part):
                 failed=lambda reason: self._failed(queue.name, reason),
             )
 
+    def session_up(self) -> None:
+        """Declare what was asked for meanwhile; the session calls this."""
+        asked, self._asked = self._asked, []
+        for ask in asked:
+            ask()
+
     def session_down(self) -> None:
         """Forget who waits; the session calls this."""
+        self._asked.clear()
         self._waiting.clear()
 
     def _done(self, queue: str) -> None:

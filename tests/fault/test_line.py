@@ -57,6 +57,23 @@ def test_a_result_finished_while_the_line_is_down_is_published_once_it_is_up(sit
     assert len(site.notes()) == 2  # it was not run again
 
 
+def test_a_workitem_that_fails_while_the_line_is_down_runs_again_once_it_is_up(site, work, proxy):
+    retried = "[slow]\nworkers: 1\ntimeout: 1.5\nretries: 1\nretry_delay: 0.3"
+    pool = site.pool(retried, url=proxy.url)
+    workitem = work.submit("slow", {"gate": str(site.gate())})
+    site.wait_for_run(workitem)
+    proxy.refuse()
+    proxy.cut()
+    pool.wait_for("runs again in")
+    site.gate().touch()
+    proxy.accept()
+    result = work.result(40)
+    assert (result.workitem, result.status) == (workitem, "succeeded")
+    assert result.headers["x-taskqueue-attempt"] == 2
+    assert pool.stop() == 0
+    assert "Traceback" not in pool.output()
+
+
 def test_a_worker_that_dies_while_the_line_is_down_costs_no_workitem(site, work, proxy):
     pool = site.pool("[exiting]\nworkers: 1\n[gated]\nworkers: 1", url=proxy.url)
     workitem = work.submit("gated", {"gate": str(site.gate())})
