@@ -225,6 +225,16 @@ def notify(state: str) -> None:
         channel.sendto(state.encode(), socket.MSG_DONTWAIT, address)
 
 
+def watchdog_delay() -> float | None:
+    """Return the seconds to let pass between two calls of ``notify("WATCHDOG=1")``; None for no watchdog.
+
+    That is half of what the service manager allows, as sd_watchdog_enabled(3) advises.
+    """
+    allowed = os.environ.get("WATCHDOG_USEC", "")
+    meant = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))  # children inherit both
+    return int(allowed) / 2_000_000 if meant and allowed.isdecimal() and int(allowed) else None
+
+
 class Signals:
     """Notes signals as they come, for a loop to act on: nothing ever happens inside a handler.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from taskqueue import logs, processes
 from taskqueue.config import LoggingSettings
-from taskqueue.daemon import Readiness, Signals, notify
+from taskqueue.daemon import Readiness, Signals, notify, watchdog_delay
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.logs import Log
 from taskqueue.processes import Exit, Slot
@@ -96,10 +96,12 @@ class Keeper:
         self._status = ExitStatus.OK
         self._readiness = Readiness()
         self._told = ""  # what the keeper does, as last told
+        self._watchdog: float | None = None
 
     def run(self, readiness: Readiness) -> ExitStatus:
         """Keep the members running; return how it ended, when all of them are gone."""
         self._readiness = readiness
+        self._watchdog = watchdog_delay()
         with self._signals:
             self.begin()
             while not (self.is_stopping and not self._pids()):
@@ -160,6 +162,8 @@ class Keeper:
 
     def _wait(self) -> None:
         """Wait for a signal, a member's word or the next start that is due; act on it."""
+        if self._watchdog is not None:
+            notify("WATCHDOG=1")
         poll = select.poll()
         poll.register(self._signals, select.POLLIN)
         for member in self.members:
@@ -177,6 +181,8 @@ class Keeper:
         moments = [moment for member in self.members for moment in member.due()]
         if self._stop_at is not None:
             moments.append(self._stop_at)
+        if self._watchdog is not None:
+            moments.append(now + self._watchdog)
         return max(0.0, min([now + 60.0, *moments]) - now) + 0.001  # poll would round down and spin
 
     def _act_on(self, number: signal.Signals) -> None:
@@ -223,7 +229,8 @@ class Keeper:
 
     def stop(self, timeout: float) -> None:
         """Begin the end; whoever is still there after `timeout` seconds is killed."""
-        notify("STOPPING=1")
+        # The service manager shall wait as long as we do.
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(timeout + 2 * _KILL_TIMEOUT) * 1_000_000:.0f}")
         self._stop_at = time.monotonic() + timeout
         for member in self.members:
             member.quiet()

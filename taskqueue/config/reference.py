@@ -1,5 +1,7 @@
 """docs/configuration.md, made from configspec.ini."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from taskqueue.config.checks import Refused
@@ -56,22 +58,37 @@ _SECTIONS: Final = {
 _IMPOSSIBLE: Final = "\0"
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What there is to say about an option."""
+
+    name: str
+    expected: str
+    default: str
+    meaning: str
+
+
 def reference() -> str:
     """Return the reference of all options in Markdown: docs/configuration.md."""
-    return "\n".join([_INTRODUCTION, *map(_section, _SECTIONS)])
+    return "\n".join([_INTRODUCTION, *(_section(*section) for section in sections())])
 
 
-def _section(kind: str) -> str:
-    title, meaning = _SECTIONS[kind]
-    table = specification()[kind]
+def sections() -> Iterator[tuple[str, str, list[Option]]]:
+    """Yield title, meaning and options of every section, in the order of the file."""
+    for kind, (title, meaning) in _SECTIONS.items():
+        table = specification()[kind]
+        yield title, meaning, [_option(name, check, table.comments[name]) for name, check in table.items()]
+
+
+def _section(title: str, meaning: str, options: list[Option]) -> str:
     head = ["| option | value | default | meaning |", "| --- | --- | --- | --- |"]
-    rows = [_row(name, check, table.comments[name]) for name, check in table.items()]
+    rows = [f"| `{each.name}` | {each.expected} | {each.default} | {each.meaning} |" for each in options]
     return "\n".join([f"## {title}", "", meaning, "", *head, *rows, ""])
 
 
-def _row(name: str, check: str, comments: list[str]) -> str:
+def _option(name: str, check: str, comments: list[str]) -> Option:
     meaning = " ".join(line.removeprefix("#").strip() for line in comments).strip()
-    return f"| `{name}` | {_expected(check)} | {_default(check)} | {meaning} |"
+    return Option(name, _expected(check), _default(check), meaning)
 
 
 def _expected(check: str) -> str:

@@ -100,7 +100,34 @@ def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypat
         assert manager.recv(1000) == b"STATUS=a: runs"
         assert manager.recv(1000) == b"READY=1"
         keeper.signal(signal.SIGTERM)
-        assert manager.recv(1000) == b"STOPPING=1"
+        # the keeper's 20 s, 5 for what it kills then, and 5 in hand
+        assert manager.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"
+
+
+def test_the_watchdog_is_told_within_half_its_time_and_no_more_by_a_keeper_that_hangs(keep, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "600000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
+        keeper = keep()
+        keeper.wait_for("ready:")
+        manager.settimeout(0.5)
+        heard = [manager.recv(1000) for _ in range(6)]
+        assert heard.count(b"WATCHDOG=1") >= 4
+        keeper.signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            list(iter(lambda: manager.recv(1000), b""))
+
+
+def test_a_watchdog_that_waits_for_another_process_is_left_alone(keep, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
+        keep()
+        assert [manager.recv(1000) for _ in range(2)] == [b"STATUS=", b"READY=1"]
 
 
 def test_sigterm_ends_the_children_and_then_the_keeper(keep):

@@ -1,0 +1,60 @@
+"""The manual pages, as building the packages makes them."""
+
+import shutil
+import subprocess
+
+import manual
+import pytest
+
+PAGES = dict(manual.pages())
+COMMANDS = ["up", "dispatcher", "workerpool", "submit", "failed", "rejected", "config", "plugins"]
+
+
+def shown(name):
+    """Return a page as groff(1) shows it, without what stands in bold or underlined."""
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    made = subprocess.run(
+        ["groff", "-ww", "-man", "-Tascii", "-P-cbou", "-rLL=110n"],
+        input=PAGES[name],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert made.stderr == ""
+    return made.stdout
+
+
+def test_every_command_has_a_page():
+    assert PAGES.keys() == {
+        "taskqueue.1",
+        "taskqueue-config.ini.5",
+        *(f"taskqueue-{command}.1" for command in COMMANDS),
+    }
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_shown_without_complaint(name):
+    text = shown(name)
+    assert text.index("NAME\n") < text.index("SEE ALSO\n")
+
+
+def test_a_page_has_synopsis_options_and_exit_statuses():
+    text = " ".join(shown("taskqueue-workerpool.1").split())
+    assert "SYNOPSIS taskqueue workerpool [OPTIONS]" in text
+    assert "-p, --pidfile FILE Write the process's id there, and lock it." in text
+    assert "78 the configuration has faults; all are listed" in text
+
+
+def test_the_page_of_a_command_that_has_commands_explains_them():
+    text = " ".join(shown("taskqueue-failed.1").split())
+    assert "purge taskqueue failed purge [OPTIONS] Remove messages for good." in text
+    assert "--yes Do not ask." in text
+
+
+def test_the_page_of_the_configuration_has_every_section_and_the_defaults():
+    text = " ".join(shown("taskqueue-config.ini.5").split())
+    for section in ("[AMQP]", "[DISPATCHER]", "[WORKERPOOL]", "[LOGGING]", "[DEFAULT]"):
+        assert section in text.upper()
+    assert "heartbeat After how many seconds without a sign of life" in text
+    assert "Expected: a number from 0 to 65535. Default: 20." in text
