@@ -2,11 +2,12 @@
 # Newest versions of what taskqueue depends on are in .venv, Debian 12's in .venv-oldest.
 PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 
-.PHONY: help setup demo test chaos check lint unit docs clean
+.PHONY: help setup demo test test-debian chaos check lint unit docs deb clean
 
 help: ## show the chores
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 setup: ## install what is missing: Debian packages, system users, .venv, .venv-oldest
 	@scripts/setup.sh
@@ -15,11 +16,17 @@ demo: setup ## see it work: digest some files through a broker, dispatcher and p
 	@$(PYTHON) scripts/demo.py
 
 test: setup lint ## style, types and every test, with the newest and with Debian 12's versions
-	$(PYTHON) -m pytest
-	$(OLDEST) -m pytest tests/unit tests/broker tests/process/test_daemon.py
+	$(PYTHON) -m pytest -n 3 --dist loadfile
+	$(OLDEST) -m pytest -n 3 --dist loadfile tests/unit tests/broker tests/process/test_daemon.py
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
 	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)
+
+# Root makes the machines. ONLY="-k bookworm tests/debian/test_chroot.py" runs less.
+ONLY = tests/debian
+test-debian: setup ## build the packages, install them on new machines and use them there, for Debian 12 and 13
+	@scripts/setup.sh debootstrap iproute2
+	$(AS_ROOT) $(PYTHON) -m pytest $(ONLY)
 
 check: setup lint unit ## what to run before a commit: style, types, unit tests
 
@@ -35,7 +42,11 @@ docs: setup ## write docs/configuration.md anew from taskqueue/configspec.ini
 	$(PYTHON) -c 'from taskqueue.config import reference; print(reference(), end="")' >docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
 
+deb: ## build the Debian packages, and that of the example plugin, into dist/
+	@scripts/deb.sh
+
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-oldest build dist *.egg-info examples/*/*.egg-info examples/*/build
+	-git clean -fdXq debian examples # what dpkg-buildpackage leaves
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,26 +1,13 @@
 #!/bin/sh
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
 # system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions).
-# Does nothing, quickly, when nothing is missing.
+# Does nothing, quickly, when nothing is missing. Arguments are Debian packages to install beside.
 set -eu
 cd "$(dirname "$0")/.."
 python=/usr/bin/python3 # the distribution's own, whatever comes first on PATH
 PATH=$PATH:/usr/sbin:/sbin # root that comes from su may lack them
 
-die() {
-    echo "setup: $*" >&2
-    exit 1
-}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        die "root is needed, and there is no sudo, to run: $*"
-    fi
-}
+. scripts/functions.sh
 
 installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
@@ -29,7 +16,7 @@ installed() {
 install_packages() {
     command -v dpkg-query >/dev/null || die "this is no Debian: install RabbitMQ, amqp-tools and Python's venv by hand"
     missing=
-    for package in rabbitmq-server amqp-tools python3-venv; do
+    for package in rabbitmq-server amqp-tools python3-venv "$@"; do
         installed "$package" || missing="$missing $package"
     done
     # shellcheck disable=SC2086 # a list of words
@@ -67,7 +54,7 @@ make_venv() {
     echo "$wanted" >"$venv/recipe"
 }
 
-install_packages
+install_packages "$@"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
 add_users
 make_venv .venv -e '.[dev]' -e examples/digest

@@ -1,0 +1,152 @@
+"""The packages on a new machine with nothing but the base system: installed, used, upgraded, removed."""
+
+import json
+
+import pytest
+from support.packages import DAEMONS, LICENSE, digest_of_license, readme_commands
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
+
+CONFIG = "[amqp]\nhost: localhost\n"
+LOG = "/var/log/taskqueue/taskqueue.log"
+
+
+@pytest.fixture(scope="module")
+def installed(release, fetched_for, make_host):
+    """A machine on which README.md's commands were given; and what they said."""
+    with make_host(fetched_for(release), "machine") as host:
+        host.start()
+        yield host, host.shell(readme_commands()[1])
+
+
+@pytest.fixture
+def running(installed):
+    """The machine, with broker and daemons running, on the configuration of the package."""
+    host = installed[0]
+    host.configure(CONFIG)
+    host.broker("start")
+    for name in DAEMONS:
+        host.daemon(name, "restart")
+    return host
+
+
+def log(host):
+    path = host.tree / LOG[1:]
+    return path.read_text() if path.exists() else ""
+
+
+def test_the_commands_of_the_readme_install_it_and_bring_a_result(installed):
+    host, said = installed
+    result = json.loads(said[said.rindex("{") :])
+    assert (result["path"], result["sha256"]) == (LICENSE, digest_of_license(host))
+
+
+def test_a_round_trip_by_init_scripts(running, checkout_of, release):
+    script = (checkout_of(release) / "debian/tests/round-trip").read_text()
+    assert running.run("sh", "-s", stdin=script).stdout.endswith("* all is well\n")
+
+
+def test_a_start_with_faults_fails_with_the_list_of_them_and_a_running_daemon_goes_on(running):
+    running.configure("[amqp]\nhost: localhost\nheartbeat: often\n[digest]\nworkers: many\n")
+    for name in DAEMONS:
+        for action in ("reload", "restart"):
+            said = running.daemon(name, action, 6)
+            assert (
+                "section [amqp], option heartbeat: expected a number from 0 to 65535, found 'often'" in said
+            )
+            assert "section [digest], option workers: expected" in said
+        running.daemon(name, "status")
+        running.daemon(name, "stop")
+        said = running.daemon(name, "start", 6)
+        assert "section [amqp], option heartbeat: expected" in said
+        assert "section [digest], option workers: expected" in said
+        running.daemon(name, "status", 3)
+
+
+def test_without_a_broker_the_daemons_start_and_wait_for_it_and_say_so(running):
+    for name in DAEMONS:
+        running.daemon(name, "stop")
+    running.broker("stop")
+    running.configure(f"{CONFIG}[logging]\ndestination: {LOG}\n")
+    for name in DAEMONS:
+        running.daemon(name, "start")
+        running.daemon(name, "status")
+    wait_until(lambda: log(running).count("Connection refused") >= 2, what=lambda: log(running))
+    running.broker("start")
+    assert digest_of_license(running) in running.submit(timeout=60)
+
+
+def test_the_log_file_is_rotated_and_written_on(running):
+    running.configure(f"{CONFIG}[logging]\ndestination: {LOG}\n")
+    for name in DAEMONS:
+        running.daemon(name, "restart")
+    before = log(running)
+    assert "ready: 1 worker in 1 group" in before  # of the pool, and the dispatcher is ready before it
+    running.shell("logrotate --force /etc/logrotate.d/python-taskqueue-common")
+    assert running.shell(f"cat {LOG}.1") == before
+    for name in DAEMONS:
+        running.daemon(name, "reload")
+    wait_until(lambda: log(running).count("reloaded") == 2, what=lambda: log(running))
+    assert running.shell(f"stat -c '%U %G %a' {LOG}") == "taskqueue adm 640\n"
+
+
+def test_a_plugin_that_goes_and_comes_back_is_noticed_by_the_pool(running):
+    running.configure(f"{CONFIG}[logging]\ndestination: {LOG}\n")
+    running.daemon("workerpool", "restart")
+    assert running.processes("tq:digest")
+    running.shell("apt remove python3-taskqueue-digest")
+    wait_until(lambda: not running.processes("tq:digest"), what=lambda: log(running))
+    running.daemon("workerpool", "status")
+    running.shell("apt install ./dist/python3-taskqueue-digest_*.deb")
+    assert digest_of_license(running) in running.submit()
+
+
+def test_what_is_removed_can_be_installed_again_with_its_configuration(running):
+    running.configure("[amqp]\nhost: localhost\n; ours\n")
+    running.shell("apt remove python-taskqueue-common")
+    assert not running.processes("taskqueue")
+    running.shell("apt install ./dist/*.deb")
+    assert digest_of_license(running) in running.submit()
+    assert "; ours" in running.shell("cat /etc/taskqueue/config.ini")
+
+
+def test_an_upgrade_under_load_loses_nothing_and_keeps_the_configuration(running, release):
+    running.configure("[amqp]\nhost: localhost\n; ours\n[digest]\nworkers: 3\n")
+    newer(running)
+    load = running.load(600, rate=40)
+    load.wait_for(20)
+    before = {name: running.main_process(name) for name in DAEMONS}
+    running.shell("apt install ./newer/python-taskqueue-*.deb")
+    assert "Version: 9.9" in running.shell("dpkg -s python-taskqueue-workerpool")
+    assert all(running.main_process(name) != before[name] for name in DAEMONS)
+    assert load.arrived() < 600
+    assert load.wait(150) == 0, load.output()
+    assert "; ours" in running.shell("cat /etc/taskqueue/config.ini")
+    assert running.shell("stat -c '%U %G %a' /etc/taskqueue/config.ini") == "root taskqueue 640\n"
+
+
+def newer(host):
+    """Make packages of a later version on a machine, whose config.ini is another one, too."""
+    host.shell(
+        """
+        mkdir newer
+        for package in dist/python-taskqueue-*.deb; do
+            rm -rf tree
+            dpkg-deb -R $package tree
+            sed -i 's/^Version: .*/Version: 9.9/; s/(= [0-9.]*)/(= 9.9)/' tree/DEBIAN/control
+            dpkg-deb -b tree newer/$(basename $package)
+        done
+        """
+    )
+
+
+def test_nothing_is_left_after_a_purge(running):  # the last one: the machine is of no use then
+    assert digest_of_license(running) in running.submit()
+    running.shell("apt purge python-taskqueue-common python-taskqueue-dispatcher python-taskqueue-workerpool")
+    assert not running.processes("taskqueue")
+    assert not running.processes("tq:")
+    found = running.shell(
+        "find / -xdev -path /root -prune -o -path /proc -prune -o -name '*taskqueue*' -print"
+    )
+    assert found.split() == []

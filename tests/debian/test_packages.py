@@ -1,0 +1,44 @@
+"""What is built: exactly these packages, of which lintian has nothing to say."""
+
+import pytest
+from support.debian import online
+from support.packages import readme_commands
+
+pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
+
+PACKAGES = {"python-taskqueue-common", "python-taskqueue-dispatcher", "python-taskqueue-workerpool"}
+SOURCES = {"taskqueue": PACKAGES, "taskqueue/examples/digest": {"python3-taskqueue-digest"}}
+
+
+@pytest.fixture
+def builder(checkout_of, release):
+    """The tree in which the packages were built, with lintian."""
+    with online(checkout_of(release).parents[1]) as chroot:
+        chroot.shell("apt-get install fakeroot lintian")
+        yield chroot
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_clean_checkout_builds_twice_and_lintian_is_content(builder, source):
+    for _ in range(2):
+        builder.shell(f"cd {source}; rm -f ../*.deb ../*.changes; dpkg-buildpackage -rfakeroot -us -uc")
+        listed = builder.shell(f"cd {source}/..; for each in *.deb; do dpkg-deb -f $each Package; done")
+        assert set(listed.split()) == SOURCES[source]
+    said = builder.shell(f"cd {source}/..; lintian --fail-on error,warning --info *.changes")
+    assert "E:" not in said
+    assert "W:" not in said
+
+
+def test_the_commands_of_the_readme_leave_all_packages_in_one_place(builder):
+    listed = builder.shell("cd taskqueue/dist; for each in *.deb; do dpkg-deb -f $each Package; done")
+    assert len(readme_commands()) == 2
+    assert set(listed.split()) == set.union(*SOURCES.values())
+
+
+@pytest.mark.parametrize("name", ["dispatcher", "workerpool"])
+def test_the_units_are_right_in_the_eyes_of_systemd(builder, name):
+    builder.shell("apt-get install systemd; apt-get install ./taskqueue/dist/python-taskqueue-*.deb")
+    said = builder.shell(
+        f"systemd-analyze verify --man=no $(dpkg -L python-taskqueue-{name} | grep '[.]service$')"
+    )
+    assert said == ""
