@@ -1,6 +1,7 @@
 """Three hosts, two joined to that of the broker by a cable each; one is cut off while work is under way."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.packages import DAEMONS
@@ -52,7 +53,7 @@ def users_of_workers(host):
     found = {}
     for pid, words in host.processes("tq:digest_").items():
         if "/" in words.split()[0]:
-            uid = host.shell(f"sed -n 's/^Uid:.//p' /proc/{pid}/status").split()[0]
+            uid = Path(f"/proc/{pid}/status").read_text().partition("Uid:")[2].split()[0]
             found[words.split()[0]] = host.shell(f"getent passwd {uid}").partition(":")[0]
     return found
 

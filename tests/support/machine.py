@@ -1,20 +1,23 @@
 """A machine of our own: a Debian tree with process 1, network, host name and mounts of its own."""
 
-import os
 import shutil
-import signal
+import socket
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+import pytest
 from support.debian import Chroot
-from support.processes import children
+from support.processes import children, command, kill, name, pids
 from support.waiting import wait_until
 
 # What is unshared; --cgroup is for systemd.
 _WALLS: Final = ("--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup")
+
+# RabbitMQ's, which a machine without a network of its own shares with this one.
+_PORTS: Final = (5672, 25672)
 
 # Process 1 must reap whoever loses his parent; ignoring SIGCHLD does that, and a shell cannot ignore it.
 _IDLE: Final = """
@@ -88,7 +91,11 @@ class Machine(Chroot):
         (self.tree / "etc/hosts").write_text("\n".join(lines) + "\n")
 
     def start(self, *, systemd: bool = False) -> None:
-        """Start process 1: systemd, or one that does nothing."""
+        """Start process 1: systemd, or one that does nothing; where namespaces are refused, nothing."""
+        if refused := namespaces_refused():
+            assert not systemd
+            self._go_without_walls(refused)
+            return
         script = "set -e\n" + _MOUNTS + (_SYSTEMD if systemd else _IDLE)
         walls = ["unshare", *_WALLS, "--fork", "--kill-child"]
         words = [*walls, "sh", "-c", script, "sh", self.tree, self.name]
@@ -98,6 +105,21 @@ class Machine(Chroot):
         if systemd:
             (self.tree / "usr/sbin/policy-rc.d").unlink()
             wait_until(self._has_booted, 60, lambda: self.run("systemctl", "list-jobs", status=None).stdout)
+
+    def _go_without_walls(self, refused: str) -> None:
+        """Have a mere chroot on this machine's network, if nobody here listens where its broker will."""
+        print(f"no namespaces, and so a mere chroot: {refused}")
+        self.knows({socket.gethostname(): "127.0.1.1"})
+        for port in _PORTS:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    pytest.skip(f"no namespaces ({refused}), and something listens on port {port}")
+        proc = self.tree / "proc"
+        mounted = subprocess.run(
+            ["mount", "-t", "proc", "proc", proc], capture_output=True, text=True, check=False
+        )
+        if mounted.returncode != 0:
+            pytest.skip(f"neither namespaces ({refused}) nor mounts ({mounted.stderr.strip()})")
 
     def _into_own_cgroup(self) -> list[str]:
         """Make control groups for this machine; return the words that lead a command into them."""
@@ -118,14 +140,19 @@ class Machine(Chroot):
 
     def enter(self) -> list[str]:
         """Return the words that lead a command into the machine."""
-        return ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd"]
+        return ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd"] if self.pid else super().enter()
 
     def cut_power(self) -> None:
         """End everything on the machine at once."""
         if self._unshare is not None:
-            os.kill(self.pid, signal.SIGKILL)  # the kernel kills all the others
+            kill(self.pid)  # and the kernel kills all the others
             self._unshare.wait()
-            self._unshare = None
+            self._unshare, self.pid = None, 0
+        elif (self.tree / "proc/self").exists():
+            for pid in self.processes(""):
+                kill(pid)
+            wait_until(lambda: not self.processes(""), what="the end of all processes")
+            subprocess.run(["umount", self.tree / "proc"], check=True)
 
     def remove(self) -> None:
         """End everything and remove the tree."""
@@ -137,20 +164,17 @@ class Machine(Chroot):
                 group.rmdir()
 
     def processes(self, pattern: str) -> dict[int, str]:
-        """Return the machine's processes with this in name or command line: ids there, and both."""
-        listing = self.run("sh", "-c", _LISTING).stdout.splitlines()
-        rows = [line.split("\t", 2) for line in listing]
-        return {int(pid): f"{name} {words}" for pid, name, words in rows if pattern in f"{name} {words}"}
+        """Return the machine's processes with this in name or command line: ids here, and both."""
+        found = {pid: f"{name(pid)} {command(pid)}" for pid in pids() if self._is_here(pid)}
+        return {pid: words for pid, words in found.items() if pattern in words}
 
-
-# ps(1) is no part of the base system.
-_LISTING: Final = r"""
-cd /proc
-for pid in [0-9]*; do
-    name=$(cat $pid/comm 2>/dev/null) && [ "$pid" != $$ ] || continue
-    printf '%s\t%s\t%s\n' $pid "$name" "$(tr '\0' ' ' 2>/dev/null <$pid/cmdline)"
-done
-"""
+    def _is_here(self, pid: int) -> bool:
+        try:
+            if self.pid:
+                return Path(f"/proc/{pid}/ns/pid").readlink() == Path(f"/proc/{self.pid}/ns/pid").readlink()
+            return Path(f"/proc/{pid}/root").readlink() == self.tree
+        except OSError:  # it has just ended
+            return False
 
 
 def _hierarchies() -> list[Path]:

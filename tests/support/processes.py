@@ -160,6 +160,11 @@ def command(pid: int) -> str:
     return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def name(pid: int) -> str:
+    """Return a process's name as the kernel has it, "" if it is gone."""
+    return _read(pid, "comm").decode(errors="replace").strip()
+
+
 def environment(pid: int) -> str:
     """Return a process's environment, "" if it is gone or another user's."""
     return _read(pid, "environ").decode(errors="replace")
