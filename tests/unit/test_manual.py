@@ -6,8 +6,9 @@ import subprocess
 import manual
 import pytest
 
+from taskqueue import cli
+
 PAGES = dict(manual.pages())
-COMMANDS = ["up", "dispatcher", "workerpool", "submit", "failed", "rejected", "config", "plugins"]
 
 
 def shown(name):
@@ -29,7 +30,7 @@ def test_every_command_has_a_page():
     assert PAGES.keys() == {
         "taskqueue.1",
         "taskqueue-config.ini.5",
-        *(f"taskqueue-{command}.1" for command in COMMANDS),
+        *(f"taskqueue-{command}.1" for command in cli.taskqueue.list_commands(None)),
     }
 
 
