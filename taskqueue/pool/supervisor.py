@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
-from taskqueue.daemon import notify
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import Keeper
 from taskqueue.pool.group import Blueprint, Group, Surroundings
@@ -120,7 +119,6 @@ class Supervisor(Keeper):
         self._plan_groups()
         super().reload()
         self.log.info("reloaded: %s", self.summary())
-        notify(f"STATUS={self.summary()}")
 
     def summary(self) -> str:
         """Count the workers and groups."""
