@@ -4,7 +4,7 @@ PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 
-.PHONY: help setup demo test test-debian chaos check lint unit docs deb clean
+.PHONY: help setup demo test test-debian chaos check lint unit bench docs deb clean
 
 help: ## show the chores
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -37,6 +37,9 @@ lint: setup
 
 unit: setup
 	$(PYTHON) -m pytest tests/unit
+
+bench: setup ## how fast it is, beside others; on a machine that does nothing else
+	$(PYTHON) benchmarks/feed.py
 
 docs: setup ## write docs/configuration.md anew from taskqueue/configspec.ini
 	$(PYTHON) -c 'from taskqueue.config import reference; print(reference(), end="")' >docs/configuration.md.new

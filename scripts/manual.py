@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from taskqueue import cli
+from taskqueue.cli import taskmaster
 from taskqueue.config.reference import sections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,8 +37,20 @@ def pages() -> Iterator[tuple[str, str]]:
     yield page(context, COMMANDS, [*everywhere, see_also([*names, "taskqueue-config.ini(5)"])])
     for each in commands:
         yield page(each, COMMANDS, [*everywhere, see_also(["taskqueue(1)", "taskqueue-config.ini(5)"])])
+    for name, command in TASKMASTER.items():
+        yield page(
+            click.Context(command, info_name=name), COMMANDS, [*everywhere, see_also(["taskqueue(1)"])]
+        )
     yield configuration()
 
+
+#: Commands beside taskqueue itself, by the names under which pyproject.toml installs them.
+TASKMASTER = {
+    "tm-master": taskmaster.master,
+    "tm-slave": taskmaster.slave,
+    "tm-spawn": taskmaster.spawn,
+    "tm-run": taskmaster.run,
+}
 
 FILES = """\
 .TP

@@ -14,14 +14,16 @@ class ExitStatus(IntEnum):
     OK = 0
     FAILED = 1  # what was asked for failed: a workitem, an import, or the name of something that is not there
     USAGE = 2  # the command line is wrong (click's number)
+    STOPPED = 3  # a feed ended early because too many jobs had failed; it can go on
     PLUGIN = 65  # EX_DATAERR: a worker could not load or set up its plugin
     UNAVAILABLE = 69  # EX_UNAVAILABLE: the broker cannot be reached
     SOFTWARE = 70  # EX_SOFTWARE: a bug of ours; the log has the traceback
     PRIVILEGES = 71  # EX_OSERR: a process could not become the user it must run as
-    LOCKED = 73  # EX_CANTCREAT: another instance holds the pid file
+    LOCKED = 73  # EX_CANTCREAT: another instance holds the pid file, or a feed's state cannot be used
     TIMEOUT = 75  # EX_TEMPFAIL: no result within the time that was given
     REFUSED = 77  # EX_NOPERM: the broker refused user, password or virtual host
     CONFIG = 78  # EX_CONFIG: the configuration has faults
+    PAUSED = 130  # a feed was asked to end before it was through (a shell's number for Ctrl-C); it can go on
 
 
 class TaskqueueError(Exception):
@@ -104,6 +106,24 @@ class NotKept(TaskqueueError):
     """No failed or rejected message has the id that was given, or several have ids that begin so."""
 
     status = ExitStatus.FAILED
+
+
+class TargetError(TaskqueueError):
+    """The code that a feed is about cannot be loaded, or what it defines cannot be used."""
+
+    status = ExitStatus.PLUGIN
+
+
+class StateError(TaskqueueError):
+    """A feed's state file is damaged, is another feed's, or cannot be written."""
+
+    status = ExitStatus.LOCKED
+
+
+class JobUnwritable(TaskqueueError):
+    """A job cannot be sent in the form that was chosen."""
+
+    status = ExitStatus.PLUGIN
 
 
 class Unroutable(TaskqueueError):

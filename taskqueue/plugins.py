@@ -27,6 +27,11 @@ class Plugin:
     version: str
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPlugin(Plugin):
+    """One of taskqueue's own, which no entry point names: it is loaded by its target."""
+
+
 def installed(group: str = WORKERS) -> tuple[Plugin, ...]:
     """List the plugins of a group by name, from the distributions' metadata alone.
 
@@ -58,6 +63,11 @@ def _plugin(entry: EntryPoint) -> Plugin:
     if dist is None:
         return Plugin(entry.name, entry.value, "", "")
     return Plugin(entry.name, entry.value, dist.metadata["Name"] or "", dist.version or "")
+
+
+def load_own(plugin: OwnPlugin) -> Any:
+    """Import one of taskqueue's own plugins; return what its target names."""
+    return EntryPoint(plugin.name, plugin.target, WORKERS).load()
 
 
 def load(name: str, group: str = WORKERS) -> Any:

@@ -84,6 +84,7 @@ class WorkerSpec:
     user: str | None  # None: stay who we are
     settings: Mapping[str, str]
     limits: Limits
+    own: plugins.OwnPlugin | None = None  # None: the plugin that is installed for the worker type
 
 
 def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
@@ -122,7 +123,8 @@ def _settle_in(spec: WorkerSpec, parent: int) -> None:
 
 
 def _load(spec: WorkerSpec) -> BaseWorker:
-    factory: Callable[[], object] = plugins.load(spec.worker_type)
+    own = spec.own
+    factory: Callable[[], object] = plugins.load_own(own) if own else plugins.load(spec.worker_type)
     try:
         worker = factory()
         if not isinstance(worker, BaseWorker):

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Declaration, Queue
 from taskqueue.broker.wire import RawProperties
 
+_ACCESS_REFUSED: Final = 403
 _PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again
 _TIMED_OUT: Final = re.compile(r"acknowledgement .* timed out\D*(\d+) ms")  # RabbitMQ 3.8 to 4.2
 
@@ -51,6 +52,8 @@ class Subscription(Part):
         on_consuming: Callable[[], None],
         hold: int = 0,
         most_bytes: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        on_taken: Callable[[], None] | None = None,
     ) -> None:
         """Prepare; nothing is consumed before `resume`.
 
@@ -61,12 +64,16 @@ class Subscription(Part):
         on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
         most_bytes -- how large the unacknowledged deliveries may be together before reading stops for a
             while; only where they are acknowledged soon, since heartbeats are not read either
+        arguments -- of the queue, where it must be made
+        on_taken -- asks to be the queue's only consumer, and hears that it has one already; it is tried again
         """
         self.epoch = 0
         self.ack_timeout: float | None = None  # seconds; how long the broker waits, once it has told
         self._loop = loop
         self._session = session
         self._queue = queue
+        self._arguments = arguments or {}
+        self._on_taken = on_taken
         self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._on_lost = on_lost
@@ -209,7 +216,7 @@ class Subscription(Part):
         Declaration(
             self._loop,
             self._session,
-            Queue(self._queue),
+            Queue(self._queue, self._arguments),
             done=lambda: self._session.channel(self._channel_open),
             failed=self._declaration_failed,
         )
@@ -229,7 +236,10 @@ class Subscription(Part):
     def _consume(self) -> None:
         guard = self._loop.guard
         tag = self._channel.basic_consume(
-            self._queue, guard(self._deliver), callback=guard(lambda _frame: self._on_consuming())
+            self._queue,
+            guard(self._deliver),
+            exclusive=self._on_taken is not None,
+            callback=guard(lambda _frame: self._on_consuming()),
         )
         self._tags.append(tag)
 
@@ -277,7 +287,10 @@ class Subscription(Part):
     def _channel_closed(self, channel: Any, error: BaseException) -> None:
         if channel is not self._channel or not self._session.is_up:
             return
-        self._log.error("the broker closed the channel of queue %s: %s", self._queue, error)
+        if self._on_taken is not None and getattr(error, "reply_code", 0) == _ACCESS_REFUSED:
+            self._on_taken()
+        else:
+            self._log.error("the broker closed the channel of queue %s: %s", self._queue, error)
         timed_out = _TIMED_OUT.search(str(error))
         if timed_out:
             self.ack_timeout = int(timed_out[1]) / 1000

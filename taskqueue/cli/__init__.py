@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -14,6 +15,9 @@ _COMMANDS: Final = {
     "dispatcher": "dispatcher",
     "workerpool": "workerpool",
     "submit": "submit",
+    "run": "run",
+    "feed": "feed",
+    "work": "work",
     "failed": "kept",
     "rejected": "kept",
     "config": "config",
@@ -52,10 +56,13 @@ def taskqueue() -> None:
     """  # noqa: D301 -- that backspace is click's sign for lines to be left as they are
 
 
-def main() -> None:
-    """Run the command; errors that the user can mend are printed in a line each, without a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; errors that the user can mend are printed in a line each, without a traceback.
+
+    arguments -- None for those that this process was started with
+    """
     try:
-        taskqueue(prog_name="taskqueue")
+        taskqueue(arguments, prog_name="taskqueue")
     except TaskqueueError as error:
         sys.stderr.writelines(f"taskqueue: {line}\n" for line in str(error).splitlines())
         sys.exit(error.status)

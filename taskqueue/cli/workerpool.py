@@ -1,9 +1,11 @@
 """`taskqueue workerpool`."""
 
+from functools import partial
+
 import click
 
 from taskqueue.cli import daemons, options
-from taskqueue.pool.supervisor import Supervisor
+from taskqueue.pool.supervisor import Supervisor, read_plan
 
 
 @click.command(short_help="Run the plugins that are installed on this host.")
@@ -18,7 +20,7 @@ def workerpool(
     """
     arguments = options.daemon_arguments("workerpool", path, foreground=foreground, pidfile=pidfile)
     descriptor = options.hide_address(amqp, amqp_fd, arguments)
-    supervisor = Supervisor(path, descriptor, options.reader(descriptor, path))
+    supervisor = Supervisor(partial(read_plan, path), descriptor, options.reader(descriptor, path))
     if descriptor is None and not supervisor.plan.has_broker:
         options.begin_anew(arguments, options.private_address())
     daemons.run(

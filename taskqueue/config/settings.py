@@ -76,6 +76,7 @@ class GroupSettings:
         results_routing_key: the queue that results go to.
         report_results: whether results are published.
         results_expire: seconds a result is kept; 0 is forever.
+        keep_failed: whether workitems that have failed are kept. No option: who says no keeps them himself.
         depth: workitems a worker is given ahead, 1 or more.
         retries: how often a workitem whose handler raised is run again.
         retry_delay: seconds until the first retry.
@@ -103,6 +104,7 @@ class GroupSettings:
     results_routing_key: str = "results"
     report_results: bool = True
     results_expire: float = 604800.0
+    keep_failed: bool = True
     depth: int = 1
     retries: int = 0
     retry_delay: float = 5.0

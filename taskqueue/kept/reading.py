@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from taskqueue.broker.depth import Depth
+from taskqueue.broker.chores import Depth
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session

@@ -15,7 +15,7 @@ from taskqueue.daemon import Signals
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import report, start
 from taskqueue.logs import Log
-from taskqueue.plugins import Plugin
+from taskqueue.plugins import OwnPlugin, Plugin
 from taskqueue.pool import control, privileges
 from taskqueue.pool.limits import Limits
 from taskqueue.processes import Exit, Slot
@@ -256,5 +256,6 @@ class Group:
             self.blueprint.worker_user,
             dict(settings.settings),
             Limits.of(settings),
+            plugin if isinstance(plugin := self.blueprint.plugin, OwnPlugin) else None,
         )
         return worker.run(spec, link, parent)

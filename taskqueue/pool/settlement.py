@@ -87,7 +87,7 @@ class Settlement:
         """Report a failure that the worker has described, and keep the workitem."""
         run = results.with_history(run, "failed", outcome.error)
         reports = self._reports(assignment, run, STATUS_FAILED, outcome.content_type, outcome.body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, FAILED, outcome.error)])
+        self._begin(assignment, [*reports, *self._failed(assignment, run, outcome.error)])
 
     def reject_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
         """Report that the handler wants no more of a workitem, and put it aside."""
@@ -104,7 +104,7 @@ class Settlement:
         """Report a failure that no worker could describe, and keep the workitem."""
         body = results.encode_failure(failure, _quotable(run))
         reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, FAILED, str(failure))])
+        self._begin(assignment, [*reports, *self._failed(assignment, run, str(failure))])
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem."""
@@ -144,6 +144,9 @@ class Settlement:
         elif asked:
             return asked
         return self._group.results_routing_key if self._group.report_results else None
+
+    def _failed(self, assignment: Assignment, run: Run, reason: str) -> list[Publication]:
+        return [self._kept(assignment, run, FAILED, reason)] if self._group.keep_failed else []
 
     def _kept(self, assignment: Assignment, run: Run, queue: str, reason: str) -> Publication:
         came_from = worker_queue(assignment.worker_type)
@@ -248,7 +251,7 @@ class Settlement:
         report = self._to(assignment, queue, properties, body)
         if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
             return [report]
-        return [report, self._kept(assignment, run, FAILED, str(failure))]
+        return [report, *self._failed(assignment, run, str(failure))]
 
 
 def _quotable(run: Run) -> Workitem | None:

@@ -25,6 +25,7 @@ class Plan:
     blueprints: tuple[Blueprint, ...]
     warnings: tuple[str, ...]
     has_broker: bool  # whether the file names one
+    as_root: bool  # whether consumers and workers become users of their own
 
 
 def read_plan(path: str | None) -> Plan:
@@ -69,6 +70,7 @@ def _plan(path: str | None) -> Plan:
         _blueprints(settings, found, as_root=as_root),
         settings.warnings,
         settings.amqp is not None,
+        as_root,
     )
 
 
@@ -86,17 +88,19 @@ def _blueprints(
 class Supervisor(Keeper):
     """Holds the groups that are wanted and makes those that run agree with them."""
 
-    def __init__(self, path: str | None, amqp_fd: int | None, read_amqp: Callable[[], AmqpSettings]) -> None:
+    def __init__(
+        self, read: Callable[[], Plan], amqp_fd: int | None, read_amqp: Callable[[], AmqpSettings]
+    ) -> None:
         """Read the configuration; ConfigError with all its faults.
 
         Args:
-            path: the configuration file; None for the defaults.
+            read: returns what is wanted, now and at each reload, as `read_plan` does.
             amqp_fd: an open file that `read_amqp` needs, or None.
             read_amqp: returns the broker's address; only ever called in a consumer.
         """
-        self.plan = read_plan(path)
+        self.plan = read()
         super().__init__("workerpool", self.plan.pool.stop_timeout)
-        self._path = path
+        self._read = read
         self._amqp_fd = amqp_fd
         self._read_amqp = read_amqp
         self._groups: list[Group] = []
@@ -108,7 +112,7 @@ class Supervisor(Keeper):
     def reload(self) -> None:
         """Read the configuration again; only groups that changed are made anew."""
         try:
-            self.plan = read_plan(self._path)
+            self.plan = self._read()
         except ConfigError as error:
             self.log.error("not reloaded, the configuration has faults: %s", error)
             return
@@ -146,9 +150,7 @@ class Supervisor(Keeper):
 
     def _surroundings(self) -> Surroundings:
         logging = self.log_as(self.plan.logging, self.plan.pool.user)
-        return Surroundings(
-            self.plan.pool, logging, self._read_amqp, self._amqp_fd, as_root=os.geteuid() == 0
-        )
+        return Surroundings(self.plan.pool, logging, self._read_amqp, self._amqp_fd, self.plan.as_root)
 
 
 def _number(count: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """What the tests of faults share."""
 
+from support.feeds import feed
 from support.site import python, site, site_directory
 from support.work import work
 
-__all__ = ["python", "site", "site_directory", "work"]
+__all__ = ["feed", "python", "site", "site_directory", "work"]

@@ -24,7 +24,7 @@ plugins processes daemon results
 logs
 pool.frames pool.control pool.limits pool.output pool.privileges
 worker keeper
-pool dispatcher submission kept
+pool dispatcher submission kept feed
 fleet
 cli
 """

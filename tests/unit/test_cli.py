@@ -13,7 +13,19 @@ from support.processes import run_cli
 from taskqueue import cli
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
-COMMANDS = ["up", "dispatcher", "workerpool", "submit", "failed", "rejected", "config", "plugins"]
+COMMANDS = [
+    "up",
+    "dispatcher",
+    "workerpool",
+    "submit",
+    "run",
+    "feed",
+    "work",
+    "failed",
+    "rejected",
+    "config",
+    "plugins",
+]
 
 
 @pytest.fixture

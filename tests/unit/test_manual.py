@@ -2,12 +2,15 @@
 
 import shutil
 import subprocess
+import tomllib
+from pathlib import Path
 
 import manual
 import pytest
 
 from taskqueue import cli
 
+PROJECT = Path(__file__).parents[2]
 PAGES = dict(manual.pages())
 
 
@@ -31,7 +34,14 @@ def test_every_command_has_a_page():
         "taskqueue.1",
         "taskqueue-config.ini.5",
         *(f"taskqueue-{command}.1" for command in cli.taskqueue.list_commands(None)),
+        *(f"{name}.1" for name in installed() - {"taskqueue"}),
     }
+
+
+def installed():
+    """Return the names of the programs that the project installs."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    return set(project["scripts"])
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,0 +1,105 @@
+"""The commands of Taskmaster, under their old names: tm-master, tm-slave, tm-spawn, tm-run."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from taskqueue import cli
+from taskqueue.feed.target import GET_JOBS, HANDLE_JOB
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.startswith(("amqp://", "amqps://")):
+        raise click.BadParameter(
+            f"jobs go through RabbitMQ now: expected amqp://user:password@host:port/vhost, found {value!r}"
+        )
+    return value
+
+
+def _common(command: _F) -> _F:
+    """Add the options that all of them have."""
+    for option in (
+        click.option("--address", metavar="URL", callback=_address, help="The broker, as amqp://..."),
+        click.option(
+            "--log-level", default="ERROR", show_default=True, help="The least severe messages to log."
+        ),
+        click.option("--no-progress", is_flag=True, help="Show no progress."),
+    ):
+        command = option(command)
+    return command
+
+
+def _feeding(command: _F) -> _F:
+    """Add the options of what feeds."""
+    size = click.option(
+        "--size", type=int, default=10_000, show_default=True, help="Jobs out at a time, at most."
+    )
+    return size(click.option("--reset", is_flag=True, help="Forget what is done, and start over.")(command))
+
+
+def _arguments(address: str | None, log_level: str, *flags: tuple[str, bool]) -> list[str]:
+    given = ["--log-level", log_level, *(["--amqp", address] if address else [])]
+    return given + [name for name, is_given in flags if is_given]
+
+
+@click.command()
+@click.argument("callback")
+@click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
+@_feeding
+@_common
+def master(
+    callback: str, options: tuple[str, ...], address: str | None, log_level: str, size: int, **flags: bool
+) -> None:
+    """Feed the jobs of CALLBACK, as `taskqueue feed` does."""
+    given = _arguments(
+        address, log_level, ("--reset", flags["reset"]), ("--no-progress", flags["no_progress"])
+    )
+    cli.main(["feed", *given, "--size", str(size), "--", callback, *options])
+
+
+@click.command()
+@click.argument("callback")
+@_common
+def slave(callback: str, address: str | None, log_level: str, **_: bool) -> None:
+    """Run one worker, as `taskqueue work` does."""
+    cli.main(["work", *_arguments(address, log_level), "--workers", "1", "--", callback])
+
+
+@click.command()
+@click.argument("callback")
+@click.argument("processes", type=int)
+@_common
+def spawn(callback: str, processes: int, address: str | None, log_level: str, **_: bool) -> None:
+    """Run workers, as `taskqueue work` does."""
+    cli.main(["work", *_arguments(address, log_level), "--workers", str(processes), "--", callback])
+
+
+@click.command()
+@click.argument("script")
+@click.argument("processes", type=int)
+@click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--get-jobs-callback", metavar="NAME", default=GET_JOBS, show_default=True)
+@click.option("--handle-job-callback", metavar="NAME", default=HANDLE_JOB, show_default=True)
+@_feeding
+@_common
+def run(
+    script: str,
+    processes: int,
+    options: tuple[str, ...],
+    *,
+    get_jobs_callback: str,
+    handle_job_callback: str,
+    address: str | None,
+    log_level: str,
+    size: int,
+    **flags: bool,
+) -> None:
+    """Feed jobs and run their workers on this machine, as `taskqueue run` does."""
+    given = _arguments(
+        address, log_level, ("--reset", flags["reset"]), ("--no-progress", flags["no_progress"])
+    )
+    given += ["--get-jobs-callback", get_jobs_callback, "--handle-job-callback", handle_job_callback]
+    cli.main(["run", *given, "--size", str(size), "--", script, str(processes), *options])

@@ -1,0 +1,1 @@
+"""Feeding jobs from a resumable iterator to workers, in constant memory."""

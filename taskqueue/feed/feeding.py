@@ -1,0 +1,142 @@
+"""One start of `taskqueue feed`: whose state it is, where to go on, and what was fed when it ends."""
+
+import os.path
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from taskqueue.config import AmqpSettings
+from taskqueue.errors import ExitStatus, StateError
+from taskqueue.feed.codec import Codec, codec
+from taskqueue.feed.failures import recorded
+from taskqueue.feed.feeder import Feeder
+from taskqueue.feed.progress import Watch
+from taskqueue.feed.source import Begin, skip
+from taskqueue.feed.state import Identity, Pass, State, StateFile
+from taskqueue.feed.target import Target, call, file_of, takes_last
+from taskqueue.feed.wishes import Wishes
+
+#: What is left to do when a feed is through, as `Feeding.run` may find.
+NOTHING: Final = "nothing is left to do"
+
+
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """What is to be fed, and how."""
+
+    target: Target
+    arguments: Mapping[str, str]
+    state: Path
+    wishes: Wishes
+    key: bytes | None = field(default=None, repr=False)  # None: jobs travel as JSON
+    reset: bool = False  # start over
+    only_failed: bool = False  # feed the jobs that failed
+
+    def run(self, amqp: AmqpSettings, watch: Watch, say: Callable[[str], None]) -> ExitStatus:
+        """Feed; return how it ended.
+
+        Args:
+            amqp: the broker's address.
+            watch: called often with how it goes.
+            say: takes a line for the user.
+
+        Raises:
+            TargetError: the user's code cannot be loaded, or raised.
+            StateError: the state cannot be read, written, or is not this feed's.
+            AlreadyRunning: another feeder is at it.
+        """
+        get_jobs = self.target.load()
+        coding = codec(self.key, self.wishes.worker_type)
+        with StateFile(self.state) as file:
+            if self.reset:
+                file.remove()
+            identity = self._identity(file_of(get_jobs), coding)
+            state = file.read(identity) or _new(identity, file)
+            _complete(file, state)
+            state.run += 1
+            begin = (
+                self._failed_jobs(file, state) if self.only_failed else self._jobs(get_jobs, coding, state)
+            )
+            if begin is None:
+                say(f"{NOTHING}: {self._summary(state, file)}")
+                return ExitStatus.FAILED if state.failed else ExitStatus.OK
+            file.write(state)
+            _complete(file, state)
+            going = state.again if self.only_failed and state.again else state.jobs
+            status = Feeder(
+                amqp, self.wishes, coding, state=state, going=going, file=file, begin=begin, watch=watch
+            ).run()
+            if state.again is not None and state.again.is_finished:
+                state.again = None
+                file.write(state)
+                _complete(file, state)
+            say(self._summary(state, file))
+            return status
+
+    def _identity(self, path: str, coding: Codec) -> Identity:
+        place = os.path.relpath(path, self.state.absolute().parent) if path else self.target.module
+        return Identity(f"{place}:{self.target.function}", dict(self.arguments), coding.content_type)
+
+    def _summary(self, state: State, file: StateFile) -> str:
+        done = len(state.jobs.frontier)
+        through = (
+            "all jobs are done"
+            if state.jobs.is_finished
+            else "not all jobs are done; the same command goes on"
+        )
+        failed = f", {state.failed} of them failed, see {file.failed_path}" if state.failed else ""
+        return f"{done} jobs done{failed}; {through}"
+
+    def _jobs(self, get_jobs: Callable[..., Any], coding: Codec, state: State) -> Begin | None:
+        """Return what begins to iterate where the feed goes on; None if it is through."""
+        if state.jobs.is_finished:
+            return None
+        arguments, at = dict[str, Any](self.arguments), 0
+        if state.jobs.at and takes_last(get_jobs):
+            arguments["last"], at = coding.from_plain(state.jobs.last), state.jobs.at
+
+        def begin(first: int) -> tuple[Iterable[Any], int | None]:
+            jobs = call(get_jobs, arguments)
+            total = at + len(jobs) if isinstance(jobs, Sized) else None
+            return skip(jobs, first - at), total
+
+        return begin
+
+    def _failed_jobs(self, file: StateFile, state: State) -> Begin | None:
+        """Return what reads the jobs that failed, each after its number in the iterator; None if none did.
+
+        They are put aside before, so that what fails again is recorded anew.
+        """
+        if state.again is None:
+            if not state.failed:
+                return None
+            state.again, state.failed, state.failed_size = Pass(f"again{state.run}"), 0, 0
+        coding = codec(self.key, self.wishes.worker_type)
+
+        def begin(first: int) -> tuple[Iterable[Any], int | None]:
+            total = sum(1 for _ in recorded(file.again_path))
+            entries = skip(recorded(file.again_path), first)
+            return ((each["index"], coding.from_plain(each["job"])) for each in entries), total
+
+        return begin
+
+
+def _new(identity: Identity, file: StateFile) -> State:
+    """Return the state of a feed that begins."""
+    if file.failed_path.exists() and file.failed_path.stat().st_size:
+        raise StateError(
+            f"{file.failed_path} is there without its state; move it away, or start over by --reset"
+        )
+    return State(identity)
+
+
+def _complete(file: StateFile, state: State) -> None:
+    """Have the files beside the state be as it says, wherever a feeder was killed between the two."""
+    try:
+        if state.again is None:
+            file.again_path.unlink(missing_ok=True)
+        elif not file.again_path.exists():
+            file.failed_path.rename(file.again_path)
+    except OSError as error:
+        raise StateError(f"{error.filename}: {error.strerror}") from None

@@ -1,0 +1,121 @@
+"""Draws jobs from the user's iterator, in a thread: it may take a minute for one, and we must go on."""
+
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import repeat
+from typing import Any, Final
+
+#: Returns the jobs from the one of that number on, and how many there are in all, where that is known.
+Begin = Callable[[int], tuple[Iterable[Any], int | None]]
+
+_END: Final = object()
+_JOIN_TIMEOUT: Final = 1.0  # seconds that an iterator may take to close
+
+
+class Source:
+    """Keeps some jobs in stock, as many as are wanted; readable (`fileno`) whenever there is something new.
+
+    No bytecode of ours runs for a single job: a deque may be extended by one thread, in one call, and
+    emptied by another at the same time.
+    """
+
+    def __init__(self, begin: Begin) -> None:
+        """Prepare; `begin` is called in the thread, and what it returns is iterated over there."""
+        self.error: BaseException | None = None  # what the user's code raised
+        self.total: int | None = None  # how many jobs there are in all, where the user's code tells
+        self._begin = begin
+        self._stock: deque[Any] = deque()
+        self._wanted = 0
+        self._first = 0
+        self._has_ended = False
+        self._is_closing = False
+        self._demand = threading.Event()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="get_jobs", daemon=True)
+
+    def start(self, first: int, wanted: int) -> None:
+        """Begin to draw, from the job of number `first` on, and keep `wanted` in stock."""
+        self._first, self._wanted = first, wanted
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Return what can be watched."""
+        return self._event
+
+    def acknowledge(self) -> None:
+        """Note that what was new has been seen."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is left, nor will come."""
+        return self._has_ended and not self._stock
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing comes beyond what is in stock."""
+        return self._has_ended
+
+    def __len__(self) -> int:
+        return len(self._stock)
+
+    def peek(self) -> Any:
+        """Return the next job; IndexError where none is in stock."""
+        return self._stock[0]
+
+    def take(self, most: int, wanted: int) -> list[Any]:
+        """Return the next jobs, as many as are in stock, and keep `wanted` in stock from now on."""
+        take = self._stock.popleft
+        jobs = [take() for _ in repeat(None, min(most, len(self._stock)))]
+        self.want(wanted)
+        return jobs
+
+    def want(self, wanted: int) -> None:
+        """Keep so many jobs in stock from now on."""
+        self._wanted = wanted
+        if len(self._stock) <= wanted // 2:
+            self._demand.set()
+
+    def close(self) -> None:
+        """End the iterator, if it is not at work just now."""
+        self._is_closing = True
+        self._demand.set()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_TIMEOUT)
+
+    # --- in the thread ---
+
+    def _run(self) -> None:
+        try:
+            jobs, self.total = self._begin(self._first)
+            self._draw(iter(jobs))
+        except BaseException as error:  # noqa: BLE001 -- the user's code may raise anything
+            self.error = error
+        self._has_ended = True
+        os.eventfd_write(self._event, 1)
+
+    def _draw(self, iterator: Any) -> None:
+        while not self._is_closing:
+            room = self._wanted - len(self._stock)
+            if room <= 0:
+                self._demand.wait()
+                self._demand.clear()
+                continue
+            self._stock.extend(itertools.islice(iterator, room))
+            job = next(iterator, _END)
+            if job is _END:
+                return
+            self._stock.append(job)
+            os.eventfd_write(self._event, 1)
+        if hasattr(iterator, "close"):
+            iterator.close()
+
+
+def skip(jobs: Iterable[Any], number: int) -> Iterable[Any]:
+    """Return the jobs without the first so many."""
+    return itertools.islice(jobs, number, None) if number else jobs

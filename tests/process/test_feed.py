@@ -1,0 +1,402 @@
+"""A feeder and workers as real processes, on jobs that go well and jobs that do not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from support.ground import peak_of
+from support.processes import children, run_cli
+from support.waiting import wait_until
+
+SLOW = """
+import time
+def get_jobs(last=0):
+    with open({seen!r}, "a") as seen:
+        print(last, file=seen)
+    yield from range(last, 200)
+def handle_job(i):
+    time.sleep(0.01)
+    note(i)
+"""
+NO_OPERATION = """
+def get_jobs(last=0, number="0"):
+    yield from range(last, int(number))
+def handle_job(i):
+    pass
+"""
+TUPLES = """
+def get_jobs():
+    yield from [(1, "a"), (2, "b")]
+def handle_job(job):
+    number, _ = job
+    assert type(job) is tuple
+    note(number)
+"""
+
+
+def test_every_job_is_handled_once_and_nothing_is_left_to_do(feed, foreign):
+    feed.work()
+    done = feed.run("number=5000")
+    assert (done.returncode, done.stderr) == (0, "5000 jobs done; all jobs are done\n")
+    assert feed.handled() == Counter(range(5000))
+    again = feed.run("number=5000")
+    assert again.returncode == 0
+    assert again.stderr.startswith("nothing is left to do: 5000 jobs done")
+    assert feed.count() == 5000
+    assert feed.run("number=5000", "--reset").returncode == 0
+    assert feed.handled() == Counter([*range(5000), *range(5000)])
+    assert foreign.depth("worker_feed_jobs") == 0
+    assert sorted(path.name for path in feed.directory.glob("*state*")) == ["jobs.state"]
+
+
+def test_jobs_that_raise_are_recorded_and_can_be_fed_again(feed):
+    mended = feed.directory / "mended"
+    feed.write(
+        "import os\n"
+        "def get_jobs():\n    yield from range(300)\n"
+        "def handle_job(i):\n"
+        f"    note(i)\n    if i % 100 == 7 and not os.path.exists({str(mended)!r}):\n"
+        "        raise ValueError(f'no {i}')\n"
+    )
+    feed.work()
+    done = feed.run("--retries", "2")
+    assert done.returncode == 1
+    assert f"300 jobs done, 3 of them failed, see {feed.failed}; all jobs are done" in done.stderr
+    assert feed.handled() == Counter([*range(300), *[7, 107, 207] * 2])
+    entries = {entry["index"]: entry for entry in feed.failures()}
+    assert {index: (entry["job"], entry["error"]) for index, entry in entries.items()} == {
+        7: (7, "ValueError: no 7"), 107: (107, "ValueError: no 107"), 207: (207, "ValueError: no 207")
+    }  # fmt: skip
+    assert all(f'File "{feed.file}", line' in entry["traceback"] for entry in entries.values())
+    assert [entry["runs"] for entry in entries.values()] == [3, 3, 3]
+    again = feed.run("--failed")  # which fail once more
+    assert again.returncode == 1
+    assert sorted(entry["index"] for entry in feed.failures()) == [7, 107, 207]
+    mended.touch()
+    last = feed.run("--failed")
+    assert (last.returncode, feed.failures()) == (0, [])
+    assert feed.handled()[7] == 5
+    assert feed.run("--failed").stderr.startswith("nothing is left to do")
+
+
+def test_a_job_that_kills_its_worker_is_found_and_recorded(feed, foreign):
+    feed.write(
+        "import os, signal\n"
+        "def get_jobs(last=0):\n    yield from range(last, 300)\n"
+        "def handle_job(i):\n    note(i)\n"
+        "    if i in (100, 222):\n        os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    feed.work()
+    assert feed.run().returncode == 1
+    assert {entry["job"] for entry in feed.failures()} == {100, 222}
+    assert all("killed by SIGSEGV" in entry["error"] for entry in feed.failures())
+    assert feed.handled().keys() == set(range(300))
+    assert not foreign.depth("taskqueue_failed")
+
+
+def test_a_pause_finishes_what_workers_have_and_the_next_start_goes_on_there(feed):
+    seen = feed.directory / "seen"
+    feed.write(SLOW.format(seen=str(seen)))
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(50)
+    feeder.signal(signal.SIGINT)
+    assert feeder.wait() == 130
+    assert "not all jobs are done; the same command goes on" in feeder.output()
+    handled = feed.handled()
+    assert 50 <= len(handled) < 200
+    assert set(handled.values()) == {1}
+    saved = feed.saved()["jobs"]
+    first = min(set(range(200)) - handled.keys())  # the first unfinished job
+    assert (saved["end"], saved["at"], saved["last"]) == (first, first, first)
+    assert feed.run().returncode == 0
+    assert feed.handled() == Counter(range(200))
+    assert seen.read_text().split() == ["0", str(first)]
+
+
+def test_a_second_signal_ends_at_once_and_loses_nothing(feed):
+    gate = feed.directory / "gate"
+    feed.write(
+        "import os, time\n"
+        "def get_jobs():\n    yield from range(100)\n"
+        f"def handle_job(i):\n    note(i)\n"
+        f"    while not os.path.exists({str(gate)!r}):\n        time.sleep(0.01)\n"
+    )
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(2)
+    feeder.signal(signal.SIGINT)
+    feeder.wait_for("once more ends at once")
+    feeder.signal(signal.SIGINT)
+    assert feeder.wait(5) == 130
+    gate.touch()
+    assert feed.run().returncode == 0
+    assert feed.handled().keys() == set(range(100))
+
+
+def test_an_iterator_that_cannot_be_told_where_to_go_on_is_advanced(feed):
+    feed.write("def get_jobs():\n    yield from range(200_000)\ndef handle_job(i):\n    note(i)\n")
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(50_000)
+    feeder.kill()
+    assert feed.run().returncode == 0
+    handled = feed.handled()
+    assert handled.keys() == set(range(200_000))
+    assert handled.total() - 200_000 <= 10_000  # what was out
+
+
+def test_an_iterator_that_raises_half_way_can_be_gone_on_with(feed):
+    broken = feed.directory / "broken"
+    broken.touch()
+    feed.write(
+        "import os\n"
+        "def get_jobs(last=0):\n    for i in range(last, 100):\n"
+        f"        if i == 60 and os.path.exists({str(broken)!r}):\n"
+        "            raise OSError('no more rows')\n"
+        "        yield i\n"
+        "def handle_job(i):\n    note(i)\n"
+    )
+    feed.work()
+    done = feed.run()
+    assert done.returncode == 65
+    assert "Traceback" in done.stderr
+    assert (
+        done.stderr.rstrip()
+        .splitlines()[-1]
+        .startswith("taskqueue: get_jobs raised OSError after 60 jobs: no")
+    )
+    assert feed.handled() == Counter(range(60))
+    broken.unlink()
+    assert feed.run().returncode == 0
+    assert feed.handled() == Counter(range(100))
+
+
+def test_an_iterator_that_blocks_keeps_nobody_from_going_on(feed):
+    feed.write(
+        "import threading\n"
+        "def get_jobs():\n    yield from range(10)\n    threading.Event().wait()\n"
+        "def handle_job(i):\n    note(i)\n"
+    )
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(10, timeout=10)
+    wait_until(lambda: feed.saved()["jobs"]["end"] == 10)
+    feeder.signal(signal.SIGINT)
+    assert feeder.wait(10) == 130
+
+
+def test_none_is_a_job_and_a_job_that_is_too_large_is_recorded(feed):
+    feed.write(
+        "def get_jobs():\n    yield None\n    yield 'x' * 50_000_000\n    yield 2\n"
+        "def handle_job(job):\n    note(-1 if job is None else job)\n"
+    )
+    feed.work()
+    done = feed.run("--no-progress")  # the tests' broker takes 16 MiB
+    assert done.returncode == 1
+    assert feed.handled() == Counter([-1, 2])
+    [entry] = feed.failures()
+    assert entry["index"] == 1
+    assert entry["error"].startswith("the broker refuses it: ")
+
+
+def test_a_feed_stops_when_too_many_jobs_failed(feed):
+    feed.write(
+        "def get_jobs():\n    yield from range(100_000)\ndef handle_job(i):\n    note(i)\n    1 / (i - i)\n"
+    )
+    feed.work()
+    done = feed.run("--max-failures", "5")
+    assert done.returncode == 3
+    assert feed.count() < 50_000
+    assert len(feed.failures()) >= 5
+    assert feed.saved()["failed"] == len(feed.failures())
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_threads_are_how_many_jobs_a_worker_performs_at_a_time(feed, kind):
+    wait = "await asyncio.sleep(0.1)" if kind == "async def" else "time.sleep(0.1)"
+    feed.write(
+        "import asyncio, time\nrunning = most = 0\n"
+        "def get_jobs():\n    yield from range(40)\n"
+        f"{kind} handle_job(i):\n    global running, most\n    running += 1\n    most = max(most, running)\n"
+        f"    {wait}\n    running -= 1\n    note(most)\n    if i == 39:\n        raise KeyError(i)\n"
+    )
+    feed.work("--threads", "4", workers=1)
+    assert feed.run().returncode == 1
+    assert max(feed.handled()) == 4
+    assert [entry["error"] for entry in feed.failures()] == ["KeyError: 39"]
+    assert "in handle_job" in feed.failures()[0]["traceback"]
+
+
+# --- jobs that JSON cannot express ---
+
+
+def test_a_job_that_json_cannot_express_names_the_option_that_can(feed):
+    feed.write(TUPLES)
+    done = feed.run()
+    assert done.returncode == 65
+    assert done.stderr.rstrip().splitlines()[-1] == (
+        "taskqueue: job (1, 'a') cannot be sent as JSON (it would arrive as [1,\"a\"]); "
+        "yield what JSON can express, or use --pickle"
+    )
+    assert not feed.journal.exists()
+
+
+def test_pickled_jobs_travel_with_a_key_that_both_sides_have(feed):
+    feed.write(TUPLES)
+    key = feed.directory / "key"
+    key.write_text("0123456789abcdef0123456789abcdef\n")
+    feed.work("--pickle", "--key-file", str(key))
+    assert feed.run("--pickle", TASKQUEUE_FEED_KEY=key.read_text().strip()).returncode == 0
+    assert feed.handled() == Counter([1, 2])
+
+
+@pytest.mark.parametrize("key", [None, "another key of 32 bytes, or more"])
+def test_workers_unpickle_nothing_that_their_key_has_not_signed(feed, key):
+    feed.write(
+        "import os\n"
+        "class Bomb:\n    def __reduce__(self):\n        return note, (1,)\n"
+        "def get_jobs():\n    yield Bomb()\n"
+        "def handle_job(job):\n    pass\n"
+    )
+    arguments = [] if key is None else ["--pickle"]
+    feed.work(*arguments, TASKQUEUE_FEED_KEY=key or "")
+    done = feed.run("--pickle", TASKQUEUE_FEED_KEY="the feeder's key of 16 or more")
+    assert done.returncode == 78
+    assert (
+        done.stderr.rstrip()
+        .splitlines()[-1]
+        .startswith("taskqueue: the workers cannot read the jobs: pickled")
+    )
+    assert not feed.journal.exists()
+
+
+# --- who may feed what ---
+
+
+def test_two_feeders_do_not_share_a_state_or_workers(feed):
+    feeder = feed.start()
+    wait_until(feed.state.exists)
+    second = feed.run()
+    assert second.returncode == 73
+    assert f"process {feeder.pid} holds {feed.state}.lock" in second.stderr
+    third = feed.run("--state", str(feed.directory / "other.state"))
+    assert third.returncode == 73
+    assert "another feeder feeds the workers of feed_jobs" in third.stderr
+
+
+def test_a_state_that_is_another_feeds_or_damaged_is_refused(feed):
+    feed.work()
+    assert feed.run("number=10").returncode == 0
+    other = feed.run("number=11")
+    assert other.returncode == 73
+    assert "is another feed's: of jobs.py:get_jobs with number=10" in other.stderr
+    assert "found jobs.py:get_jobs with number=11" in other.stderr
+    feed.state.write_text(feed.state.read_text().replace('"end": 10', '"end": 11'))
+    damaged = feed.run("number=10")
+    assert damaged.returncode == 73
+    assert damaged.stderr.startswith(f"taskqueue: state file {feed.state} is damaged")
+    assert feed.count() == 10
+    assert feed.run("number=10", "--reset").returncode == 0
+    assert feed.count() == 20
+
+
+def test_a_reset_does_not_remove_what_is_no_state(feed):
+    feed.state.write_text("my thesis")
+    done = feed.run("--reset")
+    assert done.returncode == 73
+    assert feed.state.read_text() == "my thesis"
+
+
+def test_a_state_that_cannot_be_written_is_said_before_anything_is_fed(feed):
+    done = feed.run("--state", "/proc/jobs.state")
+    assert done.returncode == 73
+    assert done.stderr.startswith("taskqueue: state file /proc/jobs.state cannot be written: ")
+
+
+@pytest.mark.parametrize("command", ["feed", "work"])
+def test_a_target_that_does_not_exist_is_told_in_a_line(feed, command):
+    for target, said in [
+        ("missing.py", "target 'missing.py': there is no file missing.py"),
+        ("missing_module", "ModuleNotFoundError: No module named 'missing_module'"),
+        (
+            f"{feed.file}:nothing",
+            f"target {feed.file}:nothing: expected a function 'nothing', it is not there",
+        ),
+        ("a b", "expected MODULE, FILE.py, MODULE:FUNCTION or FILE.py:FUNCTION"),
+    ]:
+        done = run_cli(command, target, env=feed.env)
+        assert done.returncode == 65
+        assert said in done.stderr
+
+
+# --- watching ---
+
+
+def test_progress_is_written_as_json_lines(feed):
+    feed.work()
+    records = feed.directory / "progress"
+    assert (
+        feed.run("number=3000", "--size", "40", "--progress-file", str(records), "--total", "3000").returncode
+        == 0
+    )
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    assert [lines[0]["state"], lines[-1]["state"]] == ["connecting", "finished"]
+    last = {name: lines[-1][name] for name in ("done", "failed", "total", "out")}
+    assert last == {"done": 3000, "failed": 0, "total": 3000, "out": 0}
+    assert lines[-1]["workers"] in (1, 2)
+    assert max(line["out"] for line in lines) <= 40
+
+
+def test_workers_know_nothing_of_the_key_and_address_in_their_environment(feed):
+    feed.write(
+        "import os\n"
+        "def get_jobs():\n    yield 1\n"
+        "def handle_job(i):\n    note(len({'TASKQUEUE_AMQP', 'TASKQUEUE_FEED_KEY'} & os.environ.keys()))\n"
+    )
+    feed.work("--pickle", TASKQUEUE_FEED_KEY="k" * 32)
+    assert feed.run("--pickle", TASKQUEUE_FEED_KEY="k" * 32).returncode == 0
+    assert feed.handled() == Counter([0])
+
+
+def test_memory_does_not_grow_with_the_number_of_jobs(feed):
+    feed.write(NO_OPERATION)
+    pool = feed.work()
+    peaks = []
+    for number in (200_000, 2_000_000):
+        _, _, used = os.wait4(feed.start(f"number={number}", "--reset").pid, 0)
+        peaks.append([used.ru_maxrss * 1024, *sorted(map(peak_of, children(pool.pid)))])
+    assert all(more <= 1.05 * less for less, more in zip(*peaks, strict=True)), peaks
+
+
+# --- Taskmaster's names ---
+
+
+def tm(name, *arguments):
+    """Return the command line of one of Taskmaster's commands."""
+    return [sys.executable, "-c", f"from taskqueue.cli.taskmaster import {name}; {name}()", *arguments]
+
+
+def test_taskmasters_commands_do_what_they_did(feed, daemon):
+    address = ["--address", feed.url]
+    slave = daemon(tm("slave", *address, "--no-progress", "--log-level", "INFO", str(feed.file)))
+    spawn = daemon(tm("spawn", *address, "--log-level", "INFO", str(feed.file), "2"))
+    for workers in (slave, spawn):
+        workers.wait_for("ready:")
+
+    def here(*command):
+        line = ["env", "-C", str(feed.directory), *command]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+    done = here(*tm("master", *address, "--size", "50", "--reset", "jobs.py", "number=600"))
+    assert (done.returncode, done.stderr) == (0, "600 jobs done; all jobs are done\n")
+    assert feed.handled() == Counter(range(600))
+    other = here(*tm("run", *address, "--get-jobs-callback", "get_jobs", "jobs.py", "1", "number=700"))
+    assert other.returncode == 73  # there is a state of other arguments
+    assert not any(feed.url in line for line in spawn.processes().values())
+    old = here(*tm("spawn", "--address", "tcp://0.0.0.0:3050", "jobs.py", "2"))
+    assert (old.returncode, old.stderr.count("expected amqp://user:password@host:port/vhost")) == (2, 1)
