@@ -70,10 +70,10 @@ class Host(Machine):
         """Return the process that a daemon began with, which wrote its pid file."""
         return int(self.shell(f"cat /run/taskqueue/{name}.pid"))
 
-    def load(self, count: int, rate: float) -> "Load":
-        """Begin to submit `count` workitems, `rate` a second, to the broker on this host."""
+    def load(self, rate: float) -> "Load":
+        """Begin to submit workitems, `rate` a second, to the broker on this host."""
         self.shell("apt install python3-amqp")
-        return Load(self.led_in(["/usr/bin/python3", "-", str(count), str(rate)]), self.tree / "root/output")
+        return Load(self.led_in(["/usr/bin/python3", "-", str(rate), "enough"]), self.tree / "root")
 
     def submit(self, timeout: float = 30) -> str:
         """Have a file digested; return the result."""
@@ -87,9 +87,10 @@ class Host(Machine):
 class Load:
     """A producer that runs on a host (tests/debian/load.py); its output goes to a file."""
 
-    def __init__(self, command: Sequence[str], output: Path) -> None:
-        """Start it; `command` reads the program."""
-        self._output = output
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        """Start it; `command` reads the program, and is run in the directory."""
+        self._output = output = directory / "output"
+        self._enough = directory / "enough"
         with _PROGRAM.open("rb") as program, output.open("wb") as file:
             self._process = subprocess.Popen(command, stdin=program, stdout=file, stderr=file)
 
@@ -105,9 +106,10 @@ class Load:
         """Wait until so many results have arrived."""
         wait_until(lambda: self.arrived() >= count, timeout, self.output)
 
-    def wait(self, timeout: float) -> int:
-        """Return the exit status."""
-        return self._process.wait(timeout)
+    def finish(self, timeout: float) -> None:
+        """Have it submit no more; fail unless all results arrive."""
+        self._enough.touch()
+        assert self._process.wait(timeout) == 0, self.output()
 
 
 def digest_of_license(chroot: Chroot) -> str:
