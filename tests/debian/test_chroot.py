@@ -83,7 +83,7 @@ def test_the_log_file_is_rotated_and_written_on(running):
         running.daemon(name, "restart")
     before = log(running)
     assert "ready: 1 worker in 1 group" in before  # of the pool, and the dispatcher is ready before it
-    running.shell("logrotate --force /etc/logrotate.d/python-taskqueue-common")
+    running.shell("apt install logrotate; logrotate --force /etc/logrotate.d/python-taskqueue-common")
     assert running.shell(f"cat {LOG}.1").startswith(before)
     for name in DAEMONS:
         running.daemon(name, "reload")

@@ -51,7 +51,7 @@ def fetched(release: str, dist: Path, directory: Path, *, extra: str = "") -> Pa
     shutil.copytree(dist, tree / "root/dist")
     with online(tree) as chroot:
         chroot.shell(f"apt-get update; apt-get install {extra}" if extra else "apt-get update")
-        chroot.shell("apt-get install --download-only ./dist/*.deb rabbitmq-server python3-amqp")
+        chroot.shell("apt-get install --download-only ./dist/*.deb rabbitmq-server logrotate python3-amqp")
     return tree
 
 
