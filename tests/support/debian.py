@@ -1,5 +1,6 @@
 """The base system of a Debian release: what debootstrap makes, kept between runs where that is possible."""
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +62,7 @@ def new_tree(release: str, directory: Path) -> None:
     (directory / "etc/dpkg/dpkg.cfg.d/90host").write_text("force-unsafe-io\n")  # nothing has to outlive this
 
 
+@cache
 def _base(release: str) -> Path:
     kept = _CACHE / f"{release}.tar"
     if kept.exists() and time.time() - kept.stat().st_mtime < _LONGEST_KEPT:
@@ -67,6 +70,7 @@ def _base(release: str) -> Path:
     with contextlib.suppress(OSError):  # then it is made for this run alone
         _CACHE.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir=_CACHE if os.access(_CACHE, os.W_OK) else "/var/tmp"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "base.tar"
     proxy = _said("apt-config", "dump", "--format", "%v", "Acquire::http::Proxy")
     variables = {**os.environ, "http_proxy": proxy} if proxy else os.environ
