@@ -22,6 +22,7 @@ from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
 from taskqueue.logs import Log
 from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.rpc import calls
 from taskqueue.workitem import (
     DUE,
     FORMATS,
@@ -215,6 +216,9 @@ class Dispatcher(Part):
     def _provide_queue(self, passage: Passage, publication: Publication) -> None:
         """Make the queue of a type that nobody serves yet: the work waits there for the plugin."""
         queue = publication.queue
+        if queue != REJECTED and calls.is_call(publication.body):
+            self._reject_call(passage, queue)
+            return
         if queue != REJECTED and queue not in self._declared:
             if len(self._declared) >= self._settings.max_types:
                 self._reject(
@@ -229,6 +233,14 @@ class Dispatcher(Part):
             done=lambda: self._publisher.publish(publication),
             failed=lambda reason: self._declaration_failed(passage, publication, reason),
         )
+
+    def _reject_call(self, passage: Passage, queue: str) -> None:
+        """Keep a call that nobody serves, and tell the caller, who waits: no plugin will come for it."""
+        reason = f"there is no queue {queue}: nobody serves it"
+        self._reject(passage, reason)
+        answer = calls.unknown_task(passage.properties, passage.id, passage.delivery.body, reason)
+        if answer is not None:
+            self._publisher.publish(answer)
 
     def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
         if publication.queue != REJECTED and not may_come_back(reason):

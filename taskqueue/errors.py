@@ -68,6 +68,10 @@ class BrokerUnavailable(TaskqueueError):
     status = ExitStatus.UNAVAILABLE
 
 
+class ReplyLost(BrokerUnavailable):
+    """The connection that a reply was to come by was lost; whether the function ran is not known."""
+
+
 class BrokerRefused(TaskqueueError):
     """The broker answered and refused: user, password, virtual host or protocol are wrong."""
 
@@ -102,10 +106,68 @@ class TaskTimeout(TaskqueueError):
     """A workitem has run for `timeout` seconds; raised in its handler, whose worker is soon killed."""
 
 
+class CallError(TaskqueueError):
+    """A call has no value; every reason for that is one of these."""
+
+    status = ExitStatus.FAILED
+    code = -32000  # of JSON-RPC; this one is free for servers to use
+
+
+class TaskFailed(CallError):
+    """The function that was called raised, or its worker died; `type`, `message`, `traceback` say of what."""
+
+    def __init__(self, type_: str, message: str, traceback: str = "") -> None:
+        """Take the remote exception's type, message and traceback; the last is shown below our own."""
+        super().__init__(f"{type_}: {message}" if message else type_)
+        self.type, self.message, self.traceback = type_, message, traceback
+        if traceback:
+            self.add_note(traceback.rstrip())
+
+
+class InvalidRequest(CallError):
+    """What came is no JSON-RPC request."""
+
+    code = -32600
+
+
+class UnknownTask(CallError):
+    """Nobody serves a function of that name."""
+
+    code = -32601
+
+
+class BadArguments(CallError):
+    """The arguments do not fit the function's signature; it was not run."""
+
+    code = -32602
+
+
+class CallCancelled(CallError):
+    """The call was cancelled: it was not begun, or its worker was stopped."""
+
+    code = -32001
+
+
+class CallTimeout(CallError):
+    """The call has no result within the time that was given; it goes on, and the result may come later."""
+
+    status = ExitStatus.TIMEOUT
+
+
+class UnknownCall(CallError):
+    """No call of that id was submitted under the client's name, or its result was fetched or has expired."""
+
+
 class NotKept(TaskqueueError):
     """No failed or rejected message has the id that was given, or several have ids that begin so."""
 
     status = ExitStatus.FAILED
+
+
+class TaskError(TaskqueueError):
+    """A function cannot be a task: its name cannot be one, or is another's."""
+
+    status = ExitStatus.PLUGIN
 
 
 class TargetError(TaskqueueError):

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint
 from operator import attrgetter
 from typing import Any, Final
@@ -13,6 +14,7 @@ from taskqueue.errors import PluginError
 #: Entry point groups that other distributions register under.
 WORKERS: Final = "worker.plugins"
 FORMATS: Final = "taskqueue.formats"
+TASKS: Final = "taskqueue.tasks"
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class Plugin:
 class OwnPlugin(Plugin):
     """One of taskqueue's own, which no entry point names: it is loaded by its target."""
 
+    argument: str = ""  # that its factory is called with, if it is called with one
+
 
 def installed(group: str = WORKERS) -> tuple[Plugin, ...]:
     """List the plugins of a group by name, from the distributions' metadata alone.
@@ -40,6 +44,27 @@ def installed(group: str = WORKERS) -> tuple[Plugin, ...]:
     return tuple(
         sorted({_plugin(entry) for entry in _entries(group)}, key=attrgetter("name", "distribution"))
     )
+
+
+def listed() -> tuple[tuple[Plugin, str], ...]:
+    """List what a pool runs, each with its entry point group: the worker plugins, and the modules of tasks.
+
+    Where both have a name, the worker plugin is meant.
+    """
+    workers = installed()
+    names = {plugin.name for plugin in workers}
+    modules = [(plugin, TASKS) for plugin in installed(TASKS) if plugin.name not in names]
+    return (*((plugin, WORKERS) for plugin in workers), *modules)
+
+
+def served() -> dict[str, Plugin]:
+    """Return what a pool runs, by name; for a module of tasks, the plugin that serves them."""
+    return {plugin.name: plugin if group == WORKERS else _serving(plugin) for plugin, group in listed()}
+
+
+def _serving(plugin: Plugin) -> OwnPlugin:
+    factory = "taskqueue.rpc.task_worker:TaskWorker.of_entry_point"
+    return OwnPlugin(plugin.name, factory, plugin.distribution, plugin.version, plugin.name)
 
 
 def _entries(group: str) -> list[EntryPoint]:
@@ -66,8 +91,9 @@ def _plugin(entry: EntryPoint) -> Plugin:
 
 
 def load_own(plugin: OwnPlugin) -> Any:
-    """Import one of taskqueue's own plugins; return what its target names."""
-    return EntryPoint(plugin.name, plugin.target, WORKERS).load()
+    """Import one of taskqueue's own plugins; return what its target names, to be called without arguments."""
+    factory = EntryPoint(plugin.name, plugin.target, WORKERS).load()
+    return partial(factory, plugin.argument) if plugin.argument else factory
 
 
 def load(name: str, group: str = WORKERS) -> Any:

@@ -180,12 +180,13 @@ class Slot:
     due: float = 0.0  # monotonic; not to be filled before
     deaths: int = 0  # in a row, each soon after the start
     is_retiring: bool = False  # whether who is in it said that another should follow
+    is_dismissed: bool = False  # whether who is in it was killed for no fault of its own
     has_begun: bool = False  # whether who is in it came as far as to work
 
     def fill(self, pid: int) -> None:
         """Note who is in the slot now."""
         self.pid, self.started, self.has_begun = pid, time.monotonic(), False
-        self.is_retiring = False
+        self.is_retiring = self.is_dismissed = False
 
     def vacate(self, *, expected: bool) -> float:
         """Note that the process is gone; return the seconds until the slot is filled again."""

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from taskqueue import workitem as words
-from taskqueue.errors import ResultUnwritable, WorkitemUnreadable
+from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
 from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.rpc import jsonrpc
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
 
 SUCCEEDED: Final = "succeeded"
 FAILED: Final = "failed"
 REJECTED: Final = "rejected"
+CANCELLED: Final = "cancelled"
 
 _FIRST_ENTRIES: Final = 2  # of a history, and
 _LAST_ENTRIES: Final = 17
@@ -29,12 +31,14 @@ class Failure:
     type: str
     message: str
     traceback: str = ""
+    code: int = jsonrpc.SERVER_ERROR  # what a JSON-RPC response says
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """Describe an exception."""
         text = "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, shorten(_text(error)), shorten(text))
+        code = error.code if isinstance(error, CallError) else jsonrpc.SERVER_ERROR
+        return cls(type(error).__name__, shorten(_text(error)), shorten(text), code)
 
     def __str__(self) -> str:
         """Return the failure in one line."""
@@ -46,6 +50,22 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 -- its __str__ is plugin code
         return "<exception str() failed>"
+
+
+def encode_answer(value: Any, body: Any) -> tuple[str, bytes]:
+    """Return content type and bytes of what a handler returned for a body.
+
+    The answer to a JSON-RPC request is a response; b"" as JSON says that nothing is wanted.
+    Raises ResultUnwritable for a value that cannot be sent.
+    """
+    if not jsonrpc.is_request(body) and not isinstance(value, jsonrpc.Batch):
+        return encode_value(value)
+    try:
+        return JSON, jsonrpc.response(body, value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultUnwritable(
+            f"the result, a {type(value).__name__}, cannot be sent as JSON: {error}"
+        ) from None
 
 
 def encode_value(value: Any) -> tuple[str, bytes]:
@@ -69,11 +89,15 @@ def encode_value(value: Any) -> tuple[str, bytes]:
 def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
     """Return the body of a failure's result, as JSON; without the workitem where that is None.
 
-    A Ruote workitem comes back whole with `error` and `trace`, where Ruote's receiver looks for them.
+    A Ruote workitem comes back whole with `error` and `trace`, where Ruote's receiver looks for them. The
+    caller of a JSON-RPC request gets a response; b"" says that nothing is wanted.
     """
     body = _readable(workitem) if workitem else None
     if isinstance(body, dict) and ruote_type(body) is not None:
         return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
+    if jsonrpc.is_request(body) or jsonrpc.is_batch(body):
+        data = {"type": failure.type, "traceback": failure.traceback}
+        return jsonrpc.errors(body, failure.code, failure.message or failure.type, data)
     error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
     try:
         return _compact({"error": error, "workitem": body})

@@ -5,31 +5,36 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from taskqueue import plugins, processes
 from taskqueue.errors import (
+    BadArguments,
     ExitStatus,
+    InvalidRequest,
     PluginError,
     Reject,
     Retry,
     TaskqueueError,
+    UnknownTask,
     WorkitemUnreadable,
 )
 from taskqueue.pool import frames, privileges
 from taskqueue.pool.frames import Verdict
 from taskqueue.pool.limits import Limits
 from taskqueue.properties import Properties
-from taskqueue.results import Failure, encode_failure, encode_value
-from taskqueue.workitem import JSON, Workitem, decode_body, shorten
+from taskqueue.results import Failure, encode_answer, encode_failure
+from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
 
 _CHUNK: Final = 262_144  # bytes read from the consumer at a time
 _NO_DELAY: Final = -1.0  # the group's settings say
+_PROGRESS_DELAY: Final = 0.1  # seconds; who tells of progress more often is heard so often
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure
 
 
@@ -46,6 +51,9 @@ class BaseWorker:
 
     #: The workitem that is being handled: id, attempt, headers, properties.
     workitem: Workitem
+
+    #: The worker types that it serves, where that is not the one it is installed for.
+    services: tuple[frames.Service, ...] = ()
 
     #: The options of the plugin's section that are not taskqueue's own, as they are written.
     settings: Mapping[str, str] = MappingProxyType({})
@@ -66,6 +74,10 @@ class BaseWorker:
     def teardown(self) -> None:
         """Clean up, once, before the process ends in an orderly way."""
 
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Tell the caller, if there is one who listens, how far the work is: 0 is nothing, 1 is all."""
+        progress(fraction, text)
+
     def handle_task(self, body: Any) -> Any:
         """Do the work; return the result.
 
@@ -73,6 +85,45 @@ class BaseWorker:
         Returns what JSON can express, or str, or bytes; whatever is raised makes a failure.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define handle_task")
+
+
+class _Line:
+    """This process's end of the socket pair to its consumer; the handler's threads may use it, too."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._number: int | None = None  # of the task whose caller listens
+        self._told = 0.0  # monotonic
+
+    def send(self, frame: bytes) -> None:
+        with self._lock:
+            self._link.sendall(frame)
+
+    def begin(self, task: frames.Task) -> None:
+        asked = NOTIFY.encode() in task.properties  # what the header says exactly, the consumer looks at
+        self._number, self._told = task.number if asked else None, 0.0
+
+    def tell(self, fraction: float, text: str) -> None:
+        now, number = time.monotonic(), self._number
+        if number is not None and now - self._told >= _PROGRESS_DELAY:
+            self._told = now
+            with contextlib.suppress(ConnectionError):  # the consumer is dead, and we are next
+                self.send(frames.Progress(number, float(fraction), shorten(str(text), 1000)).encode())
+
+
+#: Who hears of progress in this process: where it is a worker, the line to its consumer.
+listeners: list[Callable[[float, str], None]] = []
+
+
+def progress(fraction: float, text: str = "") -> None:
+    """Tell the caller of the task that runs here how far it is: 0 is nothing, 1 is all.
+
+    Without effect where nobody listens, and in a function that was simply called. What comes more than ten
+    times a second is left out.
+    """
+    for tell in listeners:
+        tell(fraction, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +154,7 @@ def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
         return ExitStatus(error.status)
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
         _flush_output()
-        link.sendall(frames.ready())
+        link.sendall(frames.ready(worker.services))
         _serve(worker, spec, link)
     return _tear_down(worker)
 
@@ -153,17 +204,21 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
 
 def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
     """Read, perform, write, until the consumer closes its end or this process should be replaced."""
-    reader, me, performed = frames.FrameReader(), os.getpid(), 0
+    reader, me, performed, line = frames.FrameReader(), os.getpid(), 0, _Line(link)
+    listeners.append(line.tell)
+    limits = limits_of(worker, spec.limits)
     while data := link.recv(_CHUNK):
         for _, payload in reader.feed(data):
-            outcome = _perform(worker, spec, frames.Task.decode(payload))
+            task = frames.Task.decode(payload)
+            line.begin(task)
+            outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
             if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
                 os._exit(ExitStatus.OK)
             _flush_output()
-            link.sendall(outcome)
+            line.send(outcome)
             performed += 1
             if spec.limits.are_reached(performed):
-                link.sendall(frames.retiring())
+                line.send(frames.retiring())
                 while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
                     pass
                 return
@@ -176,17 +231,26 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _perform(worker: BaseWorker, spec: WorkerSpec, task: frames.Task) -> bytes:
+def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
+    """Return the limits of the worker types that have some of their own."""
+    return {
+        service.worker_type: replace(limits, timeout=service.timeout)
+        for service in worker.services
+        if service.timeout is not None
+    }
+
+
+def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
     """Run the handler on one workitem; whatever it does short of ending the process is an outcome."""
     started = time.time()
-    workitem = _workitem(spec, task)
+    workitem = _workitem(task)
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
         body = decode_body(workitem)
-        with spec.limits.on_workitem():
+        with limits.on_workitem():
             value = worker.handle_task(body)
-        kind, data = encode_value(value)
+        kind, data = encode_answer(value, body)
         return frames.Outcome(
             task.number, Verdict.SUCCEEDED, started, time.time(), _NO_DELAY, kind, "", data
         ).encode()
@@ -205,14 +269,14 @@ def _verdict(error: BaseException) -> tuple[Verdict, float]:
     match error:
         case Retry():
             return Verdict.RETRY, _NO_DELAY if error.delay is None else max(0.0, float(error.delay))
-        case Reject():
+        case Reject() | UnknownTask() | BadArguments() | InvalidRequest():
             return Verdict.REJECTED, _NO_DELAY
     return Verdict.FAILED, _NO_DELAY
 
 
-def _workitem(spec: WorkerSpec, task: frames.Task) -> Workitem:
+def _workitem(task: frames.Task) -> Workitem:
     properties = Properties.decode(task.properties)
-    return Workitem(properties.message_id or "", spec.worker_type, task.attempt, properties, task.body)
+    return Workitem(properties.message_id or "", task.worker_type, task.attempt, properties, task.body)
 
 
 def _check_accepted(worker: BaseWorker, workitem: Workitem) -> None:

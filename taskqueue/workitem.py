@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
 from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.rpc import jsonrpc
 
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
 WORKER_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
@@ -39,6 +40,7 @@ STARTED: Final = HEADER + "started"
 ENDED: Final = HEADER + "ended"
 POSSIBLY_DOUBLED: Final = HEADER + "possibly-doubled"
 LEASE: Final = HEADER + "lease"
+NOTIFY: Final = HEADER + "notify"
 REASON: Final = HEADER + "reason"
 QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"
@@ -116,9 +118,12 @@ def checked_type(name: object) -> str:
 
 
 def read_json(body: bytes) -> Route:
-    """Route a JSON object: the native form, a Ruote workitem, or a JSON-RPC 2.0 request."""
+    """Route a JSON object: the native form, a Ruote workitem, or a JSON-RPC 2.0 request or batch."""
     if len(body) > LARGEST_READ:
         raise Unroutable(f"no type property, and {len(body)} bytes of JSON; at most {LARGEST_READ} are read")
+    batch = _read_batch(body)
+    if batch is not None:
+        return batch
     members = _json_members(body)
     if "worker_type" in members and "workitem" in members:
         workitem = members["workitem"][1].encode("utf-8", "surrogatepass")
@@ -132,6 +137,17 @@ def read_json(body: bytes) -> Route:
         'the JSON object names no worker type: expected "worker_type" and "workitem", '
         '"fields.params.worker_type", or a JSON-RPC 2.0 request'
     )
+
+
+def _read_batch(body: bytes) -> Route | None:
+    """Route a batch by its first request: one worker performs all of it, and answers by one list."""
+    if body[:100].lstrip()[:1] != b"[":
+        return None
+    try:
+        batch = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return Route(checked_type(batch[0]["method"]), body) if jsonrpc.is_batch(batch) else None
 
 
 def read_text(body: bytes) -> Route:

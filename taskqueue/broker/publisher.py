@@ -103,6 +103,12 @@ class Publisher(Part):
         else:
             self._waiting.append(publication)
 
+    def withdraw(self, publication: Publication) -> None:
+        """Do not send a message that waits to be sent; without effect once it is on its way."""
+        if publication in self._waiting:
+            self._waiting.remove(publication)
+        self._refused.discard(publication)
+
     # --- sending ---
 
     def _send(self, publication: Publication) -> None:

@@ -58,12 +58,13 @@ class Session:
         name: str,
         *,
         on_trouble: Callable[[BrokerUnavailable | BrokerRefused], None],
+        longest_delay: float = _LONGEST_DELAY,
     ) -> None:
         """Prepare a session; `on_trouble` hears of every round over the hosts that failed.
 
         name -- what the broker's administrator sees the connection called
+        longest_delay -- seconds that at most pass between two rounds over the hosts
         """
-        wire.keep_properties_raw()
         self.amqp = amqp
         self.name = name
         self._loop = loop
@@ -71,6 +72,7 @@ class Session:
         self.is_blocked = False
         self.ever_up = False
         self._on_trouble = on_trouble
+        self._longest_delay = longest_delay
         self._parts: list[Part] = []
         self._is_open = False
         self._is_up = False
@@ -122,12 +124,19 @@ class Session:
             if self.is_up:
                 self._connection.close()
 
+    def abandon(self) -> None:
+        """Let go of the socket without a word: after a fork it is the parent's, who goes on using it."""
+        transport = getattr(self._connection, "_transport", None)
+        sock = getattr(transport, "_sock", None)
+        if sock is not None:
+            sock.close()
+
     def close(self, then: Callable[[], None]) -> None:
         """Close in order, or give up after CLOSE_TIMEOUT seconds; then call back."""
         if self._closing is not None:
             return
         self._closing = then
-        if not self.is_up:
+        if self._connection is None or self._connection.is_closed or self._connection.is_closing:
             self._closed()
             return
         self._loop.call_later(CLOSE_TIMEOUT, self._closed)
@@ -150,7 +159,7 @@ class Session:
             self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
             return
         self.valve = self._new_valve()
-        self._connection = pika.SelectConnection(
+        self._connection = wire.RawConnection(
             parameters,
             on_open_callback=self._loop.guard(self._opened),
             on_open_error_callback=self._loop.guard(self._open_failed),
@@ -188,8 +197,12 @@ class Session:
             part.session_up()
 
     def _open_failed(self, connection: Any, error: BaseException) -> None:
-        if connection is self._connection:
-            self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
+        if connection is not self._connection:
+            return
+        if self._closing is not None:
+            self._closed()
+            return
+        self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
         """Go on to the next host at once; when all have been tried, pause."""
@@ -204,7 +217,7 @@ class Session:
         self._loop.call_later(self._pause(), self._connect)
 
     def _pause(self) -> float:
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self._failures, 10))
+        longest = min(self._longest_delay, _FIRST_DELAY * 2 ** min(self._failures, 10))
         return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads clients, keeps no secret
 
     def _lost(self, _connection: Any, error: BaseException) -> None:

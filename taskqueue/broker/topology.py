@@ -19,6 +19,9 @@ FAILED: Final = "taskqueue_failed"
 WORKER_PREFIX: Final = "worker_"
 #: What the names of internal queues begin with: those that nobody else declares.
 INTERNAL_PREFIX: Final = "taskqueue_"
+REPLIES_PREFIX: Final = "replies_"
+#: The fanout exchange by which every consumer hears which workitems are not wanted any more.
+CANCEL: Final = "taskqueue_cancel"
 #: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
 DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 

@@ -4,22 +4,23 @@ pika's codec is not exact (floats, negative integers, integer widths, strings th
 a message that it cannot encode again would kill the process that relays it.
 """
 
-from typing import Any
+import struct
+from typing import Any, Final
 
-from pika import spec
+import pika
+from pika import exceptions, frame, spec
+
+_HEAD: Final = struct.Struct(">BHL")  # a frame's type, channel and size (AMQP 0-9-1, section 4.2.3)
+_CONTENT: Final = struct.Struct(">HHQ")  # class, weight and body size (section 4.2.6.1)
+_HEADER: Final = bytes((spec.FRAME_HEADER,))
 
 
 class RawProperties(spec.BasicProperties):  # type: ignore[misc]
-    """Properties that are decoded and encoded by doing nothing."""
+    """Properties that are encoded by doing nothing."""
 
     def __init__(self, raw: bytes = b"\0\0") -> None:
         """Take a property list as AMQP writes it."""
         self.raw = raw
-
-    def decode(self, encoded: bytes, offset: int = 0) -> "RawProperties":
-        """Keep the bytes; pika calls this for every content header."""
-        self.raw = encoded[offset:]
-        return self
 
     def encode(self) -> list[bytes]:
         """Return the bytes in the form that pika joins."""
@@ -30,7 +31,23 @@ class RawProperties(spec.BasicProperties):  # type: ignore[misc]
         return f"RawProperties({self.raw!r})"
 
 
-def keep_properties_raw() -> None:
-    """Make pika hand over RawProperties; for the whole process, which runs no other code with pika."""
-    properties: dict[int, Any] = spec.props
-    properties[spec.BasicProperties.INDEX] = RawProperties
+class RawConnection(pika.SelectConnection):  # type: ignore[misc]
+    """A connection that hands over RawProperties; others in this process go on as pika made them.
+
+    A client lives in its user's process, which may well use pika for something else.
+    """
+
+    def _read_frame(self) -> tuple[int, Any]:
+        """Return the first frame in the buffer and how many bytes it has; (0, None) while some is missing."""
+        data = self._frame_buffer
+        if data[:1] != _HEADER or len(data) < _HEAD.size:
+            return frame.decode_frame(data)  # type: ignore[no-any-return]
+        _, channel, size = _HEAD.unpack_from(data)
+        end = _HEAD.size + size + 1
+        if end > len(data):
+            return 0, None
+        if data[end - 1] != spec.FRAME_END or size < _CONTENT.size:
+            raise exceptions.InvalidFrameError("a content header that ends early")
+        body_size = _CONTENT.unpack_from(data, _HEAD.size)[2]
+        properties = RawProperties(bytes(data[_HEAD.size + _CONTENT.size : end - 1]))
+        return end, frame.Header(channel, body_size, properties)

@@ -34,7 +34,7 @@ def config(path: str | None, style: str) -> None:
 
     Exit status: 0 if nothing is wrong, 78 after a list of all faults.
     """
-    found = installed_plugins.installed()
+    found = tuple(plugin for plugin, _ in installed_plugins.listed())
     try:
         settings = configuration.load(path, [plugin.name for plugin in found], as_root=os.geteuid() == 0)
     except ConfigError as error:

@@ -3,23 +3,18 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from taskqueue import config
-from taskqueue.broker import private
+from taskqueue import address
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ConfigError
 
-SYSTEM_CONFIG: Final = "/etc/taskqueue/config.ini"
-VARIABLE: Final = "TASKQUEUE_AMQP"
-
-_NO_BROKER: Final = (
-    "no broker: expected --amqp, TASKQUEUE_AMQP, or url or host in section [amqp] of the configuration "
-    "file; or start one of your own with `taskqueue up`"
-)
+#: Other commands find these here, beside the options that they go with.
+VARIABLE, SYSTEM_CONFIG = address.VARIABLE, address.SYSTEM_CONFIG
+given_address, find_address = address.given_address, address.find_address
+file_address, private_address = address.file_address, address.private_address
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,7 +26,7 @@ def config_option(command: _F) -> _F:
         "--config",
         "path",
         metavar="FILE",
-        callback=lambda _context, _option, value: _config_path(value),
+        callback=lambda _context, _option, value: address.config_path(value),
         help=f"The configuration file; default {SYSTEM_CONFIG}, if that exists.",
     )(command)
 
@@ -56,36 +51,6 @@ def daemon_options(command: _F) -> _F:
     return amqp_option(config_option(command))
 
 
-def _config_path(value: str | None) -> str | None:
-    if value is not None:
-        return str(Path(value).absolute())
-    return SYSTEM_CONFIG if Path(SYSTEM_CONFIG).exists() else None
-
-
-def given_address(amqp: str | None) -> AmqpSettings | None:
-    """Return the address of --amqp or the environment, if either is there."""
-    url = amqp or os.environ.get(VARIABLE)
-    return AmqpSettings.from_url(url) if url else None
-
-
-def find_address(amqp: str | None, path: str | None) -> AmqpSettings:
-    """Return the broker's address; ConfigError where nobody says it."""
-    return given_address(amqp) or file_address(path) or private_address()
-
-
-def file_address(path: str | None) -> AmqpSettings | None:
-    """Return the address that a configuration file names, if it does."""
-    return config.load(path, (), as_root=False).amqp
-
-
-def private_address() -> AmqpSettings:
-    """Return the address of the private broker that is running; ConfigError if none is."""
-    url = private.running()
-    if url is None:
-        raise ConfigError([_NO_BROKER])
-    return AmqpSettings.from_url(url)
-
-
 # --- addresses that are handed on to other processes, and seen by nobody ---
 
 
@@ -108,7 +73,7 @@ def reader(descriptor: int | None, path: str | None) -> Callable[[], AmqpSetting
     def read() -> AmqpSettings:
         found = stored(descriptor) if descriptor is not None else file_address(path)
         if found is None:
-            raise ConfigError([_NO_BROKER])
+            raise ConfigError([address.NO_BROKER])
         return found
 
     return read

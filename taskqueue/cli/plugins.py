@@ -22,14 +22,14 @@ _TRY: Final = "import sys; from taskqueue.plugins import load; load(sys.argv[1],
 @click.command(short_help="List the installed plugins and try to import them.")
 @tables.format_option
 def plugins(style: str) -> None:
-    """List the worker plugins that are installed here, and whether they can be imported.
+    """List the worker plugins and modules of tasks that are installed here, and whether they can be imported.
 
     Each is imported in a process of its own; for root, as the user whom workers run as by default.
 
     Exit status: 0 if all can be imported, 1 if not.
     """
-    found = installed_plugins.installed()
-    errors = {plugin: _try_import(plugin) for plugin in found}
+    found = installed_plugins.listed()
+    errors = {plugin: _try_import(plugin, group) for plugin, group in found}
     if style == "json":
         tables.show_json(
             [
@@ -45,15 +45,16 @@ def plugins(style: str) -> None:
         tables.show_table("Plugins", (*tables.PLUGIN_COLUMNS, "importable"), rows)
     else:
         click.echo(
-            f"No plugin is installed: no distribution has an entry point under {installed_plugins.WORKERS}."
+            "No plugin is installed: no distribution has an entry point under "
+            f"{installed_plugins.WORKERS} or {installed_plugins.TASKS}."
         )
     sys.exit(ExitStatus.FAILED if any(errors.values()) else ExitStatus.OK)
 
 
-def _try_import(plugin: Plugin) -> str | None:
+def _try_import(plugin: Plugin, group: str) -> str | None:
     """Return why the plugin cannot be imported, or None if it can."""
     user = PoolSettings().worker_user if os.geteuid() == 0 else None
-    command = [sys.executable, "-P", "-c", _TRY, plugin.name, installed_plugins.WORKERS]
+    command = [sys.executable, "-P", "-c", _TRY, plugin.name, group]
     try:
         done = subprocess.run(
             command,

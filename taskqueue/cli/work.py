@@ -1,23 +1,26 @@
 """`taskqueue work`."""
 
 import os
+import sys
 from dataclasses import replace
 from functools import partial
 
 import click
 
-from taskqueue import config
+from taskqueue import config, processes
 from taskqueue.cli import daemons, jobs, options
 from taskqueue.config import GroupSettings
+from taskqueue.errors import ExitStatus, TargetError, TaskqueueError
 from taskqueue.feed.chunk_worker import PLUGIN, Orders
 from taskqueue.feed.target import HANDLE_JOB, Target, receipts_queue, worker_type
 from taskqueue.pool.group import Blueprint
 from taskqueue.pool.supervisor import Plan, Supervisor
+from taskqueue.rpc.task_worker import load_tasks, plugin_for
 
 _DEPTH = 2  # chunks that a worker is given ahead: it need not wait for the next one
 
 
-@click.command(short_help="Run workers for the jobs that `taskqueue feed` feeds.")
+@click.command(short_help="Run workers for the tasks or jobs of a module.")
 @click.argument("target")
 @click.option(
     "-n",
@@ -46,11 +49,12 @@ def work(
     amqp: str | None,
     amqp_fd: int | None,
 ) -> None:
-    """Run workers that perform the jobs which `taskqueue feed` feeds, here and on any number of hosts.
+    """Run workers for a module's tasks, or for the jobs which `taskqueue feed` feeds; on any number of hosts.
 
-    TARGET is MODULE, FILE.py, MODULE:FUNCTION or FILE.py:FUNCTION; without FUNCTION handle_job is meant. It
-    is called with each job, and must be idempotent: a job may come twice. The workers run as whoever starts
-    them.
+    TARGET is MODULE, FILE.py, MODULE:FUNCTION or FILE.py:FUNCTION. The functions with @task in it, or for a
+    package in its modules, are served, unless FUNCTION is named or there are none: then FUNCTION, by default
+    handle_job, is called with each job. Both must be idempotent: what a worker died of comes twice. The
+    workers run as whoever starts them.
 
     SIGTERM and Ctrl-C let running chunks finish; a second one ends at once.
     """
@@ -63,12 +67,17 @@ def work(
     descriptor = options.hide_address(amqp, amqp_fd, arguments)
     parsed = Target.parse(target, HANDLE_JOB)
     key = jobs.find_key(key_file, pickle=pickle)
-    jobs.check(parsed)
-    orders = Orders(target, os.getcwd(), str(threads), key.hex() if key else "")  # noqa: PTH109 -- as it is
-    group = _group(worker_type(type_ or parsed.module), workers or os.cpu_count() or 1, orders)
-    supervisor = Supervisor(
-        partial(_plan, path, log_level.lower(), group), descriptor, options.reader(descriptor, path)
-    )
+    number = workers or os.cpu_count() or 1
+    if ":" not in target and _has_tasks(parsed):
+        if type_ or pickle or threads > 1:
+            raise click.UsageError("--type, --pickle and --threads are for jobs; there are tasks in TARGET.")
+        blueprint = Blueprint(GroupSettings(parsed.module, parsed.module, number), plugin_for(target), None)
+    else:
+        jobs.check(parsed)
+        orders = Orders(target, os.getcwd(), str(threads), key.hex() if key else "")  # noqa: PTH109 -- as it is
+        blueprint = Blueprint(_group(worker_type(type_ or parsed.module), number, orders), PLUGIN, None)
+    plan = partial(_plan, path, log_level.lower(), blueprint)
+    supervisor = Supervisor(plan, descriptor, options.reader(descriptor, path))
     if descriptor is None and not supervisor.plan.has_broker:
         options.begin_anew(arguments, options.private_address())
     daemons.run(supervisor, supervisor.plan.logging, stay=True, pidfile=None, amqp_fd=descriptor)
@@ -87,12 +96,37 @@ def _group(type_: str, workers: int, orders: Orders) -> GroupSettings:
     )
 
 
-def _plan(path: str | None, level: str, group: GroupSettings) -> Plan:
+def _has_tasks(target: Target) -> bool:
+    """Tell whether a module has tasks; it is loaded in a process that ends at once."""
+    reader, writer = os.pipe()
+
+    def look() -> int:
+        try:
+            os.write(writer, b"tasks" if load_tasks(target.load_module()) else b"none")
+        except TaskqueueError as error:
+            sys.stderr.write(f"taskqueue: {error}\n")
+            return error.status
+        except Exception as error:  # noqa: BLE001 -- the user's code may raise anything
+            sys.stderr.write(f"taskqueue: target {target}: {type(error).__name__}: {error}\n")
+            return TargetError.status
+        return ExitStatus.OK
+
+    pid = processes.fork(look)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        found = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if status:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    return found == b"tasks"
+
+
+def _plan(path: str | None, level: str, blueprint: Blueprint) -> Plan:
     settings = config.load(path, (), as_root=False)
     return Plan(
         settings.workerpool,
         replace(settings.logging, level=level),
-        (Blueprint(group, PLUGIN, None),),
+        (blueprint,),
         settings.warnings,
         settings.amqp is not None,
         as_root=False,

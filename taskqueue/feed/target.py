@@ -57,19 +57,22 @@ class Target:
 
     def load(self) -> Callable[..., Any]:
         """Import the module and return the function; TargetError, with its cause, where that fails."""
-        if self.directory not in sys.path:
-            sys.path.insert(0, self.directory)
-        try:
-            module = self._import()
-        except TargetError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise TargetError(f"target {self}: {type(error).__name__}: {error}") from error
-        function = getattr(module, self.function, None)
+        function = getattr(self.load_module(), self.function, None)
         if not callable(function):
             found = "it is not there" if function is None else f"found a {type(function).__name__}"
             raise TargetError(f"target {self}: expected a function {self.function!r}, {found}")
         return function  # type: ignore[no-any-return]
+
+    def load_module(self) -> ModuleType:
+        """Import the module and return it; TargetError, with its cause, where that fails."""
+        if self.directory not in sys.path:
+            sys.path.insert(0, self.directory)
+        try:
+            return self._import()
+        except TargetError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TargetError(f"target {self}: {type(error).__name__}: {error}") from error
 
     def _import(self) -> ModuleType:
         if self.path is None:

@@ -9,6 +9,7 @@ from taskqueue import workitem as words
 from taskqueue.broker.lease import Lease
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.subscription import Delivery
+from taskqueue.config import GroupSettings
 from taskqueue.properties import MalformedProperties, Properties
 from taskqueue.workitem import Workitem
 
@@ -18,7 +19,7 @@ class Assignment:
     """One delivered workitem; it is acknowledged when all that it came to is confirmed."""
 
     number: int
-    worker_type: str
+    group: GroupSettings  # what holds for workitems of this worker type
     delivery: Delivery  # the newest one: after a lost connection the broker delivers again
     properties: Properties
     unpublished: list[Publication] = field(default_factory=list)  # what must be confirmed yet
@@ -26,11 +27,17 @@ class Assignment:
     delivered: float = field(default_factory=time.monotonic)  # when the newest delivery came
     lease: Lease | None = None
     possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
+    is_cancelled: bool = False  # whether its caller wants no run of it any more
 
     @property
     def id(self) -> str:
         """The workitem's id."""
         return self.properties.message_id or ""
+
+    @property
+    def worker_type(self) -> str:
+        """The worker type whose queue it came from."""
+        return self.group.worker_type
 
     @property
     def body(self) -> bytes:

@@ -10,7 +10,7 @@ from taskqueue.logs import Log
 from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.control import Message
-from taskqueue.pool.frames import Outcome
+from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
 
 _DEATH_TIMEOUT: Final = 5.0  # seconds that a worker may live on after it closed its socket
@@ -26,7 +26,9 @@ class Crew:
         log: Log,
         group: GroupSettings,
         *,
-        on_ready: Callable[[], None],
+        on_ready: Callable[[tuple[Service, ...]], None],
+        on_begin: Callable[[WorkerLink, Assignment], None],
+        on_progress: Callable[[Assignment, Progress], None],
         on_outcome: Callable[[WorkerLink, Assignment, Outcome], None],
     ) -> None:
         """Begin without workers.
@@ -36,7 +38,9 @@ class Crew:
             supervisor: this process's end of the pair to whoever can kill them.
             log: where their faults go, and what they print.
             group: what they may write into the log, and how long a workitem may take them.
-            on_ready: another worker can take work.
+            on_ready: another worker can take work, of the worker types that it names.
+            on_begin: a worker begins with an assignment.
+            on_progress: takes what a worker says about an assignment it is at.
             on_outcome: takes what a worker says became of an assignment.
         """
         self._loop = loop
@@ -44,6 +48,7 @@ class Crew:
         self._log = log
         self._group = group
         self._on_ready = on_ready
+        self._on_begin, self._on_progress = on_begin, on_progress
         self._on_outcome = on_outcome
         self._links: dict[int, WorkerLink] = {}  # by the worker's pid
 
@@ -56,16 +61,18 @@ class Crew:
             message.files,
             self._log,
             self._group,
-            on_ready=lambda: self._begun(pid),
+            on_ready=lambda services: self._begun(pid, services),
+            on_begin=self._on_begin,
+            on_progress=self._on_progress,
             on_outcome=self._on_outcome,
             on_retiring=lambda: self._retires(pid),
             on_hang_up=self._hung_up,
             on_fault=self._fault,
         )
 
-    def _begun(self, pid: int) -> None:
+    def _begun(self, pid: int, services: tuple[Service, ...]) -> None:
         control.send(self._supervisor, "begun", pid=pid)
-        self._on_ready()
+        self._on_ready(services)
 
     def _retires(self, pid: int) -> None:
         control.send(self._supervisor, "retires", pid=pid)
@@ -76,6 +83,16 @@ class Crew:
         if link is not None:
             link.close()
         return link
+
+    def dismiss(self, assignment: Assignment) -> bool:
+        """Have the worker killed that performs an assignment now; tell whether there is one."""
+        for pid, link in self._links.items():
+            if link.tasks and link.tasks[0] is assignment:
+                if not link.is_dismissed:
+                    link.dismiss()
+                    control.send(self._supervisor, "dismiss", pid=pid)
+                return True
+        return False
 
     @property
     def has_ready(self) -> bool:

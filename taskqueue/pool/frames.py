@@ -4,11 +4,15 @@ A frame is its kind (1 byte), its length (4 bytes, big-endian) and as many bytes
 pass as the bytes they are; the consumer parses nothing in them.
 """
 
+import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
+
+from taskqueue.errors import Unroutable
+from taskqueue.workitem import checked_type
 
 #: The longest frame that is believed; RabbitMQ takes messages of up to 128 MiB.
 LONGEST_FRAME: Final = 160 * 1024 * 1024
@@ -17,8 +21,9 @@ LONGEST_FRAME: Final = 160 * 1024 * 1024
 LARGEST_BODY: Final = LONGEST_FRAME - 1024 * 1024
 
 _HEAD: Final = struct.Struct(">BI")
-_TASK: Final = struct.Struct(">QII")
+_TASK: Final = struct.Struct(">QIIB")
 _OUTCOME: Final = struct.Struct(">QBdddBI")
+_PROGRESS: Final = struct.Struct(">Qd")
 
 
 class Kind(IntEnum):
@@ -28,6 +33,7 @@ class Kind(IntEnum):
     TASK = 2  # consumer: perform this workitem
     OUTCOME = 3  # worker: this is what became of it
     RETIRING = 4  # worker: I have done or grown enough, and end; give what I have not begun to others
+    PROGRESS = 5  # worker: so far I am with this workitem
 
 
 class Verdict(IntEnum):
@@ -44,21 +50,33 @@ class FrameError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A worker type that a worker serves, and what holds for it instead of the group's settings."""
+
+    worker_type: str
+    timeout: float | None = None  # seconds; None: the group's
+    retries: int | None = None  # None: the group's
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A workitem on its way to a worker."""
 
     number: int  # counts the consumer's tasks; the outcome names it
     attempt: int
+    worker_type: str
     properties: bytes
     body: bytes
 
     def encode(self) -> bytes:
         """Return the whole frame."""
-        head = _TASK.pack(self.number, self.attempt, len(self.properties))
+        name = self.worker_type.encode()
+        head = _TASK.pack(self.number, self.attempt, len(self.properties), len(name))
         return b"".join(
             (
-                _head(Kind.TASK, len(head) + len(self.properties) + len(self.body)),
+                _head(Kind.TASK, len(head) + len(name) + len(self.properties) + len(self.body)),
                 head,
+                name,
                 self.properties,
                 self.body,
             )
@@ -69,11 +87,13 @@ class Task:
         """Read the payload of a TASK frame; FrameError where it is none."""
         if len(payload) < _TASK.size:
             raise FrameError("a task that ends early")
-        number, attempt, size = _TASK.unpack_from(payload)
-        start = _TASK.size + size
-        if start > len(payload):
+        number, attempt, size, name_size = _TASK.unpack_from(payload)
+        start = _TASK.size + name_size
+        end = start + size
+        if end > len(payload):
             raise FrameError("a task that ends early")
-        return cls(number, attempt, payload[_TASK.size : start], payload[start:])
+        name = payload[_TASK.size : start].decode("utf-8", "replace")
+        return cls(number, attempt, name, payload[start:end], payload[end:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +134,53 @@ class Outcome:
         return cls(number, ending, started, ended, delay, kind, error, payload[error_end:])
 
 
-def ready() -> bytes:
-    """Return a READY frame."""
-    return _head(Kind.READY, 0)
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a worker is with a workitem, as it tells it."""
+
+    number: int
+    fraction: float  # 0 to 1
+    text: str
+
+    def encode(self) -> bytes:
+        """Return the whole frame."""
+        text = self.text.encode("utf-8", "replace")
+        return (
+            _head(Kind.PROGRESS, _PROGRESS.size + len(text))
+            + _PROGRESS.pack(self.number, self.fraction)
+            + text
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Progress":
+        """Read the payload of a PROGRESS frame; FrameError where it is none."""
+        if len(payload) < _PROGRESS.size:
+            raise FrameError("progress that ends early")
+        number, fraction = _PROGRESS.unpack_from(payload)
+        return cls(number, fraction, payload[_PROGRESS.size :].decode("utf-8", "replace"))
+
+
+def ready(services: Iterable[Service] = ()) -> bytes:
+    """Return a READY frame; without services the worker serves the worker type of its group."""
+    listed = [(service.worker_type, service.timeout, service.retries) for service in services]
+    payload = json.dumps(listed).encode() if listed else b""
+    return _head(Kind.READY, len(payload)) + payload
+
+
+def services_of(payload: bytes) -> tuple[Service, ...]:
+    """Read the payload of a READY frame; FrameError where it is none."""
+    try:
+        return tuple(_service(*entry) for entry in json.loads(payload or b"[]"))
+    except (ValueError, TypeError, RecursionError, Unroutable) as error:
+        raise FrameError(f"services that cannot be read: {error}") from None
+
+
+def _service(worker_type: Any, timeout: Any, retries: Any) -> Service:
+    return Service(
+        checked_type(worker_type),
+        None if timeout is None else max(0.0, float(timeout)),
+        None if retries is None else max(0, int(retries)),
+    )
 
 
 def retiring() -> bytes:

@@ -126,7 +126,8 @@ class Group:
                     self.failure = message.content["reason"]
                 elif message.word in ("begun", "retires"):
                     self._note(message.word, message.content["pid"])
-                elif message.word == "kill" and message.content["pid"] in self.pids:
+                elif message.word in ("kill", "dismiss") and message.content["pid"] in self.pids:
+                    self._note(message.word, message.content["pid"])
                     processes.kill_group(message.content["pid"])
         except EOFError:
             self._drop_control()
@@ -134,8 +135,9 @@ class Group:
     def _note(self, word: str, pid: int) -> None:
         for slot in self.workers:
             if slot.pid == pid:
-                slot.has_begun = True
-                slot.is_retiring = word == "retires"
+                slot.has_begun |= word in ("begun", "retires")
+                slot.is_retiring |= word == "retires"
+                slot.is_dismissed |= word == "dismiss"
 
     # --- the end of a process ---
 
@@ -169,7 +171,8 @@ class Group:
         # Status 0 unasked is a plugin's os._exit(0): expected, it would be started again without delay.
         self.hear()  # it may have said that it retires
         retires = slot.is_retiring and end.code == ExitStatus.OK
-        expected = not self.consumer.pid or retires or (self.is_leaving and end.code == ExitStatus.OK)
+        expected = retires or slot.is_dismissed or not self.consumer.pid
+        expected |= self.is_leaving and end.code == ExitStatus.OK
         delay = slot.vacate(expected=expected)
         self._tell_consumer("died", pid=end.pid, cause=end.cause, peak_memory=end.peak_memory)
         if not expected:

@@ -3,21 +3,22 @@
 import time
 
 from taskqueue import results
-from taskqueue.config import GroupSettings
+from taskqueue.errors import CallCancelled
 from taskqueue.logs import Log
 from taskqueue.pool import retries
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import Outcome, Verdict
+from taskqueue.pool.notices import Notices
 from taskqueue.pool.settlement import Settlement
 
 
 class Judge:
     """Decides by the group's settings, says so in the log, and has it settled."""
 
-    def __init__(self, group: GroupSettings, settlement: Settlement, log: Log) -> None:
-        """Judge the assignments of one group."""
-        self._group = group
+    def __init__(self, settlement: Settlement, notices: Notices, log: Log) -> None:
+        """Have assignments settled, and callers told of it."""
         self._settlement = settlement
+        self._notices = notices
         self._log = log
 
     def performed(self, assignment: Assignment, worker: str, outcome: Outcome) -> None:
@@ -26,25 +27,30 @@ class Judge:
         run = assignment.run(worker, outcome.started, outcome.ended)
         if outcome.verdict is Verdict.SUCCEEDED:
             log.debug("succeeded")
+            self._notices.finished(assignment, results.SUCCEEDED)
             self._settlement.succeed(assignment, run, outcome)
             return
-        delay = retries.retry_delay(self._group, assignment, outcome)
+        delay = retries.retry_delay(assignment.group, assignment, outcome)
         if delay is not None:
             log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)
+            self._notices.retrying(assignment, delay, outcome.error)
             self._settlement.run_later(assignment, run, outcome.error, delay)
         elif outcome.verdict is Verdict.REJECTED:
             log.warning("rejected: %s", outcome.error)
+            self._notices.finished(assignment, results.REJECTED)
             self._settlement.reject_with(assignment, run, outcome)
         else:
             log.warning("failed: %s", outcome.error)
+            self._notices.finished(assignment, results.FAILED)
             self._settlement.fail_with(assignment, run, outcome)
 
     def crashed(self, assignment: Assignment, worker: str, since: float, crash: Crash) -> None:
         """Charge the death of a worker, which began at `since`, in seconds since 1970, to its workitem."""
         log = self._log.bind(workitem=assignment.id, worker=worker)
         crashes, run = assignment.crashes + 1, assignment.run(worker, since, time.time())
-        if crashes < self._group.max_crashes:
-            delay = retries.crash_delay(self._group, crashes)
+        if crashes < assignment.group.max_crashes:
+            delay = retries.crash_delay(assignment.group, crashes)
+            self._notices.retrying(assignment, delay, crash.text)
             log.warning(
                 "its worker crashed (%s); crash %d, it runs again in %g s", crash.text, crashes, delay
             )
@@ -52,13 +58,22 @@ class Judge:
             return
         log.error("failed: its worker crashed (%s); crash %d, it is given up", crash.text, crashes)
         failure = results.Failure("WorkerCrashed", f"{crash.text}; {crashes} crashes in all")
+        self._notices.finished(assignment, results.FAILED)
         self._settlement.crash(assignment, run, crash, failure)
 
     def give_up(self, assignment: Assignment, error: str, reason: str) -> None:
         """Fail a workitem that no worker is to begin."""
         now, failure = time.time(), results.Failure(error, reason)
         self._log.warning("failed: %s", failure, workitem=assignment.id)
+        self._notices.finished(assignment, results.FAILED)
         self._settlement.fail(assignment, assignment.run("", now, now), failure)
+
+    def cancelled(self, assignment: Assignment, worker: str = "") -> None:
+        """End a workitem that its caller wants no more, which had no run or none to its end."""
+        now, failure = time.time(), results.Failure.of(CallCancelled("its caller has cancelled it"))
+        self._log.info("cancelled", workitem=assignment.id)
+        self._notices.finished(assignment, results.CANCELLED)
+        self._settlement.cancel(assignment, assignment.run(worker, now, now), failure)
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Put aside what is no workitem."""

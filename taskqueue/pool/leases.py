@@ -11,11 +11,11 @@ from taskqueue.broker.lease import Lease
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
 from taskqueue.broker.session import Session
-from taskqueue.broker.subscription import Subscription
 from taskqueue.broker.topology import Provider, lease_queue
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.intake import Intake
 from taskqueue.pool.ledger import Ledger
 
 _RENEWALS: Final = 3  # in a lease's time to live
@@ -38,7 +38,7 @@ class Leases:
         consuming: Session,
         publisher: Publisher,
         *,
-        subscription: Subscription,
+        intake: Intake,
         ledger: Ledger,
         group: GroupSettings,
         on_old: Callable[[Assignment], None],
@@ -53,7 +53,7 @@ class Leases:
         self._consuming = consuming
         self._publisher = publisher
         self._provider = Provider(loop, publishing)
-        self._subscription = subscription
+        self._intake = intake
         self._ledger = ledger
         self._group = group
         self._on_old, self._on_released = on_old, on_released
@@ -80,14 +80,14 @@ class Leases:
             body=assignment.body,
         )
         assignment.lease = lease
-        self._subscription.withhold(assignment.delivery)
+        self._intake.withhold(assignment)
         self._log.info("takes long: it is leased", workitem=assignment.id)
         lease.renew(lambda: self._taken(assignment))
 
     def _taken(self, assignment: Assignment) -> None:
         if assignment.lease is not None and assignment.lease.is_held:
-            self._subscription.settle(assignment.delivery)
-            self._subscription.flush()
+            self._intake.settle(assignment)
+            self._intake.flush()
             assignment.delivery.epoch = -1  # there is nothing to acknowledge any more
 
     def before_end(self, assignment: Assignment, then: Callable[[], None]) -> None:
@@ -115,7 +115,7 @@ class Leases:
         if lease is not None:
             self._releasing += 1
             lease.release(self._released)
-            self._subscription.restore()
+            self._intake.restore(assignment)
 
     def _released(self) -> None:
         self._releasing -= 1
@@ -126,7 +126,7 @@ class Leases:
         lease, assignment.lease = assignment.lease, None
         if lease is not None:
             lease.abandon()
-            self._subscription.restore()
+            self._intake.restore(assignment)
 
     def publisher_ready(self) -> None:
         """Go on with renewals after the publisher's connection was lost."""
@@ -146,7 +146,7 @@ class Leases:
     @property
     def _after(self) -> float:
         """Seconds after which a delivery needs a lease; fewer where the broker has shown less patience."""
-        patience = self._subscription.ack_timeout
+        patience = self._intake.ack_timeout
         return self._group.lease_after if patience is None else min(self._group.lease_after, patience / 2)
 
     @property
@@ -161,9 +161,7 @@ class Leases:
         for assignment in tuple(self._ledger):
             lease = assignment.lease
             if lease is None:
-                if now - assignment.delivered >= self._after and self._subscription.is_current(
-                    assignment.delivery
-                ):
+                if now - assignment.delivered >= self._after and self._intake.is_current(assignment):
                     self._on_old(assignment)
             elif lease.is_held and not lease.is_renewing and now - lease.renewed >= self._renewal_delay:
                 lease.renew(partial(self._renewed, assignment))

@@ -6,6 +6,7 @@ from typing import Final
 
 from taskqueue import workitem as words
 from taskqueue.broker.subscription import Delivery
+from taskqueue.config import GroupSettings
 from taskqueue.pool.assignment import Assignment, header_of
 from taskqueue.properties import Properties
 
@@ -21,9 +22,8 @@ class Ledger:
     consumer. What we are still working on is adopted: it gets the new delivery and does not run twice.
     """
 
-    def __init__(self, worker_type: str, is_current: Callable[[Assignment], bool]) -> None:
+    def __init__(self, is_current: Callable[[Assignment], bool]) -> None:
         """Begin with nothing in hand; `is_current` tells whether the broker counts on us for one."""
-        self._worker_type = worker_type
         self._is_current = is_current
         self._count = 0
         self._open: dict[int, Assignment] = {}
@@ -36,12 +36,19 @@ class Ledger:
     def __iter__(self) -> Iterator[Assignment]:
         return iter(self._open.values())
 
-    def enter(self, delivery: Delivery, properties: Properties) -> Assignment:
-        """Open an assignment for a delivery; give the workitem an id if it has none."""
+    def find(self, workitem: str) -> Assignment | None:
+        """Return the open assignment of a workitem, if there is one."""
+        return self._by_id.get(workitem)
+
+    def enter(self, group: GroupSettings, delivery: Delivery, properties: Properties) -> Assignment:
+        """Open an assignment for a delivery; give the workitem an id if it has none.
+
+        group -- what holds for workitems of the worker type whose queue it came from
+        """
         if not properties.message_id:
             properties = properties.replace(message_id=words.new_id())
         self._count += 1
-        assignment = Assignment(self._count, self._worker_type, delivery, properties)
+        assignment = Assignment(self._count, group, delivery, properties)
         self._open[assignment.number] = self._by_id[assignment.id] = assignment
         return assignment
 

@@ -47,8 +47,6 @@ class Limits:
         if self.memory_limit:
             size = self.memory_limit * _MIB
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        if self.timeout:
-            signal.signal(signal.SIGALRM, _time_is_up)
 
     @contextmanager
     def on_workitem(self) -> Iterator[None]:
@@ -60,6 +58,7 @@ class Limits:
             soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
         if self.timeout:
+            signal.signal(signal.SIGALRM, _time_is_up)
             signal.setitimer(signal.ITIMER_REAL, self.timeout)
         try:
             yield

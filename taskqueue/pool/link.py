@@ -12,10 +12,11 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment
-from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task
+from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Progress, Service, Task, services_of
 from taskqueue.pool.output import OutputPump
 
 _CHUNK: Final = 262_144  # bytes read from a worker at a time
+_PROGRESS_DELAY: Final = 0.05  # seconds; a worker that tells of its progress more often is not heeded
 _TELL_DELAY: Final = 1.0  # seconds after lines were dropped until the log says how many
 
 
@@ -30,7 +31,9 @@ class WorkerLink:
         log: Log,
         group: GroupSettings,
         *,
-        on_ready: Callable[[], None],
+        on_ready: Callable[[tuple[Service, ...]], None],
+        on_begin: Callable[["WorkerLink", Assignment], None],
+        on_progress: Callable[[Assignment, Progress], None],
         on_outcome: Callable[["WorkerLink", Assignment, Outcome], None],
         on_retiring: Callable[[], None],
         on_hang_up: Callable[["WorkerLink"], None],
@@ -39,6 +42,8 @@ class WorkerLink:
         """Take over the worker's socket and the reading end of its output.
 
         log -- takes the lines of that output
+        on_ready -- the worker can take work, of the worker types that it names
+        on_begin -- the worker begins with a workitem
         on_retiring -- the worker has done enough and is about to end
         on_hang_up -- the worker closed its socket; it should be about to end
         on_fault -- the worker said what no worker says; it must be killed
@@ -48,8 +53,9 @@ class WorkerLink:
         self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
         self.since = 0.0  # when the first of them was begun, in seconds since 1970
         self.sentence = ""  # why the worker must be killed, if it must
-        self._patience = group.timeout + group.timeout_grace if group.timeout else 0.0
+        self.is_dismissed = False  # whether it is to be killed for no fault of what it performs
         self._timer: object | None = None
+        self._heeded = 0.0  # monotonic; when it last told of its progress
         self._is_retiring = False
         self._loop = loop
         self._socket = socket.socket(fileno=files[0])
@@ -61,6 +67,7 @@ class WorkerLink:
         self._is_watched = True
         self._is_telling = False
         self._on_ready, self._on_outcome, self._on_retiring = on_ready, on_outcome, on_retiring
+        self._on_begin, self._on_progress = on_begin, on_progress
         self._on_hang_up, self._on_fault = on_hang_up, on_fault
         self._log = log.bind(worker=name)
         loop.watch(self._socket, self._readable)
@@ -68,7 +75,10 @@ class WorkerLink:
 
     def give(self, assignment: Assignment) -> bool:
         """Send a workitem to the worker, which performs one after the other; False if it died before."""
-        task = Task(assignment.number, assignment.attempt, assignment.properties.encode(), assignment.body)
+        properties = assignment.properties.encode()
+        task = Task(
+            assignment.number, assignment.attempt, assignment.worker_type, properties, assignment.body
+        )
         if not self._send(task.encode()):
             self.is_ready = False
             return False
@@ -81,18 +91,27 @@ class WorkerLink:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
         self.since = time.time()
         self._stop_timer()
-        if self._patience and self.tasks:
-            self._timer = self._loop.call_later(self._patience, self._overdue)
+        if not self.tasks:
+            return
+        group = self.tasks[0].group
+        if group.timeout:
+            patience = group.timeout + group.timeout_grace
+            self._timer = self._loop.call_later(patience, lambda: self._overdue(patience))
+        self._on_begin(self, self.tasks[0])
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._loop.cancel(self._timer)
             self._timer = None
 
-    def _overdue(self) -> None:
+    def _overdue(self, patience: float) -> None:
         self._timer = None
-        self.sentence = f"it ran longer than its timeout and grace, {self._patience:g} s together"
+        self.sentence = f"it ran longer than its timeout and grace, {patience:g} s together"
         self._on_fault(self, self.sentence)
+
+    def dismiss(self) -> None:
+        """Give the worker nothing more: it is about to be killed, and nothing is charged with that."""
+        self.is_ready, self.is_dismissed = False, True
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: it cleans up and ends."""
@@ -177,8 +196,9 @@ class WorkerLink:
 
     def _take(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.READY and not self.is_ready:
+            services = services_of(payload)
             self.is_ready = True
-            self._on_ready()
+            self._on_ready(services)
         elif kind is Kind.OUTCOME:
             outcome = Outcome.decode(payload)
             if not self.tasks or self.tasks[0].number != outcome.number:
@@ -189,6 +209,8 @@ class WorkerLink:
             assignment = self.tasks.popleft()
             self._begin()
             self._on_outcome(self, assignment, outcome)
+        elif kind is Kind.PROGRESS:
+            self._take_progress(Progress.decode(payload))
         elif kind is Kind.RETIRING:
             self._is_retiring = True
             self._stop_timer()
@@ -196,6 +218,13 @@ class WorkerLink:
             self.hang_up()  # it waits for that: who ends before the supervisor knows why has died
         else:
             raise FrameError(f"a frame {kind.name} out of place")
+
+    def _take_progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        is_its_own = bool(self.tasks) and self.tasks[0].number == progress.number
+        if is_its_own and now - self._heeded >= _PROGRESS_DELAY:
+            self._heeded = now
+            self._on_progress(self.tasks[0], progress)
 
     def _unwatch(self) -> None:
         if self._is_watched:

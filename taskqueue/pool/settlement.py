@@ -9,7 +9,6 @@ from taskqueue import workitem as words
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Session
 from taskqueue.broker.topology import (
     DIRECT_REPLY,
     FAILED,
@@ -25,6 +24,7 @@ from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import Outcome
 from taskqueue.properties import Properties
+from taskqueue.results import CANCELLED as STATUS_CANCELLED
 from taskqueue.results import FAILED as STATUS_FAILED
 from taskqueue.results import REJECTED as STATUS_REJECTED
 from taskqueue.results import SUCCEEDED, Failure, Run
@@ -40,17 +40,18 @@ class Settlement:
     def __init__(
         self,
         loop: EventLoop,
-        session: Session,
         publisher: Publisher,
+        provider: Provider,
+        delays: Delays,
         group: GroupSettings,
         *,
         on_settled: Callable[[Assignment], None],
     ) -> None:
         """Publish for one group; `on_settled` hears of each assignment whose delivery may be acknowledged."""
         self._loop = loop
-        self._provider = Provider(loop, session)
-        self._delays = Delays(loop, session, publisher, self._provider)
         self._publisher = publisher
+        self._provider = provider
+        self._delays = delays
         self._group = group
         self._on_settled = on_settled
         self._open: dict[Assignment, None] = {}  # those with something unpublished
@@ -106,6 +107,11 @@ class Settlement:
         reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
         self._begin(assignment, [*reports, *self._failed(assignment, run, str(failure))])
 
+    def cancel(self, assignment: Assignment, run: Run, failure: Failure) -> None:
+        """Report that nobody wants a workitem any more; it is not kept."""
+        body = results.encode_failure(failure, _quotable(run))
+        self._begin(assignment, self._reports(assignment, run, STATUS_CANCELLED, words.JSON, body))
+
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem."""
         properties = words.rejected(assignment.properties, reason, worker_queue(assignment.worker_type))
@@ -129,7 +135,9 @@ class Settlement:
         self, assignment: Assignment, run: Run, status: str, content_type: str, body: bytes
     ) -> list[Publication]:
         queue = self._reply_queue(assignment)
-        if queue is None:
+        if queue is None or (
+            content_type == words.JSON and not body
+        ):  # JSON-RPC: a notification has no response
             return []
         properties = results.result(run, status, content_type, self._group.results_expire)
         return [self._to(assignment, queue, properties, body)]

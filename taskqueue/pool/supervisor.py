@@ -62,7 +62,7 @@ def read_plan(path: str | None) -> Plan:
 
 def _plan(path: str | None) -> Plan:
     as_root = os.geteuid() == 0
-    found = {plugin.name: plugin for plugin in plugins.installed()}
+    found = plugins.served()
     settings = config.load(path, list(found), as_root=as_root)
     return Plan(
         settings.workerpool,
@@ -135,7 +135,11 @@ class Supervisor(Keeper):
         for warning in self.plan.warnings:
             self.log.warning("%s", warning)
         if not self.plan.blueprints:
-            self.log.warning("no plugin is installed under %s: there is nothing to do", plugins.WORKERS)
+            self.log.warning(
+                "no plugin is installed under %s or %s: there is nothing to do",
+                plugins.WORKERS,
+                plugins.TASKS,
+            )
         for group in self._groups:
             if group.blueprint not in self.plan.blueprints:
                 self.log.info("group %s is changed or gone: what runs of it finishes and leaves", group.name)

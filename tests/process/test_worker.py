@@ -234,7 +234,7 @@ def test_the_value_of_the_handler_is_the_result(ready):
 def test_the_handler_knows_its_workitem(ready):
     properties = Properties(correlation_id="c").with_headers({"h": [1.5]})
     value = ready(Curious).value("", correlation_id="c", header_table=properties.header_table)
-    assert value == ["id", "curious", 1, {"h": [1.5]}, "c"]
+    assert value == ["id", "good", 1, {"h": [1.5]}, "c"]
 
 
 def test_a_worker_performs_one_workitem_after_the_other(ready):

@@ -106,7 +106,8 @@ class Cluster:
         """Make a node the leader of every quorum queue."""
         self.await_whole(member)
         transfer = f"rabbit_quorum_queue:transfer_leadership(Q, '{member.name}')"
-        all_of_them = f"lists:usort([{transfer} || Q <- rabbit_amqqueue:list()])"
+        quorum_queues = "Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue"
+        all_of_them = f"lists:usort([{transfer} || {quorum_queues}])"
         wait_until(
             lambda: member.evaluate(all_of_them) == "[{not_migrated, already_leader}]", 30, "another leader"
         )

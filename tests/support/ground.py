@@ -1,5 +1,6 @@
 """A virtual host with a client and the daemons that several tests may share."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -50,6 +51,23 @@ class Ground:
         )
         self._started.append(running)
         running.wait_for(ready)
+        return running
+
+    def work(self, target: Path, *arguments: str) -> Daemon:
+        """Start `taskqueue work` on a file; wait until it works."""
+        path = self.directory / target.name
+        shutil.copyfile(target, path)
+        return self.work_anew(path, *arguments)
+
+    def work_anew(self, path: Path, *arguments: str) -> Daemon:
+        """Start `taskqueue work` on a file that is here already; wait until it works."""
+        running = Daemon(
+            [str(self._python), "-P", "-m", "taskqueue", "work", str(path), *arguments],
+            self.directory,
+            env={**self._environment, "TASKQUEUE_AMQP": self.url},
+        )
+        self._started.append(running)
+        running.wait_for("takes work")
         return running
 
 

@@ -13,6 +13,7 @@ class Line:
     def __init__(self, connection, child):
         self.connection, self.child = connection, child
         self.reader, self.seen, self.count = FrameReader(), [], 0
+        self.worker_type = "good"
 
     def receive(self):
         while not self.seen:
@@ -25,7 +26,7 @@ class Line:
         self.count += 1
         raw = Properties(**{"message_id": "id", "content_type": "text/plain"} | properties).encode()
         data = body if isinstance(body, bytes) else body.encode()
-        self.connection.sendall(Task(self.count, 1, raw, data).encode())
+        self.connection.sendall(Task(self.count, 1, self.worker_type, raw, data).encode())
 
     def outcome(self):
         kind, payload = self.receive()

@@ -15,6 +15,9 @@ tell = samples:Tell.factory
 evaluate = samples:Evaluate.factory
 picky = samples:Picky.factory
 
+[taskqueue.tasks]
+remote = remote
+
 [taskqueue.formats]
 application/x-first-line = samples:read_first_line
 """
@@ -26,7 +29,8 @@ def install(directory: Path) -> Path:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: samples\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    shutil.copyfile(__file__, directory / "samples.py")
+    for module in (Path(__file__), Path(__file__).with_name("remote.py")):
+        shutil.copyfile(module, directory / module.name)
     return directory
 
 

@@ -6,7 +6,7 @@ import pytest
 from taskqueue.pool import frames
 from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task, Verdict
 
-TASK = Task(7, 2, b"\0\0", b"\xffbody")
+TASK = Task(7, 2, "good", b"\0\0", b"\xffbody")
 OUTCOME = Outcome(7, Verdict.SUCCEEDED, 1.5, 2.5, -1.0, "text/plain", "", b"\xffbody")
 FAILED = Outcome(2**64 - 1, Verdict.FAILED, -1.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 100_000, b"")
 RETRY = Outcome(3, Verdict.RETRY, 0.0, 0.0, 2.5, "a", "b", b"c")
@@ -43,7 +43,7 @@ def test_frames_may_come_byte_by_byte():
 def test_frames_may_come_in_pieces_of_any_size():
     dice = random.Random(2012)
     tasks = [
-        Task(n, 1, dice.randbytes(dice.randrange(50)), dice.randbytes(dice.randrange(5000)))
+        Task(n, 1, "a", dice.randbytes(dice.randrange(50)), dice.randbytes(dice.randrange(5000)))
         for n in range(50)
     ]
     stream = b"".join(task.encode() for task in tasks)
@@ -67,7 +67,7 @@ def test_a_frame_that_is_too_long_is_neither_written_nor_believed():
         read(struct.pack(">BI", Kind.OUTCOME, frames.LONGEST_FRAME + 1))
 
 
-@pytest.mark.parametrize("number", [0, 5, 255])
+@pytest.mark.parametrize("number", [0, 6, 255])
 def test_an_unknown_kind_is_refused_before_its_payload_comes(number):
     with pytest.raises(FrameError, match=f"unknown kind {number}"):
         read(struct.pack(">BI", number, 1000))

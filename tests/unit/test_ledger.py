@@ -3,9 +3,11 @@
 import pytest
 
 from taskqueue.broker.subscription import Delivery
+from taskqueue.config import GroupSettings
 from taskqueue.pool.ledger import Ledger
 from taskqueue.properties import Properties
 
+GOOD = GroupSettings("good", "good")
 SAME = Properties(message_id="same")
 
 
@@ -14,13 +16,13 @@ class Line:
 
     def __init__(self):
         self.epoch = 1
-        self.ledger = Ledger("good", lambda assignment: assignment.delivery.epoch == self.epoch)
+        self.ledger = Ledger(lambda assignment: assignment.delivery.epoch == self.epoch)
 
     def deliver(self, body):
         return Delivery(1, self.epoch, redelivered=self.epoch > 1, properties=SAME.encode(), body=body)
 
     def enter(self, body):
-        return self.ledger.enter(self.deliver(body), SAME)
+        return self.ledger.enter(GOOD, self.deliver(body), SAME)
 
     def knows(self, body):
         delivery = self.deliver(body)

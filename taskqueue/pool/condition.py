@@ -1,0 +1,48 @@
+"""What a group is doing, in words, for its supervisor and whoever asks that."""
+
+import socket
+from typing import Final
+
+from taskqueue.broker.session import Session
+from taskqueue.pool import control
+from taskqueue.pool.crew import Crew
+from taskqueue.pool.intake import Intake
+
+_ALARM: Final = "takes nothing new: the broker has an alarm"
+
+
+class Condition:
+    """Says in a word what a group is doing, whenever that has changed."""
+
+    def __init__(
+        self, supervisor: socket.socket, publishing: Session, consuming: Session, crew: Crew, intake: Intake
+    ) -> None:
+        """Begin with nothing said."""
+        self._supervisor = supervisor
+        self._publishing, self._consuming = publishing, consuming
+        self._crew = crew
+        self._intake = intake
+        self._told = ""
+        self.had_trouble = False  # with the broker
+        self.is_draining = False
+        self.is_crowded = False
+
+    def tell(self) -> None:
+        """Tell the supervisor, if there is anything new."""
+        words = self._words()
+        if words and words != self._told:
+            self._told = words
+            control.send(self._supervisor, "state", state=words)
+
+    def _words(self) -> str:
+        if not (self._publishing.is_up and self._consuming.is_up):
+            return "waits for the broker" if self.had_trouble else ""  # the first connection is being made
+        if not self._crew.has_ready:
+            return "waits for a worker"
+        if self._publishing.is_blocked:
+            return _ALARM
+        if self.is_draining:
+            return "takes nothing new"
+        if self._intake.takes_work or self.is_crowded:
+            return "takes work"
+        return ""  # it is about to consume

@@ -1,0 +1,121 @@
+"""The queues that a group's consumer takes from: one for each worker type that its workers serve."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.session import Session
+from taskqueue.broker.subscription import Delivery, Subscription
+from taskqueue.broker.topology import worker_queue
+from taskqueue.config import GroupSettings
+from taskqueue.pool.assignment import Assignment
+
+
+class Intake:
+    """Consumes some queues over one session; each assignment is settled where it came from."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        *,
+        on_delivery: Callable[[GroupSettings, Delivery], None],
+        on_lost: Callable[[], None],
+        on_consuming: Callable[[], None],
+    ) -> None:
+        """Begin without a queue.
+
+        on_delivery -- takes each delivery, with what holds for workitems of its worker type
+        on_lost -- a channel is gone: the broker will deliver again what was not acknowledged on it
+        on_consuming -- the broker delivers from another of the queues
+        """
+        self._loop = loop
+        self._session = session
+        self._on_delivery = on_delivery
+        self._on_lost, self._on_consuming = on_lost, on_consuming
+        self._is_wanted = False
+        self._subscriptions: dict[str, Subscription] = {}  # by worker type
+
+    def serve(self, groups: Iterable[GroupSettings]) -> None:
+        """Take from the queues of these worker types, too."""
+        for group in groups:
+            subscription = self._subscriptions[group.worker_type] = Subscription(
+                self._loop,
+                self._session,
+                worker_queue(group.worker_type),
+                group.depth,
+                consumers=group.workers,
+                on_delivery=partial(self._on_delivery, group),
+                on_consuming=self._on_consuming,
+                on_lost=self._on_lost,
+            )
+            if self._is_wanted:
+                subscription.resume()
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker may deliver."""
+        return any(each.is_consuming for each in self._subscriptions.values())
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether every queue is consumed, as far as no long workitem forbids it."""
+        each = self._subscriptions.values()
+        return bool(each) and all(one.is_consuming or one.is_all_withheld for one in each)
+
+    @property
+    def ack_timeout(self) -> float | None:
+        """How long the broker waits for an acknowledgement, in seconds, once it has told."""
+        told = [each.ack_timeout for each in self._subscriptions.values() if each.ack_timeout is not None]
+        return min(told, default=None)
+
+    def resume(self) -> None:
+        """Consume from now on, or as soon as the session is up."""
+        self._is_wanted = True
+        for each in self._subscriptions.values():
+            each.resume()
+
+    def pause(self) -> None:
+        """Take nothing new; what was delivered can still be settled."""
+        self._is_wanted = False
+        for each in self._subscriptions.values():
+            each.pause()
+
+    def flush(self) -> None:
+        """Acknowledge what is settled."""
+        for each in self._subscriptions.values():
+            each.flush()
+
+    # --- one assignment ---
+
+    def settle(self, assignment: Assignment) -> None:
+        """Note that the broker has confirmed what became of a workitem."""
+        self._source(assignment).settle(assignment.delivery)
+
+    def give_back(self, assignment: Assignment) -> None:
+        """Return a workitem to its queue, for whoever can start it."""
+        self._source(assignment).give_back(assignment.delivery)
+
+    def is_current(self, assignment: Assignment) -> bool:
+        """Tell whether a workitem's delivery can be acknowledged; else the broker delivers it again."""
+        return self._source(assignment).is_current(assignment.delivery)
+
+    def withhold(self, assignment: Assignment) -> None:
+        """Have one consumer fewer on a workitem's queue from now on."""
+        self._source(assignment).withhold(assignment.delivery)
+
+    def restore(self, assignment: Assignment) -> None:
+        """Have one consumer more on a workitem's queue again."""
+        self._source(assignment).restore()
+
+    def discard(self, group: GroupSettings, delivery: Delivery) -> None:
+        """Acknowledge what needs no run."""
+        subscription = self._subscriptions[group.worker_type]
+        subscription.settle(delivery)
+        subscription.flush()
+
+    def _source(self, assignment: Assignment) -> Subscription:
+        return self._subscriptions[assignment.worker_type]

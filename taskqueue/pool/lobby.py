@@ -1,0 +1,91 @@
+"""Where workitems wait that were delivered and that no worker has been given yet."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.pool.assignment import Assignment, header_of
+from taskqueue.pool.crew import Crew
+
+_PATIENCE: Final = 1.0  # seconds that workitems of several queues wait for a worker of ours
+_DELIVERIES: Final = "x-delivery-count"  # a quorum queue's; at 20 RabbitMQ 4 drops a message by default
+_MOST_DELIVERIES: Final = 10
+
+
+class Lobby:
+    """Gives what waits to the workers that have room, the idlest first.
+
+    Each queue may deliver as much as all workers together can begin. So where there are several queues,
+    there may be more here than is begun soon: after a second without room it is crowded, which the owner
+    hears, to give back what waits and take nothing more until there is room.
+    """
+
+    def __init__(self, loop: EventLoop, crew: Crew, depth: int, on_crowded: Callable[[], None]) -> None:
+        """Begin empty; `depth` is how many workitems a worker is given ahead."""
+        self._loop = loop
+        self._crew = crew
+        self._depth = depth
+        self._on_crowded = on_crowded
+        self._waiting: deque[Assignment] = deque()
+        self._given = 0  # how many workers were given something so far
+        self._is_looking = False
+        self.is_crowded = False
+
+    def enter(self, assignment: Assignment) -> None:
+        """Let a workitem wait, if it must."""
+        self._waiting.append(assignment)
+        self.assign()
+
+    def enter_first(self, assignment: Assignment) -> None:
+        """Let a workitem wait that has waited before."""
+        self._waiting.appendleft(assignment)
+
+    def remove(self, assignment: Assignment) -> bool:
+        """Take a workitem out; tell whether it was here."""
+        if assignment not in self._waiting:
+            return False
+        self._waiting.remove(assignment)
+        return True
+
+    def take_out(self, wanted: Callable[[Assignment], bool] = lambda _: True) -> list[Assignment]:
+        """Take all out, or those that are wanted out; return them in their order."""
+        waiting, self._waiting = self._waiting, deque()
+        taken: list[Assignment] = []
+        for each in waiting:
+            (taken if wanted(each) else self._waiting).append(each)
+        return taken
+
+    def assign(self) -> None:
+        """Give what waits to the workers that have room."""
+        while self._waiting:
+            link = self._crew.idlest(self._depth)
+            if link is None:
+                self._look_later()
+                return
+            if link.give(self._waiting[0]):
+                self._waiting.popleft()
+                self._given += 1
+        if self.is_crowded and self._crew.idlest(self._depth):
+            self.is_crowded = False
+
+    def _look_later(self) -> None:
+        if not self._is_looking and not self.is_crowded:
+            self._is_looking, given = True, self._given
+            self._loop.call_later(_PATIENCE, lambda: self._look(given))
+
+    def _look(self, given: int) -> None:
+        self._is_looking = False
+        if not self._waiting:
+            return
+        if self._given != given:
+            self._look_later()
+            return
+        self.is_crowded = True
+        self._on_crowded()
+
+
+def may_be_given_back(assignment: Assignment) -> bool:
+    """Tell whether the broker takes a workitem back any number of times that we may ask it to."""
+    count = header_of(assignment.properties, _DELIVERIES)
+    return not isinstance(count, int) or count < _MOST_DELIVERIES

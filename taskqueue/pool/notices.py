@@ -1,0 +1,63 @@
+"""What callers are told about their calls on the way: JSON-RPC notifications to where the reply will go.
+
+Only who asks for it by a header is told. A notice that is lost does no harm: the reply is what counts.
+"""
+
+import math
+from typing import Any, Final
+
+from taskqueue import workitem as words
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.topology import is_ours, is_text
+from taskqueue.pool.assignment import Assignment, header_of
+from taskqueue.properties import Properties
+from taskqueue.results import HOST
+from taskqueue.rpc import jsonrpc
+
+_EXPIRATION: Final = "60000"  # milliseconds that a notice waits for a caller who is away
+_LONGEST_TEXT: Final = 500  # characters
+
+
+class Notices:
+    """Publishes notices; nobody waits for their confirms."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        """Publish with `publisher`, and not at all while it cannot."""
+        self._publisher = publisher
+
+    def started(self, assignment: Assignment, worker: str) -> None:
+        """Tell that a worker has begun."""
+        self._tell(assignment, "started", attempt=assignment.attempt, host=HOST, worker=worker)
+
+    def progress(self, assignment: Assignment, fraction: float, text: str) -> None:
+        """Tell how far the worker is."""
+        share = min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
+        self._tell(assignment, "progress", fraction=share, text=words.shorten(text, _LONGEST_TEXT))
+
+    def retrying(self, assignment: Assignment, delay: float, error: str) -> None:
+        """Tell that it runs again in `delay` seconds, and why."""
+        text = words.shorten(error, _LONGEST_TEXT)
+        pause = delay if math.isfinite(delay) else 0.0
+        self._tell(assignment, "retrying", attempt=assignment.attempt + 1, delay=pause, error=text)
+
+    def finished(self, assignment: Assignment, status: str) -> None:
+        """Tell that nothing more is done, a moment before the reply."""
+        self._tell(assignment, "finished", status=status)
+
+    def _tell(self, assignment: Assignment, what: str, **params: Any) -> None:
+        asked = assignment.properties
+        reply_to = asked.reply_to
+        if not reply_to or header_of(asked, words.NOTIFY) is not True or not self._publisher.is_ready:
+            return
+        if is_ours(reply_to) or not is_text(reply_to):
+            return
+        call = asked.correlation_id or assignment.id
+        properties = Properties(
+            content_type=words.JSON, delivery_mode=1, correlation_id=call, expiration=_EXPIRATION
+        )
+        body = jsonrpc.request(what, {"id": call, **params}, None)
+        self._publisher.publish(Publication(reply_to, properties.encode(), body, _forget, mandatory=False))
+
+
+def _forget(_publication: Publication, _fate: Fate, _reason: str) -> None:
+    pass

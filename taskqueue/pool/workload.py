@@ -1,0 +1,277 @@
+"""All that a consumer has in hand: each workitem from its delivery until its end is confirmed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from taskqueue.broker.delays import Delays
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Publisher
+from taskqueue.broker.session import Session
+from taskqueue.broker.subscription import Delivery
+from taskqueue.broker.topology import Provider
+from taskqueue.config import GroupSettings
+from taskqueue.logs import Log
+from taskqueue.pool.assignment import Assignment, Crash
+from taskqueue.pool.cancellations import Cancellations
+from taskqueue.pool.crew import Crew
+from taskqueue.pool.frames import LARGEST_BODY, Outcome, Progress, Service
+from taskqueue.pool.intake import Intake
+from taskqueue.pool.judge import Judge
+from taskqueue.pool.leases import Leases
+from taskqueue.pool.ledger import Ledger
+from taskqueue.pool.link import WorkerLink
+from taskqueue.pool.lobby import Lobby, may_be_given_back
+from taskqueue.pool.notices import Notices
+from taskqueue.pool.settlement import Settlement
+from taskqueue.properties import MalformedProperties, Properties
+
+_EARLY: Final = 0.05  # seconds; nearer than that to when it is due, a workitem runs
+
+
+class Workload:
+    """Takes workitems in, has them performed, and has what they come to settled."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        publishing: Session,
+        consuming: Session,
+        publisher: Publisher,
+        *,
+        crew: Crew,
+        group: GroupSettings,
+        on_change: Callable[[], None],
+        on_settled: Callable[[], None],
+    ) -> None:
+        """Begin with nothing in hand.
+
+        crew -- performs it
+        on_change -- whether more should be taken in has to be thought over
+        on_settled -- something in hand may have come to its end
+        """
+        self._crew = crew
+        self._group = group
+        self._on_change = on_change
+        self._on_settled = on_settled
+        self._log = Log("consumer", group=group.name)
+        self._services: tuple[Service, ...] | None = None  # what the workers serve, once one has said it
+        self._ledger = Ledger(self._answers_for)
+        self._lobby = Lobby(loop, crew, group.depth, self._crowded)
+        self._notices = Notices(publisher)
+        self._cancellations = Cancellations(loop, consuming, self._cancel)
+        provider = Provider(loop, publishing)
+        delays = Delays(loop, publishing, publisher, provider)
+        self._settlement = Settlement(loop, publisher, provider, delays, group, on_settled=self._settled)
+        self._judge = Judge(self._settlement, self._notices, self._log)
+        self.intake = Intake(
+            loop,
+            consuming,
+            on_delivery=self._take,
+            on_consuming=on_change,
+            on_lost=self._deliveries_lost,
+        )
+        self._leases = Leases(
+            loop,
+            publishing,
+            consuming,
+            publisher,
+            intake=self.intake,
+            ledger=self._ledger,
+            group=group,
+            on_old=self._grown_old,
+            on_released=self.flush,
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._ledger and not self._leases.is_releasing
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether nothing more should be taken in until a worker has room."""
+        return self._lobby.is_crowded
+
+    def serve(self, services: tuple[Service, ...]) -> None:
+        """Serve what the first worker serves: it has seen no workitem yet that could have corrupted it."""
+        if self._services is None:
+            self._services = services
+            self.intake.serve(groups_of(self._group, services))
+        elif services != self._services:
+            self._log.warning("a worker serves other tasks than the first one did; restart the pool")
+
+    # --- from the broker to a worker ---
+
+    def _take(self, group: GroupSettings, delivery: Delivery) -> None:
+        """Take a delivery in: a new workitem, or one that we know from a connection that was lost."""
+        try:
+            properties = Properties.decode(delivery.properties)
+        except MalformedProperties as error:
+            self._judge.reject(self._ledger.enter(group, delivery, Properties()), str(error))
+            return
+        known = self._ledger.adopt(delivery, properties)
+        if known is not None:
+            self._log.info("goes on: delivered again while it is in work", workitem=known.id)
+            known.possibly_doubled &= delivery.redelivered  # to somebody else, if its lease was lost
+            self._leases.release(known)
+        elif self._ledger.is_superfluous(delivery, properties):
+            self.intake.discard(group, delivery)
+            self.flush()
+        else:
+            self._enter(self._ledger.enter(group, delivery, properties))
+
+    def _enter(self, assignment: Assignment) -> None:
+        if self._cancellations.takes(assignment.id):
+            self._judge.cancelled(assignment)
+        elif assignment.deadline is not None and assignment.deadline < time.time():
+            self._judge.give_up(
+                assignment, "WorkitemExpired", "its expiration passed before a worker was free"
+            )
+        elif len(assignment.body) > LARGEST_BODY:
+            reason = f"{len(assignment.body)} bytes; a worker takes at most {LARGEST_BODY}"
+            self._judge.give_up(assignment, "WorkitemUnreadable", reason)
+        elif assignment.due is not None and assignment.due > time.time() + _EARLY:
+            self._settlement.postpone(assignment, assignment.due)
+        else:
+            self._lobby.enter(assignment)
+
+    def assign(self) -> None:
+        """Give what waits to the workers that have room."""
+        self._lobby.assign()
+
+    def begun(self, link: WorkerLink, assignment: Assignment) -> None:
+        """Note that a worker begins with a workitem."""
+        self._notices.started(assignment, link.name)
+        if assignment.is_cancelled:  # it had been given to the worker ahead
+            self._crew.dismiss(assignment)
+
+    def _cancel(self, workitem: str) -> bool:
+        """End a workitem that nobody wants any more; tell whether it is in hand here."""
+        assignment = self._ledger.find(workitem)
+        if assignment is None:
+            return False
+        if self._lobby.remove(assignment):
+            self._judge.cancelled(assignment)
+        else:
+            assignment.is_cancelled = True
+            self._crew.dismiss(assignment)
+        return True
+
+    # --- from a worker to the broker ---
+
+    def progress(self, assignment: Assignment, progress: Progress) -> None:
+        """Pass on what a worker says about how far it is."""
+        self._notices.progress(assignment, progress.fraction, progress.text)
+
+    def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
+        """Settle what a worker says that a workitem came to."""
+        self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
+        if self._lobby.is_crowded:
+            self._on_change()
+        else:
+            self._lobby.assign()
+
+    def died(self, link: WorkerLink, crash: Crash) -> None:
+        """Charge a worker's death to the workitem it was performing; the others go to other workers."""
+        if link.had_begun and (not link.is_dismissed or link.tasks[0].is_cancelled):
+            crash = replace(crash, text=f"{crash.text}: {link.sentence}") if link.sentence else crash
+            assignment = link.tasks.popleft()
+            self._leases.before_end(assignment, partial(self._crashed, assignment, link, crash))
+        for assignment in reversed(link.tasks):
+            if not self._answers_for(assignment):
+                self._drop(assignment)
+            elif assignment.is_cancelled:
+                self._judge.cancelled(assignment)
+            else:
+                self._lobby.enter_first(assignment)
+
+    def _crashed(self, assignment: Assignment, link: WorkerLink, crash: Crash) -> None:
+        if not self._answers_for(assignment):
+            self._drop(assignment)
+            text = "its worker crashed (%s); the broker delivers it again"
+            self._log.warning(text, crash.text, workitem=assignment.id, worker=link.name)
+        elif assignment.is_cancelled:
+            self._judge.cancelled(assignment, link.name)
+        else:
+            self._judge.crashed(assignment, link.name, link.since, crash)
+
+    def _settled(self, assignment: Assignment) -> None:
+        """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
+        if self._ledger.close(assignment):
+            self.intake.settle(assignment)
+        self._leases.release(assignment)
+
+    def flush(self) -> None:
+        """Acknowledge what is settled."""
+        self.intake.flush()
+        self._on_settled()
+
+    # --- to others ---
+
+    def give_back_waiting(self) -> None:
+        """Give back what no worker has been given."""
+        for assignment in self._lobby.take_out():
+            self._give_back(assignment)
+
+    def _crowded(self) -> None:
+        """Leave to others what waits here: one queue alone never delivers more than there is room for."""
+        self._lobby.is_crowded = len(self.intake) > 1
+        if not self._lobby.is_crowded:
+            return
+        self._on_change()
+        for assignment in self._lobby.take_out(may_be_given_back):
+            self._give_back(assignment)
+
+    def _give_back(self, assignment: Assignment) -> None:
+        self._drop(assignment)
+        self.intake.give_back(assignment)
+
+    def _drop(self, assignment: Assignment) -> None:
+        """Leave a workitem to whom the broker gives it next."""
+        self._ledger.drop(assignment)
+        self._leases.abandon(assignment)
+
+    def _grown_old(self, assignment: Assignment) -> None:
+        """Act before the broker's patience ends: what waits for a worker may find one elsewhere."""
+        if self._lobby.remove(assignment):
+            self._give_back(assignment)
+        else:
+            self._leases.take(assignment)
+
+    def _answers_for(self, assignment: Assignment) -> bool:
+        """Tell whether the broker still counts on us for a workitem; else it delivers it again."""
+        is_leased = assignment.lease is not None and assignment.lease.is_held
+        return is_leased or self.intake.is_current(assignment)
+
+    # --- connections come and go ---
+
+    def _deliveries_lost(self) -> None:
+        """Forget what no worker has begun: the broker delivers it again, here or elsewhere."""
+        self._leases.deliveries_lost()
+        for assignment in self._lobby.take_out(lambda each: not self._answers_for(each)):
+            self._drop(assignment)
+
+    def publisher_ready(self) -> None:
+        """Publish what is not confirmed."""
+        self._settlement.publish_again()
+        self._leases.publisher_ready()
+
+    def publisher_lost(self) -> None:
+        """Note what nobody knows the fate of."""
+        self._settlement.connection_lost()
+
+
+def groups_of(group: GroupSettings, services: tuple[Service, ...]) -> tuple[GroupSettings, ...]:
+    """Return what holds for each worker type that a group's workers serve."""
+    return tuple(
+        replace(
+            group,
+            worker_type=service.worker_type,
+            timeout=group.timeout if service.timeout is None else service.timeout,
+            retries=group.retries if service.retries is None else service.retries,
+        )
+        for service in services or (Service(group.worker_type),)
+    )

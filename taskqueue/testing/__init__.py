@@ -1,0 +1,312 @@
+"""Trying tasks and plugins in one process, without a broker: crashes, redelivery, time as a test wants them.
+
+What happens to a workitem is what happens in service: it is routed by the dispatcher's rules, performed as a
+worker performs it, judged, answered, kept and run again by the consumer's code. Only the broker is a list.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any, Final, Self
+
+from taskqueue import worker
+from taskqueue import workitem as words
+from taskqueue.broker.subscription import Delivery
+from taskqueue.broker.topology import FAILED, REJECTED, TASKQUEUE, worker_queue
+from taskqueue.config import GroupSettings
+from taskqueue.errors import CallTimeout, Unroutable
+from taskqueue.logs import Log
+from taskqueue.pool.assignment import Assignment, Crash
+from taskqueue.pool.frames import FrameReader, Outcome, Service, Task
+from taskqueue.pool.judge import Judge
+from taskqueue.pool.limits import Limits
+from taskqueue.pool.notices import Notices
+from taskqueue.pool.settlement import Settlement
+from taskqueue.pool.workload import groups_of
+from taskqueue.properties import Properties
+from taskqueue.results import encode_value
+from taskqueue.rpc import calls, message
+from taskqueue.rpc import task as tasks
+from taskqueue.rpc.call import Call, Status
+from taskqueue.rpc.client import AsyncClient, Client
+from taskqueue.rpc.task_worker import TaskWorker, load_tasks
+from taskqueue.testing.lists import BenchDelays, BenchProvider, BenchPublisher, Message, NoLoop
+from taskqueue.worker import BaseWorker
+
+_REPLIES: Final = "bench"
+_NAME: Final = "bench/1"  # of the one worker
+
+
+class Bench:
+    """Serves tasks and plugins in this process: `with Bench(mytasks) as bench: bench.client.add(5, 6)`.
+
+    Nothing runs by itself: `run` performs what is due, and so does waiting for a call. Who waits has time
+    pass, so that a retry in an hour is there at once; `advance` has it pass without waiting.
+    """
+
+    def __init__(
+        self,
+        *served: "ModuleType | tasks.Task[..., Any]",
+        plugins: Mapping[str, BaseWorker] | None = None,
+        **settings: Any,
+    ) -> None:
+        """Serve.
+
+        Args:
+            served: modules or packages with tasks, or tasks.
+            plugins: worker plugins by their worker types.
+            settings: options of the workers' group, such as retries=2; limits are not imposed here.
+        """
+        group = GroupSettings("bench", "bench", **settings)
+        self._workers: dict[str, BaseWorker] = {}
+        self._groups: dict[str, GroupSettings] = {}
+        found = _tasks(served)
+        if found:
+            self._serve(group, TaskWorker(found))
+        for name, plugin in (plugins or {}).items():
+            plugin.services = (Service(name),)
+            self._serve(group, plugin)
+        self._messages: list[Message] = []
+        self._calls: dict[str, Call[Any]] = {}
+        self._known: dict[str, Call[Any]] = {}
+        self._cancelled: set[str] = set()
+        self._crashes: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._passed = 0.0
+        self._number = 0
+        self._publisher = BenchPublisher(self)
+        self._notices = Notices(self._publisher)
+        settlement = Settlement(
+            NoLoop(),
+            self._publisher,
+            BenchProvider(),
+            BenchDelays(self._publisher),
+            group,
+            on_settled=lambda _assignment: None,
+        )
+        self._judge = Judge(settlement, self._notices, Log("bench"))
+        self.client = Client.over(self)
+        self.async_client = AsyncClient.over(self)
+
+    def __enter__(self) -> Self:
+        """Set the plugins up."""
+        for each in set(self._workers.values()):
+            each.setup()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Tear the plugins down."""
+        for each in set(self._workers.values()):
+            each.teardown()
+
+    def _serve(self, group: GroupSettings, served: BaseWorker) -> None:
+        for own in groups_of(group, served.services):
+            self._workers[own.worker_type] = served
+            self._groups[own.worker_type] = own
+
+    # --- what a test may want to happen ---
+
+    @property
+    def now(self) -> float:
+        """The bench's time, in seconds since 1970."""
+        return time.time() + self._passed
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._passed += seconds
+
+    def crash(self, worker_type: str, times: int = 1) -> None:
+        """Have the worker die at the next run, or so many: after the handler has run, the worst moment."""
+        self._crashes[worker_type] += times
+
+    def redeliver(self, worker_type: str, times: int = 1) -> None:
+        """Have the next outcome, or so many, be lost with the connection: the workitem comes again."""
+        self._lost[worker_type] += times
+
+    def run(self) -> int:
+        """Perform all that is due; return how many steps that took."""
+        steps = 0
+        while self.step():
+            steps += 1
+        return steps
+
+    def step(self) -> bool:
+        """Route or perform the oldest message that is due; tell whether there was one."""
+        due = [each for each in self._messages if each.due <= self.now and self._is_ours(each)]
+        if not due:
+            return False
+        self._messages.remove(due[0])
+        if due[0].queue == TASKQUEUE:
+            self._route(due[0])
+        else:
+            self._perform(due[0])
+        self._publisher.confirm()
+        return True
+
+    def submit(self, worker_type: str, workitem: Any) -> str:
+        """Submit a workitem; return its id."""
+        kind, body = encode_value(workitem)
+        id_ = words.new_id()
+        self.put(TASKQUEUE, Properties(content_type=kind, message_id=id_, type=worker_type), body)
+        return id_
+
+    # --- what a test may want to know ---
+
+    @property
+    def results(self) -> list[tuple[Properties, Any]]:
+        """Results that no call has taken: properties, and the body as it was decoded."""
+        return self._in(GroupSettings("", "").results_routing_key)
+
+    @property
+    def failed(self) -> list[tuple[Properties, Any]]:
+        """What was given up and kept."""
+        return self._in(FAILED)
+
+    @property
+    def rejected(self) -> list[tuple[Properties, Any]]:
+        """What was put aside and kept."""
+        return self._in(REJECTED)
+
+    def _in(self, queue: str) -> list[tuple[Properties, Any]]:
+        found = [each for each in self._messages if each.queue == queue]
+        return [message.decode(each.properties.encode(), each.body) for each in found]
+
+    # --- what clients and the consumer's code call ---
+
+    def put(self, queue: str, properties: Properties, body: bytes, due: float = 0.0) -> None:
+        """Take a message into a queue; a reply goes to its call."""
+        if queue != _REPLIES:
+            self._messages.append(Message(queue, properties, body, due))
+            return
+        _, content = message.decode(properties.encode(), body)
+        call = self._calls.get(properties.correlation_id or "")
+        found = message.notice(content)
+        if call is not None and found is not None:
+            message.take_notice(call, *found)
+        elif call is not None:
+            del self._calls[call.id]
+            message.take_reply(call, properties, content)
+
+    def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
+        """Send a call; a client calls this."""
+        self._calls[call.id] = self._known[call.id] = call
+        self.put(TASKQUEUE, message.request_properties(call.task, call.id, _REPLIES, notify=notify), body)
+        call.move(Status.QUEUED)
+
+    def submit_many(self, worker_type: str, workitems: Iterable[Any]) -> int:
+        """Submit workitems; return how many."""
+        return len([self.submit(worker_type, each) for each in workitems])
+
+    def wait(self, call: Call[Any], timeout: float | None) -> None:
+        """Perform what is due, and let time pass, until a call is done or its time is up."""
+        until = None if timeout is None else self.now + timeout
+        while not call.done():
+            if self.step():
+                continue
+            coming = min((each.due for each in self._messages if self._is_ours(each)), default=None)
+            if until is not None and (coming is None or coming > until):
+                self._passed += max(0.0, until - self.now)
+                return
+            if coming is None:
+                raise CallTimeout(f"nothing is left to do, and {call!r} is not done")
+            self._passed += max(0.0, coming - self.now)
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Drop a call when its turn comes; nothing runs meanwhile that could be stopped."""
+        self._cancelled.add(call.id)
+
+    def fetched(self, call: Call[Any]) -> None:
+        """Need nothing of a call whose result the user has."""
+
+    def forget(self, call: Call[Any]) -> None:
+        """Await the reply of a call no longer."""
+        self._calls.pop(call.id, None)
+
+    def find(self, id_: str) -> Call[Any] | None:
+        """Return a call that was made here."""
+        return self._known.get(id_)
+
+    def close(self) -> None:
+        """Need nothing closed."""
+
+    # --- dispatcher, consumer and worker ---
+
+    def _is_ours(self, message: Message) -> bool:
+        return message.queue == TASKQUEUE or message.queue in map(worker_queue, self._workers)
+
+    def _route(self, sent: Message) -> None:
+        properties = sent.properties.replace(message_id=sent.properties.message_id or words.new_id())
+        try:
+            route = words.find_route(properties, sent.body, words.FORMATS)
+        except Unroutable as error:
+            self.put(REJECTED, words.rejected(properties, str(error), TASKQUEUE), sent.body)
+            return
+        queue = worker_queue(route.worker_type)
+        if route.worker_type not in self._workers and calls.is_call(route.body):
+            reason = f"there is no queue {queue}: nobody serves it"
+            self.put(REJECTED, words.rejected(properties, reason, TASKQUEUE), sent.body)
+            answer = calls.unknown_task(properties, properties.message_id or "", sent.body, reason)
+            if answer is not None:
+                self._publisher.publish(answer)
+            return
+        due = words.moment(properties, words.DUE) or 0.0
+        self.put(queue, words.travelling(properties, route.worker_type), route.body, due)
+
+    def _perform(self, sent: Message) -> None:
+        worker_type = sent.queue.removeprefix(worker_queue(""))
+        assignment = self._assignment(worker_type, sent)
+        if assignment.id in self._cancelled:
+            self._judge.cancelled(assignment)
+            return
+        if assignment.deadline is not None and assignment.deadline < self.now:
+            self._judge.give_up(
+                assignment, "WorkitemExpired", "its expiration passed before a worker was free"
+            )
+            return
+        self._notices.started(assignment, _NAME)
+        begun = time.time()
+        outcome = self._outcome(worker_type, assignment)
+        if _next(self._crashes, worker_type):
+            self._judge.crashed(assignment, _NAME, begun, Crash("killed by SIGKILL", 0))
+        elif _next(self._lost, worker_type):
+            self._messages.insert(0, sent)
+        else:
+            self._judge.performed(assignment, _NAME, outcome)
+
+    def _assignment(self, worker_type: str, sent: Message) -> Assignment:
+        self._number += 1
+        raw = sent.properties.encode()
+        delivery = Delivery(self._number, 0, redelivered=False, properties=raw, body=sent.body)
+        return Assignment(self._number, self._groups[worker_type], delivery, sent.properties)
+
+    def _outcome(self, worker_type: str, assignment: Assignment) -> Outcome:
+        task = Task(
+            assignment.number,
+            assignment.attempt,
+            worker_type,
+            assignment.properties.encode(),
+            assignment.body,
+        )
+        worker.listeners.append(lambda share, text: self._notices.progress(assignment, share, text))
+        try:
+            frame = worker.perform(self._workers[worker_type], task, Limits())
+        finally:
+            worker.listeners.pop()
+        ((_, payload),) = FrameReader().feed(frame)
+        return Outcome.decode(payload)
+
+
+def _next(counter: "Counter[str]", name: str) -> bool:
+    """Take one from a counter, if there is one left."""
+    if counter[name] == 0:
+        return False
+    counter[name] -= 1
+    return True
+
+
+def _tasks(served: Iterable[Any]) -> "list[tasks.Task[..., Any]]":
+    found: list[tasks.Task[..., Any]] = []
+    for each in served:
+        found += load_tasks(each) if isinstance(each, ModuleType) else [each]
+    return found

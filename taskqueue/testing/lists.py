@@ -1,0 +1,91 @@
+"""The bench's broker: a list, which confirms everything, in a time of its own."""
+
+import time
+from typing import Any, Protocol
+
+from taskqueue.broker.delays import Delays
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.topology import Provider, Queue
+from taskqueue.properties import Properties
+
+
+class Queues(Protocol):
+    """Where messages go."""
+
+    @property
+    def now(self) -> float:
+        """The time there, in seconds since 1970."""
+
+    def put(self, queue: str, properties: Properties, body: bytes, due: float = 0.0) -> None:
+        """Take a message into a queue."""
+
+
+class Message:
+    """A message in a queue, not to be delivered before it is due (seconds since 1970)."""
+
+    def __init__(self, queue: str, properties: Properties, body: bytes, due: float) -> None:
+        self.queue, self.properties, self.body, self.due = queue, properties, body, due
+
+
+class NoLoop(EventLoop):
+    """Watches nothing: on a bench nothing has to be waited for."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class BenchPublisher(Publisher):
+    """Publishes to a bench, which confirms everything."""
+
+    def __init__(self, bench: Queues) -> None:
+        self._bench = bench
+        self._unsettled: list[Publication] = []
+
+    @property
+    def passed(self) -> float:
+        """By how many seconds the bench's time is ahead."""
+        return self._bench.now - time.time()
+
+    @property
+    def is_ready(self) -> bool:
+        """Always."""
+        return True
+
+    def publish(self, publication: Publication) -> None:
+        """Put a message into its queue."""
+        self.publish_at(publication, 0.0)
+
+    def publish_at(self, publication: Publication, due: float) -> None:
+        """Put a message into its queue, to be delivered when it is due."""
+        properties = Properties.decode(publication.properties)
+        self._bench.put(publication.queue, properties, publication.body, due)
+        self._unsettled.append(publication)
+
+    def confirm(self) -> None:
+        """Confirm what was published; as in service, not before whoever published is through."""
+        while self._unsettled:
+            publication = self._unsettled.pop(0)
+            publication.settled(publication, Fate.CONFIRMED, "")
+
+
+class BenchDelays(Delays):
+    """Holds back what is not due, in the bench's own time."""
+
+    def __init__(self, publisher: BenchPublisher) -> None:
+        self._to = publisher
+
+    def publish(self, publication: Publication, due: float) -> None:
+        """Put a message into its queue, to be delivered when it is due in the daemons' time."""
+        self._to.publish_at(publication, due + self._to.passed)
+
+
+class BenchProvider(Provider):
+    """Has every queue."""
+
+    def __init__(self) -> None:
+        pass
+
+    def provide(self, queue: Queue, *, done: Any, failed: Any) -> None:  # noqa: ARG002 -- as it is called
+        """Have the queue."""
+        done()

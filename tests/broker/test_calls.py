@@ -1,0 +1,562 @@
+"""Calling tasks: what a client gets, whatever becomes of the call."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import remote
+from support.node import Node
+from support.processes import children
+from support.waiting import wait_until
+
+import taskqueue
+from taskqueue import (
+    AsyncClient,
+    BadArguments,
+    BrokerUnavailable,
+    CallCancelled,
+    CallTimeout,
+    Client,
+    ReplyLost,
+    TaskFailed,
+    UnknownCall,
+    UnknownTask,
+)
+from taskqueue.errors import AlreadyRunning, BrokerRefused, TaskError
+
+
+@pytest.fixture(scope="module")
+def served(shared):
+    """A ground where a dispatcher runs and the tasks are served."""
+    shared.pool = shared.work(Path(remote.__file__), "-n", "2")
+    shared.start("dispatcher")
+    return shared
+
+
+@pytest.fixture
+def client(served):
+    with Client(served.url) as client:
+        yield client
+
+
+@pytest.fixture
+def async_client(served):
+    with AsyncClient(served.url) as client:
+        yield client
+
+
+def pids(path):
+    return path.read_text().split() if path.exists() else []
+
+
+# --- as documented ---
+
+
+def test_a_client_calls_tasks_as_if_they_were_here(client):
+    assert client.add(5, 6) == 11
+    assert client.images.thumbnail("a.png") == ["a.png", 128]
+    assert client.call("add", 5, 6, timeout=10) == 11
+    assert client.images.thumbnail(path="b.png", width=7) == ["b.png", 7]
+    assert client.later("soon") == "soon"
+
+
+def test_an_async_client_gives_calls_that_tell_status_and_result(async_client):
+    call = async_client.add(5, 6)
+    assert call.status() in ("SENDING", "QUEUED", "RUNNING", "SUCCEEDED")
+    assert call.result(timeout=10) == 11
+    assert (call.status(), call.done(), call.wait()) == ("SUCCEEDED", True, True)
+
+
+def test_a_call_can_be_awaited(async_client):
+    async def call_some():
+        calls = [async_client.add(number, 1) for number in range(100)]
+        return await asyncio.gather(*calls), [
+            value async for value in async_client.map("add", [(1, 2), (3, 4)])
+        ]
+
+    assert asyncio.run(call_some()) == (list(range(1, 101)), [3, 7])
+
+
+def test_map_is_in_order_and_takes_no_more_than_a_window_ahead(async_client):
+    taken = []
+
+    def arguments():
+        for number in range(2500):
+            taken.append(number)
+            yield (number, 1)
+
+    values = async_client.map("add", arguments())
+    assert next(values) == 1
+    assert len(taken) <= 1001
+    assert list(values) == list(range(2, 2501))
+
+
+def test_map_reduce_gives_one_task_what_the_other_returned(client, async_client):
+    assert client.map_reduce(["to be", "or not to be"], map="words", reduce="count") == 6
+    assert async_client.map_reduce(["to be"], map="words", reduce="count").result(10) == 2
+
+
+def test_a_task_is_the_function_itself_and_is_called_elsewhere_by_the_same_signature(served, monkeypatch):
+    monkeypatch.setenv("TASKQUEUE_AMQP", served.url)
+    assert remote.add(5, 6) == 11
+    assert remote.add.call(5, b=6) == 11
+    assert remote.add.submit(5, 6).result(10) == 11
+    with Client(served.url) as client:
+        assert client.call(remote.add, 5, b=6) == 11
+
+
+def test_direct_calls_need_no_dispatcher(served):
+    with Client(served.url, direct=True) as client:
+        assert client.add(5, 6) == 11
+
+
+def test_workitems_that_nobody_waits_for_are_submitted_by_the_thousand(served, client, tmp_path):
+    gate, notes = tmp_path / "gate", tmp_path / "notes"
+    gate.touch()
+    arguments = ([str(gate), str(notes)] for _ in range(50))
+    assert client.submit_many("wait", arguments) == 50
+    wait_until(lambda: len(pids(notes)) == 50)
+
+
+# --- errors, as the user sees them ---
+
+
+ERRORS = {
+    "a function that raises": (
+        lambda client: client.divide(1, 0),
+        TaskFailed,
+        "ZeroDivisionError: division by zero",
+    ),
+    "no such task": (
+        lambda client: client.nothing(1),
+        UnknownTask,
+        "there is no queue worker_nothing: nobody serves it",
+    ),
+    "an argument too few": (
+        lambda client: client.add(1),
+        BadArguments,
+        "add(a, b): missing a required argument: 'b'",
+    ),
+    "an argument of another name": (
+        lambda client: client.add(a=1, c=2),
+        BadArguments,
+        "add(a, b): missing a required argument: 'b'",
+    ),
+    "a result that JSON cannot express": (
+        lambda client: client.inexpressible(),
+        TaskFailed,
+        (
+            "ResultUnwritable: the result, a set, cannot be sent as JSON: "
+            "Object of type set is not JSON serializable"
+        ),
+    ),
+    "arguments that JSON cannot express": (
+        lambda client: client.add(1, {2}),
+        TypeError,
+        "add: the arguments cannot be sent as JSON: Object of type set is not JSON serializable",
+    ),
+    "arguments by position and by name": (
+        lambda client: client.add(1, b=2),
+        TypeError,
+        "add: arguments go by position or by name, not both (JSON-RPC 2.0, section 4.2)",
+    ),
+    "a task that wants no more of it": (lambda client: client.refuse(), TaskFailed, "Reject: never that"),
+    "a task that takes too long": (
+        lambda client: client.images.thumbnail("slow.png"),
+        TaskFailed,
+        "TaskTimeout: its timeout has passed",
+    ),
+    "a worker that dies each time": (
+        lambda client: client.die(),
+        TaskFailed,
+        "WorkerCrashed: killed by SIGKILL; 3 crashes in all",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_each_error_is_a_line_for_the_user(client, what):
+    call, expected, text = ERRORS[what]
+    with pytest.raises(expected) as caught:
+        call(client)
+    print(f"{type(caught.value).__name__}: {caught.value}")
+    assert type(caught.value) is expected
+    assert str(caught.value) == text
+
+
+def test_the_remote_traceback_is_shown_below_the_callers_own(served):
+    code = f"from taskqueue import Client\nClient({served.url!r}).divide(1, 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    print(done.stderr)
+    assert "taskqueue.errors.TaskFailed: ZeroDivisionError: division by zero" in done.stderr
+    assert "return a / b" in done.stderr.partition("TaskFailed:")[2]
+
+
+def test_no_result_in_time_is_a_timeout_and_the_call_goes_on(async_client, tmp_path):
+    gate = tmp_path / "gate"
+    call = async_client.wait(str(gate))
+    with pytest.raises(CallTimeout) as caught:
+        call.result(timeout=0.2)
+    print(caught.value)
+    assert str(caught.value) == f"no result of wait within 0.2 s; call {call.id} goes on"
+    gate.touch()
+    assert call.result(10) > 0
+
+
+def test_without_a_broker_a_call_fails_in_time():
+    with Client("amqp://guest:guest@127.0.0.1:1/", broker_timeout=0.5) as client:
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as caught:
+            client.add(5, 6)
+    print(caught.value)
+    assert time.monotonic() - begun < 5
+    assert str(caught.value) == (
+        "the call could not be sent within 0.5 s: "
+        "the broker at 127.0.0.1:1 cannot be reached: Connection refused"
+    )
+
+
+def test_who_is_refused_hears_it_at_once(served):
+    with Client(served.url.replace("taskqueue:", "taskqueue:not"), broker_timeout=20) as client:
+        begun = time.monotonic()
+        with pytest.raises(BrokerRefused, match="refused user 'taskqueue': wrong name or password"):
+            client.add(5, 6)
+    assert time.monotonic() - begun < 10
+
+
+def test_an_alarm_of_the_broker_fails_a_call_in_time_and_what_was_given_up_is_not_sent_later(
+    broker, served, tmp_path
+):
+    note = tmp_path / "note"
+    with Client(served.url, broker_timeout=1) as client:
+        assert client.add(1, 1) == 2
+        broker.set_alarm(on=True)
+        try:
+            for _ in range(2):
+                with pytest.raises(BrokerUnavailable) as caught:
+                    client.wait("/", str(note))
+        finally:
+            broker.set_alarm(on=False)
+        print(caught.value)
+        assert "the broker has an alarm" in str(caught.value)
+        wait_until(lambda: client.add(1, 1) == 2)
+    assert len(pids(note)) <= 1  # the first may have been on its way when the alarm came
+
+
+# --- on the way ---
+
+
+def test_status_and_progress_come_while_the_task_runs(async_client, tmp_path):
+    gate = tmp_path / "gate"
+    call = async_client.wait(str(gate))
+    wait_until(call.progress)
+    assert call.status() == "RUNNING"
+    assert call.progress() == (0.4, "so far")
+    gate.touch()
+    assert call.result(10)
+
+
+def test_a_task_that_asks_for_it_runs_again_and_succeeds(async_client, tmp_path):
+    called = []
+    call = async_client.stubborn(str(tmp_path / "notes"))
+    call.add_done_callback(called.append)
+    assert call.result(20) == "at last"
+    assert pids(tmp_path / "notes") == ["run"] * 3
+    wait_until(lambda: called == [call])
+
+
+def test_a_running_call_is_stopped_and_its_worker_replaced_without_a_crash(served, async_client, tmp_path):
+    note = tmp_path / "note"
+    call = async_client.wait(str(tmp_path / "never"), str(note))
+    wait_until(lambda: pids(note))
+    assert call.cancel()
+    with pytest.raises(CallCancelled) as caught:
+        call.result(10)
+    print(caught.value)
+    assert (str(caught.value), call.status()) == ("its caller has cancelled it", "CANCELLED")
+    assert not call.cancel()
+    (victim,) = pids(note)
+    wait_until(lambda: not Path(f"/proc/{victim}").exists())
+    wait_until(lambda: len(children(served.pool.pid)) == 3)
+    assert pids(note) == [victim]
+    assert f"process {victim}, ended" not in served.pool.output()
+
+
+def test_a_queued_call_is_dropped_before_it_starts(async_client, tmp_path):
+    gate, note = tmp_path / "gate", tmp_path / "note"
+    busy = [async_client.wait(str(gate)) for _ in range(2)]
+    wait_until(lambda: all(call.status() == "RUNNING" for call in busy))
+    queued = [async_client.wait(str(gate), str(note)) for _ in range(3)]
+    wait_until(lambda: all(call.status() == "QUEUED" for call in queued))
+    for call in (*queued, busy[0]):
+        call.cancel()
+    assert busy[0].wait(10)  # the consumer has heard of all of them, in that order
+    gate.touch()
+    assert busy[1].result(10)
+    for call in queued:
+        with pytest.raises(CallCancelled):
+            call.result(10)
+    assert pids(note) == []
+
+
+def test_what_was_cancelled_before_its_workers_came_is_stopped_when_it_starts(ground, tmp_path):
+    ground.foreign.declare("worker_wait")
+    with AsyncClient(ground.url, direct=True) as client:
+        call = client.wait(str(tmp_path / "never"))
+        wait_until(lambda: call.status() == "QUEUED")
+        call.cancel()
+        ground.work(Path(remote.__file__), "-n", "1")
+        with pytest.raises(CallCancelled):
+            call.result(20)
+        gate = tmp_path / "gate"
+        gate.touch()
+        assert client.wait(str(gate)).result(10)
+
+
+# --- clients with a name ---
+
+
+def test_who_comes_back_under_a_name_finds_its_calls(served, tmp_path):
+    gate = tmp_path / "gate"
+    with AsyncClient(served.url, name="billing") as client:
+        done, waiting, failed = client.add(5, 6), client.wait(str(gate)), client.divide(1, 0)
+        done.wait(10)
+        failed.wait(10)
+        wait_until(lambda: waiting.status() == "RUNNING")
+    gate.touch()
+    with AsyncClient(served.url, name="billing") as client:
+        assert client.get(done.id).result(10) == 11
+        assert client.get(waiting.id).result(10) > 0
+        with pytest.raises(TaskFailed, match="ZeroDivisionError"):
+            client.get(failed.id).result(10)
+        with pytest.raises(UnknownCall) as caught:
+            client.get("never")
+    print(caught.value)
+    assert str(caught.value) == "no call 'never' was submitted, or its result was fetched or has expired"
+    with AsyncClient(served.url, name="billing") as client, pytest.raises(UnknownCall):
+        client.get(done.id)  # it was fetched
+
+
+def test_a_call_that_is_queued_is_told_from_one_that_was_never_submitted(ground):
+    ground.foreign.declare("worker_add")
+    with AsyncClient(ground.url, name="billing", direct=True) as client:
+        call = client.add(1, 2)
+        wait_until(lambda: call.status() == "QUEUED")
+    with AsyncClient(ground.url, name="billing", direct=True) as client:
+        assert client.get(call.id).status() == "QUEUED"
+        with pytest.raises(UnknownCall):
+            client.get("never")
+        ground.work(Path(remote.__file__), "-n", "1")
+        assert client.get(call.id).result(20) == 3
+    wait_until(lambda: ground.foreign.depth("replies_billing") == 0)
+
+
+def test_two_clients_of_one_name_are_one_too_many(served):
+    with AsyncClient(served.url, name="twin") as one, AsyncClient(served.url, name="twin") as other:
+        assert one.add(1, 2).result(10) == 3
+        with pytest.raises(AlreadyRunning) as caught:
+            other.add(1, 2).result(20)
+    print(caught.value)
+    assert str(caught.value) == "another client is called 'twin', and has its replies"
+
+
+def test_a_name_that_no_queue_can_have_is_refused(served):
+    with pytest.raises(TaskError, match="client name 'a b' is not 1 to 100 of letters"):
+        AsyncClient(served.url, name="a b").add(1, 2)
+
+
+# --- threads, processes, connections ---
+
+
+def test_any_number_of_threads_may_use_one_client(client):
+    sums = {}
+
+    def add(number):
+        sums[number] = [client.add(number, other) for other in range(10)]
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sums == {number: [number + other for other in range(10)] for number in range(8)}
+
+
+def test_after_a_fork_parent_and_child_each_have_their_own_connection(client, forked):
+    assert client.add(1, 2) == 3
+    child = forked(lambda: print(client.add(3, 4), client.add(5, 6)))
+    assert client.add(7, 8) == 15
+    assert (child.wait(20), child.output()) == (0, "7 11\n")
+    assert client.add(9, 10) == 19
+
+
+@pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
+def test_the_interpreters_end_sends_what_was_called_and_is_quick_and_quiet(served, kind, tmp_path):
+    note = tmp_path / "note"
+    last = f"client.wait('/', {str(note)!r})"
+    code = f"from taskqueue import {kind}\nclient = {kind}({served.url!r})\n{last}"
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - begun < 10
+    wait_until(lambda: len(pids(note)) == 1)
+
+
+def test_a_client_outlives_its_connection(proxy, foreign, amqp_url):
+    foreign.declare("worker_add")
+    with (
+        AsyncClient(proxy.url, direct=True) as client,
+        AsyncClient(proxy.url, direct=True, name="a") as named,
+    ):
+        lost, kept = client.add(1, 2), named.add(3, 4)
+        wait_until(lambda: (lost.status(), kept.status()) == ("QUEUED", "QUEUED"))
+        proxy.cut()
+        with pytest.raises(ReplyLost) as caught:
+            lost.result(10)
+        print(caught.value)
+        assert str(caught.value) == (
+            f"the connection was lost by which the reply of call {lost.id} of add was to come"
+        )
+        wait_until(lambda: foreign.depth("worker_add") == 2)
+        requests = [foreign.get("worker_add") for _ in range(2)]
+        (request,) = [each for each in requests if each.properties["reply_to"] == "replies_a"]
+        reply = json.dumps({"jsonrpc": "2.0", "result": 7, "id": json.loads(request.body)["id"]})
+        foreign.publish(
+            reply,
+            "replies_a",
+            content_type="application/json",
+            correlation_id=request.properties["correlation_id"],
+        )
+        assert kept.result(20) == 7
+        again = client.add(1, 2)
+        wait_until(lambda: again.status() == "QUEUED", 20)
+
+
+def test_a_client_survives_a_restart_of_the_broker(node_directory: Path, rabbitmq: None):
+    node = Node(node_directory / "restarted")
+    node.start()
+    try:
+        with Client(node.url, direct=True, broker_timeout=1) as client:
+            with pytest.raises(UnknownTask, match="no task 'add': there is no queue worker_add"):
+                client.add(1, 2)
+            node.kill()
+            with pytest.raises(BrokerUnavailable):
+                client.add(1, 2)
+            node.start()
+            wait_until(lambda: _is_unknown(client), 30)
+    finally:
+        node.stop()
+
+
+def _is_unknown(client):
+    try:
+        client.add(1, 2)
+    except UnknownTask:
+        return True
+    except BrokerUnavailable:
+        return False
+    raise AssertionError("there is no worker")
+
+
+# --- who serves them ---
+
+
+def test_the_pool_serves_the_tasks_of_installed_packages(ground, tmp_path):
+    ground.start("dispatcher")
+    note = tmp_path / "note"
+    tmp_path.chmod(0o777)
+    for directory in tmp_path.parents[:2]:
+        directory.chmod(0o755)
+    ground.start(
+        "workerpool", "[DEFAULT]\nworkers: 0\n[remote]\nworkers: 2\nretries: 1\n", ready="takes work"
+    )
+    with Client(ground.url) as client:
+        assert client.add(5, 6) == 11
+        assert client.images.thumbnail("a.png") == ["a.png", 128]
+        with pytest.raises(TaskFailed, match="ZeroDivisionError"):
+            client.divide(1, 0)
+        assert client.stubborn(str(note)) == "at last"
+    kept = ground.foreign.get("taskqueue_failed")
+    assert len(kept.headers["x-taskqueue-history"]) == 2  # the group's one retry; the task's own are three
+
+
+def test_what_waits_behind_long_tasks_of_another_queue_goes_to_another_host(ground, tmp_path):
+    gate, note = tmp_path / "gate", tmp_path / "note"
+    busy = ground.work(Path(remote.__file__), "-n", "1")
+    with AsyncClient(ground.url, direct=True) as client:
+        long = client.wait(str(gate))
+        wait_until(lambda: long.status() == "RUNNING")
+        short = [client.add(number, 1) for number in range(3)]
+        ground.work(Path(remote.__file__), "-n", "1")
+        assert [call.result(20) for call in short] == [1, 2, 3]
+        assert long.status() == "RUNNING"
+        gate.touch()
+        assert long.result(10)
+    assert note.exists() is False
+    assert busy.stop() == 0
+
+
+def test_a_module_without_tasks_and_jobs_is_refused_in_a_line(ground):
+    (ground.directory / "empty.py").write_text("")
+    with pytest.raises(AssertionError, match="expected a function 'handle_job', it is not there"):
+        ground.work_anew(ground.directory / "empty.py")
+
+
+def test_two_tasks_of_one_name_are_refused_in_a_line(ground):
+    code = "from taskqueue import task\n@task\ndef a(): ...\n@task(name='a')\ndef b(): ...\n"
+    (ground.directory / "twice.py").write_text(code)
+    with pytest.raises(AssertionError, match="two tasks are called 'a': one of twice, one of twice"):
+        ground.work_anew(ground.directory / "twice.py")
+
+
+def test_a_type_checker_knows_the_signature_of_a_task(tmp_path):
+    pytest.importorskip("mypy")
+    code = """
+from typing import assert_type
+from taskqueue import Call, Client, AsyncClient, task
+
+@task
+def add(a: int, b: int) -> int:
+    return a + b
+
+@task(name="half", timeout=1.0)
+def halve(a: int) -> float:
+    return a / 2
+
+assert_type(add(5, 6), int)
+assert_type(add.call(5, 6), int)
+assert_type(add.submit(5, b=6), Call[int])
+assert_type(halve.call(5), float)
+assert_type(Client().call(add, 5, 6), int)
+assert_type(AsyncClient().submit(halve, 1), Call[float])
+assert_type(AsyncClient().submit(halve, 1).result(timeout=1), float)
+add.call("5", 6)  # error
+add.submit(5)  # error
+Client().call(add, 5, "6")  # error
+"""
+    file = tmp_path / "typed.py"
+    file.write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent"]
+    command += ["--cache-dir", str(tmp_path / "cache"), str(file)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(taskqueue.__file__).parents[1])},
+    )
+    wrong = [number for number, line in enumerate(code.splitlines(), 1) if line.endswith("# error")]
+    found = sorted({int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line})
+    assert found == wrong, done.stdout + done.stderr

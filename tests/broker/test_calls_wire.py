@@ -1,0 +1,164 @@
+"""Calls on the wire: what another language sends and gets, by py-amqp and amqp-tools."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import amqp
+import pytest
+from support import remote
+from support.waiting import wait_until
+
+JSON = "application/json"
+
+
+@pytest.fixture(scope="module")
+def served(shared):
+    """A ground where a dispatcher runs, the tasks are served, and a queue is there for replies."""
+    shared.work(Path(remote.__file__), "-n", "1")
+    shared.start("dispatcher")
+    shared.foreign.declare("answers")
+    return shared
+
+
+@pytest.fixture
+def ask(served):
+    """Send a request as JSON text with reply_to; return the next answer."""
+
+    def ask(body, queue="taskqueue", **properties):
+        send(served, body, queue, **properties)
+        return json.loads(served.foreign.get("answers", 20).body)
+
+    yield ask
+    assert served.foreign.depth("answers") == 0
+
+
+def send(served, body, queue="taskqueue", **properties):
+    text = body if isinstance(body, str) else json.dumps(body)
+    served.foreign.publish(text, queue, reply_to="answers", content_type=JSON, **properties)
+
+
+def request(method, params, **more):
+    return {"jsonrpc": "2.0", "method": method, "params": params} | more
+
+
+@pytest.mark.parametrize("id_", [7, "seven", None])
+@pytest.mark.parametrize("params", [[5, 6], {"a": 5, "b": 6}])
+def test_a_request_by_position_or_name_is_answered_under_its_id(ask, id_, params):
+    assert ask(request("add", params, id=id_)) == {"jsonrpc": "2.0", "result": 11, "id": id_}
+
+
+def test_amqp_tools_can_call(served):
+    body = '{"jsonrpc": "2.0", "method": "add", "params": [5, 6], "id": 1}'
+    publish = ["amqp-publish", "-u", served.url, "-r", "taskqueue", "-C", JSON, "-t", "answers", "-b", body]
+    subprocess.run(publish, check=True, timeout=30)
+    consume = ["amqp-consume", "-u", served.url, "-q", "answers", "-c", "1", "cat"]
+    done = subprocess.run(consume, check=True, capture_output=True, timeout=30)
+    assert json.loads(done.stdout) == {"jsonrpc": "2.0", "result": 11, "id": 1}
+
+
+def test_a_notification_is_performed_and_not_answered(served, ask, tmp_path):
+    gate, note = tmp_path / "gate", tmp_path / "note"
+    gate.touch()
+    send(served, request("wait", [str(gate), str(note)]))
+    wait_until(note.exists)
+    send(served, request("divide", [1, 0]))
+    assert ask(request("add", [1, 2], id=1))["result"] == 3  # the one worker is through with them
+    assert served.foreign.depth("results") in (0, None)
+
+
+def test_a_batch_is_answered_by_a_list_without_its_notifications(ask):
+    batch = [
+        request("add", [1, 2], id="1"),
+        request("add", [1, 2]),
+        request("divide", [1, 0], id="2"),
+        {"foo": "boo"},
+        request("nothing", [], id="5"),
+    ]
+    first, failed, invalid, unknown = ask(batch)
+    assert first == {"jsonrpc": "2.0", "result": 3, "id": "1"}
+    assert (failed["id"], failed["error"]["code"], failed["error"]["message"]) == (
+        "2",
+        -32000,
+        "division by zero",
+    )
+    assert (invalid["id"], invalid["error"]["code"]) == (None, -32600)
+    assert (unknown["id"], unknown["error"]["code"]) == ("5", -32601)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (request("add", [1], id=1), -32602, "add(a, b): missing a required argument: 'b'"),
+        (request("add", "12", id=1), -32600, "params are neither a list nor an object"),
+        (request("nothing", [], id=1), -32601, "there is no queue worker_nothing: nobody serves it"),
+        (request("die", [], id=1), -32000, "killed by SIGKILL; 3 crashes in all"),
+    ],
+)
+def test_an_error_has_its_code(ask, body, code, message):
+    answer = ask(body)
+    assert (answer["id"], answer["error"]["code"], answer["error"]["message"]) == (1, code, message)
+
+
+def test_a_failures_data_has_type_and_traceback(ask):
+    error = ask(request("divide", [1, 0], id=1))["error"]
+    assert (error["code"], error["data"]["type"]) == (-32000, "ZeroDivisionError")
+    assert "return a / b" in error["data"]["traceback"]
+
+
+def test_a_request_straight_to_the_tasks_queue_is_answered(ask):
+    assert ask(request("add", [1, 2], id=1), "worker_add")["result"] == 3
+
+
+def test_what_nobody_serves_is_kept_and_no_queue_is_made_for_it(served, ask):
+    served.foreign.declare("taskqueue_rejected")
+    served.foreign.purge("taskqueue_rejected")
+    ask(request("nobody", [], id=1), message_id="lost")
+    kept = served.foreign.get("taskqueue_rejected")
+    assert kept.properties["message_id"] == "lost"
+    assert kept.headers["x-taskqueue-reason"] == "there is no queue worker_nobody: nobody serves it"
+    assert served.foreign.depth("worker_nobody") is None
+
+
+def test_a_workitem_that_is_no_request_has_its_arguments_and_a_plain_result(served):
+    for body in ("[5, 6]", '{"a": 5, "b": 6}'):
+        served.foreign.publish(body, type="add", reply_to="answers", content_type=JSON)
+        answer = served.foreign.get("answers")
+        assert (answer.body, answer.headers["x-taskqueue-status"]) == (b"11", "succeeded")
+
+
+def test_who_asks_is_told_what_happens_on_the_way(served, tmp_path):
+    headers = {"x-taskqueue-notify": True}
+    notes = str(tmp_path / "notes")
+    send(served, request("stubborn", [notes], id=3), application_headers=headers, correlation_id="mine")
+    answers = served.foreign.collect("answers", 7)
+    assert {answer.properties["correlation_id"] for answer in answers} == {"mine"}
+    *told, last = [json.loads(answer.body) for answer in answers]
+    assert last == {"jsonrpc": "2.0", "result": "at last", "id": 3}
+    assert [each["method"] for each in told] == [
+        "started",
+        "retrying",
+        "started",
+        "retrying",
+        "started",
+        "finished",
+    ]
+    assert [each["params"].get("attempt") for each in told] == [1, 2, 2, 3, 3, None]
+    assert told[1]["params"]["error"] == "Retry: not yet"
+    assert told[-1]["params"] == {"id": "mine", "status": "succeeded"}
+    assert all("id" not in each for each in told)
+
+
+def test_another_language_cancels_by_the_exchange(served, tmp_path):
+    note = tmp_path / "note"
+    send(served, request("wait", [str(tmp_path / "never"), str(note)], id=1), message_id="mine")
+    wait_until(note.exists)
+    served.foreign._do(  # an exchange returns what no queue is bound to; here the consumers' are
+        lambda channel: channel.basic_publish(
+            amqp.Message(b"", correlation_id="mine"), "taskqueue_cancel", ""
+        )
+    )
+    answer = served.foreign.get("answers", 20)
+    assert answer.headers["x-taskqueue-status"] == "cancelled"
+    error = json.loads(answer.body)["error"]
+    assert (error["code"], error["message"]) == (-32001, "its caller has cancelled it")

@@ -1,0 +1,78 @@
+"""Tasks for the tests; a file that `taskqueue work` is given, and that every user can read."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from taskqueue import Reject, Retry, progress, task
+
+
+@task
+def add(a, b):
+    return a + b
+
+
+@task(name="images.thumbnail", timeout=0.3, retries=1)
+def thumbnail(path, width=128):
+    if path == "slow.png":
+        time.sleep(30)
+    return [path, width]
+
+
+@task
+def divide(a, b):
+    return a / b
+
+
+@task
+def inexpressible():
+    return {1, 2}
+
+
+@task
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task
+def wait(gate, note=""):
+    """Wait until a file is there; note each run in another."""
+    if note:
+        with Path(note).open("a") as notes:
+            notes.write(f"{os.getpid()}\n")
+    progress(0.4, "so far")
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return os.getpid()
+
+
+@task(retries=3)
+def stubborn(notes):
+    """Succeed at the third run."""
+    with Path(notes).open("a+") as file:
+        file.write("run\n")
+        file.seek(0)
+        if len(file.readlines()) < 3:
+            raise Retry("not yet", delay=0)
+    return "at last"
+
+
+@task
+def refuse():
+    raise Reject("never that")
+
+
+@task
+def words(text):
+    return text.split()
+
+
+@task
+def count(lists):
+    return sum(len(each) for each in lists)
+
+
+@task
+async def later(value):
+    return value

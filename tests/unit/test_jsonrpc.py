@@ -1,0 +1,87 @@
+"""What JSON-RPC 2.0 says about ids, batches and notifications; the examples are the specification's."""
+
+import json
+
+import pytest
+
+from taskqueue import results
+from taskqueue.errors import BadArguments
+from taskqueue.properties import Properties
+from taskqueue.results import Failure, encode_answer, encode_failure
+from taskqueue.rpc import jsonrpc, message
+from taskqueue.rpc.call import Call
+from taskqueue.workitem import FORMATS, JSON, Workitem, find_route
+
+REQUEST = {"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}
+
+
+def failed(body, error=None):
+    workitem = Workitem("id", "subtract", 1, Properties(content_type=JSON), json.dumps(body).encode())
+    return encode_failure(Failure.of(error or ValueError("no")), workitem)
+
+
+def test_a_result_is_a_response_to_a_request_and_nothing_to_a_notification():
+    assert json.loads(encode_answer(19, REQUEST)[1]) == {"jsonrpc": "2.0", "result": 19, "id": 1}
+    assert encode_answer(19, {"jsonrpc": "2.0", "method": "update"}) == (JSON, b"")
+    assert encode_answer(19, {"method": "update", "id": 1}) == (JSON, b"19")
+
+
+def test_a_failure_is_an_error_to_a_request_and_to_each_of_a_batch():
+    response = json.loads(failed(REQUEST, BadArguments("b is missing")))
+    assert (response["id"], response["error"]["code"], response["error"]["message"]) == (
+        1,
+        -32602,
+        "b is missing",
+    )
+    assert failed({"jsonrpc": "2.0", "method": "update"}) == b""
+    batch = [REQUEST, {"jsonrpc": "2.0", "method": "update"}, REQUEST | {"id": "9"}]
+    assert [each["id"] for each in json.loads(failed(batch))] == [1, "9"]
+    assert failed(batch[1:2]) == b""
+
+
+@pytest.mark.parametrize("id_", ["NaN", "Infinity", "[[1]]", "{}", "1e999"])
+def test_an_id_that_cannot_be_sent_back_is_null(id_):
+    body = json.loads(f'{{"jsonrpc": "2.0", "method": "a", "id": {id_}}}')
+    assert json.loads(encode_answer(1, body)[1])["id"] is None
+    assert json.loads(jsonrpc.errors(body, -32000, "no", {}))["id"] is None
+
+
+def test_a_batch_goes_where_its_first_request_does():
+    assert find_route(Properties(), json.dumps([REQUEST, 1]).encode(), FORMATS).worker_type == "subtract"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"jsonrpc":"2.0","error":{"code":[1],"message":{}},"id":1}',
+        b'{"jsonrpc":"2.0","error":7}',
+        b'{"jsonrpc":"2.0","method":"progress","params":{"fraction":"much"}}',
+        b"[" * 100_000,
+        b"\xff",
+        b"",
+    ],
+)
+def test_whatever_comes_as_a_reply_ends_no_client(body):
+    call = Call(None, "id", "add")
+    properties, content = message.decode(Properties(content_type=JSON).encode(), body)
+    found = message.notice(content)
+    if found is None:
+        message.take_reply(call, properties, content)
+        assert call.status() == "FAILED"
+        assert str(call.error())
+    else:
+        message.take_notice(call, *found)
+        assert call.progress() == (0.0, "")
+
+
+def test_the_result_of_a_plugin_that_is_no_response_is_a_value_or_a_failure():
+    status = "x-taskqueue-status"
+    call = Call(None, "id", "digest")
+    good = Properties(content_type="text/plain").with_headers({status: results.SUCCEEDED})
+    message.take_reply(call, *message.decode(good.encode(), b"words"))
+    assert call.status() == "SUCCEEDED"
+    call = Call(None, "id", "digest")
+    bad = Properties(content_type=JSON).with_headers({status: results.FAILED})
+    body = b'{"error": {"type": "KeyError", "message": "a", "traceback": "..."}, "workitem": null}'
+    message.take_reply(call, *message.decode(bad.encode(), body))
+    assert str(call.error()) == "KeyError: a"

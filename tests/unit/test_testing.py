@@ -1,0 +1,142 @@
+"""The bench for users' tests: what happens in service happens on it."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from support import remote
+
+from taskqueue import (
+    BadArguments,
+    BaseWorker,
+    CallCancelled,
+    CallTimeout,
+    Retry,
+    TaskFailed,
+    UnknownTask,
+    node,
+)
+from taskqueue.rpc.task import Task, tasks_of
+from taskqueue.testing import Bench
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench():
+    with Bench(remote, retry_delay=60.0, retry_jitter=0.0) as bench:
+        yield bench
+
+
+def test_a_task_is_called_and_its_errors_are_those_of_service(bench):
+    assert bench.client.add(5, 6) == 11
+    for call, error, text in [
+        (lambda: bench.client.divide(1, 0), TaskFailed, "ZeroDivisionError: division by zero"),
+        (lambda: bench.client.add(1), BadArguments, "add(a, b): missing a required argument: 'b'"),
+        (bench.client.nothing, UnknownTask, "there is no queue worker_nothing: nobody serves it"),
+    ]:
+        with pytest.raises(error) as caught:
+            call()
+        assert str(caught.value) == text
+    assert [reason.header("x-taskqueue-reason") for reason, _ in bench.failed] == [
+        "ZeroDivisionError: division by zero"
+    ]
+    assert len(bench.rejected) == 2
+
+
+def test_an_async_call_waits_until_it_is_performed(bench):
+    call = bench.async_client.add(5, 6)
+    assert call.status() == "QUEUED"
+    assert bench.run() == 2  # the dispatcher's step, and the worker's
+    assert (call.status(), call.result()) == ("SUCCEEDED", 11)
+    assert asyncio.run(_await(bench.async_client.add(1, 2), bench)) == 3
+    assert list(bench.async_client.map("add", [(1, 2), (3, 4)])) == [3, 7]
+    assert bench.client.map_reduce(["a b", "c"], map="words", reduce="count") == 3
+
+
+async def _await(call, bench):
+    bench.run()
+    return await call
+
+
+def test_a_crash_runs_it_again_until_there_were_too_many(bench, tmp_path):
+    gate, note = tmp_path / "gate", tmp_path / "note"
+    gate.touch()
+    bench.crash("wait", 2)
+    call = bench.async_client.wait(str(gate), str(note))
+    bench.run()
+    assert call.status() == "RETRYING"  # the first at once, the second after a second
+    assert call.result(timeout=10)
+    assert len(note.read_text().splitlines()) == 3
+    bench.crash("add", 3)
+    with pytest.raises(TaskFailed, match="WorkerCrashed: killed by SIGKILL; 3 crashes in all"):
+        bench.client.add(1, 2)
+
+
+def test_redelivery_runs_it_twice(bench, tmp_path):
+    gate, note = tmp_path / "gate", tmp_path / "note"
+    gate.touch()
+    bench.redeliver("wait")
+    assert bench.client.wait(str(gate), str(note))
+    assert len(note.read_text().splitlines()) == 2
+
+
+def test_time_passes_as_the_test_wants(tmp_path):
+    class Late(BaseWorker):
+        def handle_task(self, body):
+            if self.workitem.attempt == 1:
+                raise Retry("later", delay=3600)
+            self.progress(0.5, "half")
+            return body
+
+    with Bench(plugins={"late": Late()}) as bench:
+        bench.submit("late", "now")
+        bench.run()
+        bench.advance(3590)
+        assert bench.run() == 0
+        bench.advance(20)
+        assert bench.run() == 1
+        ((_, value),) = bench.results
+        assert value == "now"
+        call = bench.async_client.late()
+        with pytest.raises(CallTimeout):
+            call.result(timeout=60)
+        assert call.result(timeout=7200)["method"] == "late"
+        assert call.progress() == (0.5, "half")
+
+
+def test_a_cancelled_call_is_not_run(bench, tmp_path):
+    note = tmp_path / "note"
+    call = bench.async_client.wait("/", str(note))
+    call.cancel()
+    with pytest.raises(CallCancelled):
+        call.result()
+    assert not note.exists()
+
+
+def test_tasks_are_the_functions_themselves_with_their_names():
+    assert isinstance(node.add, Task)
+    assert node.add(5, 6) == 11
+    assert node.add.__doc__ == "Return the sum."
+    assert [task.name for task in tasks_of("taskqueue.node")] == ["add", "echo", "sleep", "subtract"]
+
+
+EXAMPLES = [
+    (page, number, code)
+    for page in ("README.md", "docs/calling.md")
+    for number, code in enumerate(
+        re.findall(
+            r"^```python\n# on the bench\n(.*?)^```$", (PROJECT / page).read_text(), re.MULTILINE | re.DOTALL
+        )
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), EXAMPLES)
+def test_the_documentations_examples_run(page, number, code):
+    exec(compile(code, f"{page}, example {number}", "exec"), {"__name__": f"example{number}"})
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) > 1
