@@ -47,11 +47,11 @@ class Fault:
         return f"{self.number}: {self.kind}, {self.target}"
 
 
-def schedule(seed: int, number: int) -> list[Fault]:
-    """Return the faults that a seed stands for."""
+def schedule(seed: int, number: int, longest_pause: float = LONGEST_PAUSE) -> list[Fault]:
+    """Return the faults that a seed stands for; `longest_pause` is in seconds."""
     chance = random.Random(f"{seed} faults")
     kinds = _kinds(chance)
-    return [_fault(chance, each, next(kinds)) for each in range(1, number + 1)]
+    return [_fault(chance, each, next(kinds), longest_pause) for each in range(1, number + 1)]
 
 
 def _kinds(chance: random.Random) -> Iterator[str]:
@@ -62,10 +62,10 @@ def _kinds(chance: random.Random) -> Iterator[str]:
         yield from deck
 
 
-def _fault(chance: random.Random, number: int, kind: str) -> Fault:
+def _fault(chance: random.Random, number: int, kind: str, longest_pause: float) -> Fault:
     return Fault(
         number,
-        chance.uniform(0, LONGEST_PAUSE),
+        chance.uniform(0, longest_pause),
         kind,
         chance.choice(DECK[kind][1]),
         chance.random(),

@@ -8,8 +8,9 @@ from chaos.schedule import schedule
 from chaos.workload import workload
 
 SEED = 20
-WORKITEMS = 1200
+WORKITEMS = 1000
 FAULTS = 30
+LONGEST_PAUSE = 0.3
 
 
 @pytest.mark.timeout(200)
@@ -17,7 +18,8 @@ def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
     python, site_directory, broker, amqp_url
 ):
     with Plant(python, site_directory, broker, amqp_url) as plant:
-        account, hits = run(plant, workload(SEED, WORKITEMS), schedule(SEED, FAULTS), lambda *_: None)
+        faults = schedule(SEED, FAULTS, LONGEST_PAUSE)
+        account, hits = run(plant, workload(SEED, WORKITEMS), faults, lambda *_: None)
         content = report(account, hits, SEED, 0, plant.foreign)
     assert account.is_balanced, content
     assert (content["workitems"], content["faults"]) == (WORKITEMS, FAULTS)
