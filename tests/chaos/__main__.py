@@ -1,4 +1,4 @@
-"""The command: make chaos."""
+"""Counts what is lost and doubled while everything that handles workitems is killed, cut and restarted."""
 
 import argparse
 import json

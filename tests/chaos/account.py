@@ -24,6 +24,7 @@ QUEUES = {
 LONGEST_SPAN = (
     15.0  # seconds that a service may have a workitem; a consumer without workers gives it back sooner
 )
+LONGEST_RUNG = 1.0  # seconds; none holds a workitem of the workload longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,13 @@ def _story(evidence: Evidence, workitem: Workitem, ends: list[End]) -> Story:
     submitted = evidence.submitted[workitem.id]
     over = max(end.ended for end in ends) + LONGEST_SPAN
     last = bisect_right(evidence.hits, over, key=lambda hit: hit.began)
+    taps = evidence.taps.values() if workitem.kind.climbs else ()
     return Story(
         workitem.id,
         workitem.kind.worker_type,
         workitem.id in evidence.doubtful,
         {service: tap.spans(workitem.id, LONGEST_SPAN) for service, tap in evidence.taps.items()},
+        [(sent, sent + LONGEST_RUNG) for tap in taps for sent in tap.went.get(workitem.id, ())],
         ends,
         [hit for hit in evidence.hits[:last] if hit.over >= submitted],
     )

@@ -42,6 +42,7 @@ class Story:
     worker_type: str
     is_doubtful: bool  # whether the producer published it again
     spans: Mapping[str, Sequence[tuple[float, float]]]  # by service: from when to when it had the workitem
+    rungs: Sequence[tuple[float, float]]  # from when to when it was on a rung of the delay ladder, at most
     ends: Sequence[End]
     hits: Sequence[Hit]  # what was hit meanwhile, the earliest first
 
@@ -59,7 +60,8 @@ class Story:
         """Return the last fault that may have had the workitem run again by some moment, "" without one.
 
         It must have hit a service while that had the workitem in hand: then the broker, which heard no
-        acknowledgement, delivers it once more.
+        acknowledgement, delivers it once more. Or the broker itself, while a rung had it: one that does not
+        know whether the next queue has what it passed on passes it on again.
         """
         for hit in reversed(self.hits):
             if hit.began <= by and hit.kind in REDELIVERING and self._was_in_hand(hit):
@@ -69,6 +71,8 @@ class Story:
     def _was_in_hand(self, hit: Hit) -> bool:
         if hit.group not in ("", self.worker_type):
             return False
+        if hit.target == BROKER and any(hit.overlaps(since, until + AFTER) for since, until in self.rungs):
+            return True
         return any(self._met(hit, service, span) for service, spans in self.spans.items() for span in spans)
 
     def _met(self, hit: Hit, service: str, span: tuple[float, float]) -> bool:

@@ -29,16 +29,17 @@ class Kind:
     worker_type: str  # "" for one that no worker type can be found for
     state: str  # what it must come to
     cause: str = ""  # how the error begins, of one that fails
+    climbs: bool = False  # whether it goes up the delay ladder
 
 
 KINDS = (
     Kind("instant", 151, "quick", "succeeded"),
     Kind("slow", 16, "lasting", "succeeded"),
-    Kind("delayed", 10, "quick", "succeeded"),
-    Kind("raising once", 6, "failing", "succeeded"),
-    Kind("raising", 4, "failing", "failed", "ValueError"),
-    Kind("crashing once", 2, "failing", "succeeded"),
-    Kind("crashing", 2, "crashing", "failed", "WorkerCrashed"),
+    Kind("delayed", 10, "quick", "succeeded", climbs=True),
+    Kind("raising once", 6, "failing", "succeeded", climbs=True),
+    Kind("raising", 4, "failing", "failed", "ValueError", climbs=True),
+    Kind("crashing once", 2, "failing", "succeeded", climbs=True),
+    Kind("crashing", 2, "crashing", "failed", "WorkerCrashed", climbs=True),
     Kind("eating memory", 3, "greedy", "failed", "MemoryError"),
     Kind("rejecting", 4, "quick", "rejected", "Reject"),
     Kind("unroutable", 2, "", "rejected", "the JSON object names no worker type"),

@@ -122,6 +122,13 @@ def test_a_fault_before_or_after_is_no_cause(moment):
     assert twice("cut a line", "pool a", began=moment).unexplained
 
 
+@pytest.mark.parametrize(("kind", "is_explained"), [("delayed", True), ("instant", False)])
+def test_a_broker_that_goes_down_while_a_rung_has_a_workitem_may_double_it(kind, is_explained):
+    broken = Hit("restart the broker", "broker", "", BEGAN + 0.8, BEGAN + 0.9)  # sent on at BEGAN - 0.1
+    account = judge(end(BEGAN + 10), end(BEGAN + 10.1, message="m2"), hits=[broken], kind=kind)
+    assert account.is_balanced is is_explained
+
+
 def test_what_the_producer_published_twice_may_come_twice():
     account = judge(end(), end(BEGAN + 20, message="m2"), doubtful={"<1-the-one>"})
     assert account.is_balanced
