@@ -136,11 +136,12 @@ class Session:
         if self._closing is not None:
             return
         self._closing = then
-        if self._connection is None or self._connection.is_closed or self._connection.is_closing:
+        if self._connection is None or self._connection.is_closed:
             self._closed()
             return
         self._loop.call_later(CLOSE_TIMEOUT, self._closed)
-        self._connection.close()
+        if self.is_up:  # else it is closed when it is open: pika cannot be stopped while it connects
+            self._connection.close()
 
     def _closed(self) -> None:
         then, self._closing = self._closing, _nothing
@@ -182,6 +183,9 @@ class Session:
         self._open_failed(None, ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     def _opened(self, connection: Any) -> None:
+        if self._closing is not None:
+            connection.close()
+            return
         connection.add_on_connection_blocked_callback(self._loop.guard(self._blocked))
         connection.add_on_connection_unblocked_callback(self._loop.guard(self._unblocked))
         self._is_up = self.ever_up = True

@@ -471,12 +471,11 @@ def _is_unknown(client):
 # --- who serves them ---
 
 
-def test_the_pool_serves_the_tasks_of_installed_packages(ground, tmp_path):
+def test_the_pool_serves_the_tasks_of_installed_packages(ground):
     ground.start("dispatcher")
-    note = tmp_path / "note"
-    tmp_path.chmod(0o777)
-    for directory in tmp_path.parents[:2]:
-        directory.chmod(0o755)
+    note = ground.directory / "open" / "note"
+    note.parent.mkdir()
+    note.parent.chmod(0o777)
     ground.start(
         "workerpool", "[DEFAULT]\nworkers: 0\n[remote]\nworkers: 2\nretries: 1\n", ready="takes work"
     )
