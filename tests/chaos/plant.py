@@ -17,6 +17,8 @@ from support.waiting import wait_until
 from chaos.schedule import LINES, POOLS, SERVICES
 from chaos.tap import Tap
 from chaos.workload import GROUPS
+from taskqueue.broker.topology import LADDER, Queue, declared_arguments, rung
+from taskqueue.config import AmqpSettings
 
 KEEP_DELAY = 0.02  # seconds between two looks at what runs
 STOP_TIMEOUT = 40.0  # seconds; the daemons give themselves 20
@@ -96,9 +98,18 @@ class Plant:
         install_zoo(self._plugins)
         for queue in (*WORK_QUEUES, *END_QUEUES):
             self.foreign.declare(queue)
+        for delay in LADDER[:2]:  # those that the workload needs
+            self._make_rung(rung(delay))
         for name in SERVICES:
             self.configure(name)
         return self
+
+    def _make_rung(self, queue: Queue) -> None:
+        """Make a rung before it is needed: while a new one settles, dispatchers acknowledge late."""
+        major = int(self.foreign.server_version().partition(".")[0])
+        arguments = declared_arguments(queue, AmqpSettings(()), major)
+        self.foreign.declare(queue.name, arguments=arguments)
+        self.foreign.bind(queue.name)
 
     def __exit__(self, *_: object) -> None:
         for service in self.services.values():

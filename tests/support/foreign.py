@@ -53,6 +53,11 @@ class Foreign:
             lambda channel: channel.queue_declare(queue, **{"durable": True, "auto_delete": False} | options)
         )
 
+    def bind(self, queue: str) -> None:
+        """Have a durable fanout exchange of the queue's name lead to it."""
+        self._do(lambda channel: channel.exchange_declare(queue, "fanout", durable=True, auto_delete=False))
+        self._do(lambda channel: channel.queue_bind(queue, queue))
+
     def publish(self, body: str | bytes, queue: str = "taskqueue", **properties: Any) -> None:
         """Publish one message to a queue and wait for the confirm; it must have been routed."""
         self.publish_to("", queue, body, **properties)
