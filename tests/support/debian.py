@@ -18,7 +18,6 @@ RELEASES: Final = {"bookworm": 12, "trixie": 13}
 # Read when this is imported: the tests' own variable hides the user's directory later.
 _CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskqueue"
 _LONGEST_KEPT: Final = 7 * 86400  # seconds; then the release has had its updates
-_DEFAULT_MIRROR: Final = "http://deb.debian.org/debian"
 
 # There is nobody to ask. What is only recommended must not be needed.
 _APT: Final = 'APT::Get::Assume-Yes "true";\nAPT::Install-Recommends "false";\n'
@@ -34,10 +33,10 @@ ENVIRONMENT: Final = {
 
 def mirror() -> str:
     """Return where this machine gets Debian from."""
-    listed = _said(
-        "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"
-    )
-    return listed.splitlines()[0].rstrip("/") if listed else _DEFAULT_MIRROR
+    listing = ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+    listed = _said(*listing, "Label: Debian") or _said(*listing)  # fetched lists have labels
+    assert listed, "apt knows of no place to get packages from"
+    return listed.splitlines()[0].rstrip("/")
 
 
 def apt_settings() -> str:
