@@ -161,7 +161,7 @@ def test_it_ends_with_an_owner_that_is_killed(rabbitmq: None, node_directory: Pa
     finally:
         for pid in filter(exists, processes):
             kill(pid)
-    assert running(state_dir) is None
+    wait_until(lambda: running(state_dir) is None, what="the end of whoever else the node had started")
 
 
 def test_without_rabbitmq_it_says_which_package_to_install(tmp_path: Path) -> None:
