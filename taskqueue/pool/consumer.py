@@ -129,6 +129,8 @@ class Consumer(Part):
     def _worker_ready(self, services: tuple[Service, ...]) -> None:
         self._workload.serve(services)
         self._converge()
+        if self._draining:
+            self._crew.let_idle_go()
 
     def _begun(self, link: WorkerLink, assignment: Assignment) -> None:
         self._workload.begun(link, assignment)
@@ -152,6 +154,7 @@ class Consumer(Part):
             self._workload.give_back_waiting()
         self._converge()
         self._flush()
+        self._leave_if_done()
 
     def _flush(self) -> None:
         self._workload.flush()
@@ -236,5 +239,9 @@ class Consumer(Part):
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
-        if self._draining and self._workload.is_done and not self._publisher.unsettled:
+        if not self._draining or not self._workload.is_done or self._publisher.unsettled:
+            return
+        if self._crew.is_gone:
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))
+        else:  # somebody must take down what they print in `teardown`
+            control.send(self._supervisor, "done")

@@ -95,6 +95,11 @@ class Crew:
         return False
 
     @property
+    def is_gone(self) -> bool:
+        """Whether every worker is dead and buried."""
+        return not self._links
+
+    @property
     def has_ready(self) -> bool:
         """Whether any worker can take work."""
         return any(link.is_ready for link in self._links.values())

@@ -51,7 +51,8 @@ class Group:
         self.state = ""  # in the consumer's words; empty until it has tried the broker
         self.failure = ""  # why the consumer cannot work
         self.is_leaving = False
-        self._kill_at = math.inf  # monotonic; when workers whose consumer has left must be gone
+        self._is_done = False  # whether the consumer only waits for its workers' end
+        self._kill_at = math.inf  # monotonic; when workers that have nothing to do any more must be gone
         self.control: socket.socket | None = None
         self._surroundings = surroundings
         self.consumer = Slot(f"consumer of {self.name}")
@@ -74,9 +75,9 @@ class Group:
 
     def converge(self) -> None:
         """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
-        if self.is_leaving:
-            if time.monotonic() >= self._kill_at:
-                self.kill()
+        if time.monotonic() >= self._kill_at:
+            self._kill_workers()
+        if self.is_leaving or self._is_done:
             return
         if self.consumer.is_due and not any(slot.pid for slot in self.workers):
             start(self._log, self.consumer, self._start_consumer)
@@ -86,10 +87,9 @@ class Group:
                     start(self._log, slot, partial(self._start_worker, slot))
 
     def due(self) -> Iterator[float]:
-        """Yield when (monotonic) each empty slot may be filled, or who is left is to be killed."""
-        if self.is_leaving:
-            yield self._kill_at
-        else:
+        """Yield when (monotonic) each empty slot may be filled, and who is left is to be killed."""
+        yield self._kill_at
+        if not self.is_leaving and not self._is_done:
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
 
@@ -115,6 +115,14 @@ class Group:
         for pid in self.pids:
             processes.kill_group(pid)
 
+    def _kill_workers(self) -> None:
+        """End workers that hang in `setup` or `teardown`; the consumer follows them."""
+        self._kill_at = math.inf
+        for slot in self.workers:
+            if slot.pid:
+                self._log.error("worker %s did not end by itself and is killed", slot.name)
+                processes.kill_group(slot.pid)
+
     def hear(self) -> None:
         """Take in what the consumer says."""
         try:
@@ -124,6 +132,9 @@ class Group:
                     self._log.info("%s", self.state)
                 elif message.word == "failure":
                     self.failure = message.content["reason"]
+                elif message.word == "done" and not self._is_done:
+                    self._is_done = True
+                    self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
                 elif message.word in ("begun", "retires"):
                     self._note(message.word, message.content["pid"])
                 elif message.word in ("kill", "dismiss") and message.content["pid"] in self.pids:
@@ -156,15 +167,14 @@ class Group:
         """A consumer takes its workers along: nobody could be told what becomes of their work."""
         self.hear()
         self._drop_control()
+        self._is_done, self._kill_at = False, math.inf
         orphans = [slot for slot in self.workers if slot.pid]
         expected = self.is_leaving and end.code == ExitStatus.OK
         delay = self.consumer.vacate(expected=expected)
         if not expected:
             report(self._log, "consumer", end, None if self.is_leaving else delay)
-            for slot in orphans:
-                processes.kill_group(slot.pid)
-        else:  # they have nothing to do any more, but may hang in `setup` or `teardown`
-            self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
+        for slot in orphans:
+            processes.kill_group(slot.pid)
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
         processes.kill_rest(end.pid)  # what it may have started and left behind

@@ -1,10 +1,12 @@
 """SIGTERM: what runs may finish until the deadline; then, or at the second signal, it is killed."""
 
+import os
 import signal
 import time
 
 import pytest
 from support.processes import exists
+from support.site import consumers
 from support.waiting import wait_until
 
 
@@ -24,6 +26,24 @@ def test_a_running_workitem_finishes_and_nothing_is_left_unacknowledged(site, wo
     assert work.foreign.depth("worker_gated") == len(items) - 2
     assert pool.output().count("the gated one is torn down") == 2
     assert "ended:" not in pool.output()
+
+
+def test_what_a_worker_says_at_its_end_is_logged_however_late(site, work):
+    pool = site.pool(f"[gated]\nworkers: 1\nexit_gate: {site.gate()}")
+    pool.signal(signal.SIGTERM)
+    pool.wait_for("the gated one wants to leave")
+    site.gate().touch()
+    assert pool.wait() == 0
+    assert "the gated one is torn down" in pool.output()
+    assert "ended:" not in pool.output()
+
+
+def test_a_consumer_that_is_told_to_stop_is_followed_by_another(site, work):
+    pool = site.pool("[good]\nworkers: 2")
+    (old,) = consumers(pool)
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: consumers(pool) not in (set(), {old}))
+    assert work.ask("good")["attempt"] == 1
 
 
 def test_an_idle_pool_ends_at_once(site):

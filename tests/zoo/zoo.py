@@ -30,6 +30,12 @@ class Animal(BaseWorker):
         os.close(journal)
 
 
+def wait_for(path):
+    """Wait until a file exists."""
+    while not Path(path).exists():
+        time.sleep(POLL_DELAY)
+
+
 class Good(Animal):
     """Returns its body; takes as long as "seconds" says."""
 
@@ -42,16 +48,18 @@ class Good(Animal):
 
 
 class Gated(Animal):
-    """Runs until the file exists that its body names."""
+    """Runs until the file exists that its body names; leaves once that exists which its settings name."""
 
     def handle_task(self, body):
         self.note("begin")
-        while not Path(body["gate"]).exists():
-            time.sleep(POLL_DELAY)
+        wait_for(body["gate"])
         self.note("end")
         return {"pid": os.getpid(), "attempt": self.workitem.attempt}
 
     def teardown(self):
+        if "exit_gate" in self.settings:
+            self.log.info("the gated one wants to leave")
+            wait_for(self.settings["exit_gate"])
         self.log.info("the gated one is torn down")
 
 
