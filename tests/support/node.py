@@ -14,6 +14,9 @@ from taskqueue.broker.rabbitmq import USER
 
 SETTINGS = {
     "max_message_size": "16777216",  # RabbitMQ 4's default; that of 3.10 is eight times as much
+    # Milliseconds until a rung sends on once more what was not confirmed: nobody can see it meanwhile, as the
+    # rung counts it no longer, and by default that takes three minutes.
+    "dead_letter_worker_publisher_confirm_timeout": "1000",
 }
 
 
