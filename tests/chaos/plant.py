@@ -194,18 +194,14 @@ class Plant:
 
     def left(self) -> int:
         """Return how many workitems are on their way, delivered ones included."""
-        # What an Erlang node says of its quorum queues may be 5 seconds old.
-        return self._classic() + sum(self.foreign.depth(rung) or 0 for rung in RUNGS)
-
-    def _classic(self) -> int:
-        ends = ", ".join(f'<<"{queue}">>' for queue in END_QUEUES)
-        return int(
-            self.broker.evaluate(
-                "lists:sum([M || [{name, {resource, _, queue, N}}, {messages, M}, {type, T}] <- "
-                f'rabbit_amqqueue:info_all(<<"{self._vhost}">>, [name, messages, type]), '
-                f"T =:= rabbit_classic_queue, not lists:member(N, [{ends}])])"
-            )
+        # What an Erlang node says of the rungs, which are quorum queues, may be 5 seconds old.
+        others = ", ".join(f'<<"{queue}">>' for queue in (*END_QUEUES, *RUNGS))
+        found = self.broker.evaluate(
+            "lists:sum([M || [{name, {resource, _, queue, N}}, {messages, M}] <- "
+            f'rabbit_amqqueue:info_all(<<"{self._vhost}">>, [name, messages]), '
+            f"not lists:member(N, [{others}])])"
         )
+        return int(found) + sum(self.foreign.depth(rung) or 0 for rung in RUNGS)
 
     def stop(self) -> None:
         """Stop the daemons in order; nothing may be left undone."""

@@ -12,7 +12,9 @@ from chaos.schedule import PRODUCER, Fault
 from chaos.workload import Workitem
 
 MOST_AHEAD = 1000  # workitems that are submitted and not done, before the next fault
-QUIET = 1.0  # seconds; what goes from a rung to its next queue is in no queue's count for a moment
+# Seconds: what goes from a rung to its next queue is in no queue's count until that has it, and a broker that
+# was killed sends it again after one to two (support/node.py).
+QUIET = 4.0
 STUCK_TIMEOUT = 120.0  # seconds without any workitem coming to an end
 
 Tell = Callable[[int, str], None]  # hears how many faults are over, and what happens
