@@ -1,5 +1,5 @@
 # One word a chore. Every chore first makes the checkout ready; that is instant when nothing is missing.
-# Newest versions of what taskqueue depends on are in .venv, Debian 12's in .venv-oldest.
+# Newest versions of what taskqueue depends on are in .venv, Debian 12's in .venv-oldest, the peers in .venv-bench.
 PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
@@ -38,7 +38,9 @@ lint: setup
 unit: setup
 	$(PYTHON) -m pytest tests/unit
 
-bench: setup ## how fast it is, beside others; on a machine that does nothing else
+bench: ## measure it beside its peers and bare pika, 25 minutes; BENCH="--quick --only drain" for less
+	@scripts/setup.sh bench
+	@.venv-bench/bin/python -m benchmarks $(BENCH)
 	$(PYTHON) benchmarks/feed.py
 
 docs: setup ## write docs/configuration.md anew from taskqueue/configspec.ini
@@ -49,7 +51,7 @@ deb: ## build the Debian packages, and that of the example plugin, into dist/
 	@scripts/deb.sh
 
 clean: ## remove everything that was made here
-	rm -rf .venv .venv-oldest build dist *.egg-info examples/*/*.egg-info examples/*/build
+	rm -rf .venv .venv-oldest .venv-bench build dist *.egg-info examples/*/*.egg-info examples/*/build
 	-git clean -fdXq debian examples # what dpkg-buildpackage leaves
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
 # system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions).
-# Does nothing, quickly, when nothing is missing. Arguments are Debian packages to install beside.
+# `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench.
+# Does nothing, quickly, when nothing is missing. Other arguments are Debian packages to install beside.
 set -eu
 cd "$(dirname "$0")/.."
 python=/usr/bin/python3 # the distribution's own, whatever comes first on PATH
@@ -16,7 +17,7 @@ installed() {
 install_packages() {
     command -v dpkg-query >/dev/null || die "this is no Debian: install RabbitMQ, amqp-tools and Python's venv by hand"
     missing=
-    for package in rabbitmq-server amqp-tools python3-venv "$@"; do
+    for package in "$@"; do
         installed "$package" || missing="$missing $package"
     done
     # shellcheck disable=SC2086 # a list of words
@@ -54,8 +55,13 @@ make_venv() {
     echo "$wanted" >"$venv/recipe"
 }
 
-install_packages "$@"
+wants_bench=
+[ "${1-}" != bench ] || { wants_bench=yes && shift && set -- redis-server "$@"; }
+install_packages rabbitmq-server amqp-tools python3-venv "$@"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
 add_users
 make_venv .venv -e '.[dev]' -e examples/digest
 make_venv .venv-oldest -c scripts/debian12.txt -e '.[test]' -e examples/digest
+[ -n "$wants_bench" ] || exit 0
+# shellcheck disable=SC2046 # a list of words
+make_venv .venv-bench -e . $(grep -v '^#' scripts/bench.txt)

@@ -1,0 +1,1 @@
+"""Measures taskqueue beside its peers and beside what pika alone can do: `make bench`."""

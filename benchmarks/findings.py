@@ -1,0 +1,43 @@
+"""What a row of the table found."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a row is to reach."""
+
+    text: str  # "≥ 85 % of the limit"
+    value: float  # the ratio, or the figure itself
+    met: bool
+
+    @classmethod
+    def at_least(cls, value: float, least: float, of: str) -> "Goal":
+        """Expect a share of something else, or so many times as much."""
+        text = f"≥ {least:.0%} of {of}" if least <= 1 else f"≥ {least:g} x {of}"
+        return cls(text, value, value >= least)
+
+    @classmethod
+    def at_most(cls, value: float, most: float, unit: str) -> "Goal":
+        """Expect a figure of at most so much."""
+        return cls(f"≤ {most:g} {unit}", value, value <= most)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table."""
+
+    row: str
+    measure: str
+    unit: str
+    ours: float
+    limit: float | None = None  # the same operations by bare pika
+    peers: dict[str, float] = field(default_factory=dict)
+    goals: list[Goal] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)  # processor time, single rounds
+
+    @property
+    def is_met(self) -> bool:
+        """Whether every goal is met."""
+        return all(goal.met for goal in self.goals)

@@ -1,0 +1,130 @@
+"""The rows about a host: how workers scale, what they cost, how fast they start and come back."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Final
+
+from benchmarks import ours
+from benchmarks.findings import Finding, Goal
+from benchmarks.ground import Ground, wait_until
+from benchmarks.meter import pace, tree, unique_memory
+from benchmarks.rows import RESULTS, Bench
+
+NAP: Final = 0.01  # seconds
+_NUMBERS: Final = (1, 2, 4, 8, 16, 32)
+_MORE: Final = 10  # workers by which two pools differ
+
+
+def workers(bench: Bench) -> Iterator[Finding]:
+    """Each of 1 to 32 workers sleeps 10 ms on each workitem: how much of the ideal is reached."""
+    ground = bench.ground
+    shares = {}
+    for number in _NUMBERS:
+        count = int(number / NAP * bench.scale.seconds)
+        ground.declare("worker_nap", RESULTS)
+        ground.fill("worker_nap", [json.dumps({"seconds": NAP})], ["nap"], count)
+        with ours.pool(ground, f"[nap]\nworkers: {number}") as pids:
+            wait_until(lambda number=number: _ready_workers(pids) >= number, 60, "workers")  # type: ignore[misc]
+            shares[number] = pace(lambda: ground.depth(RESULTS), count * 19 // 20, pids).rate * NAP / number
+    least = min(shares.values())
+    goals = [Goal.at_least(least, 0.95, "the ideal")]
+    more = {"shares": {number: round(share, 3) for number, share in shares.items()}}
+    yield Finding("workers", "1 to 32 workers, 10 ms each", "of the ideal", least, None, {}, goals, more)
+
+
+def _ready_workers(pids: list[int]) -> int:
+    """Count the processes of a pool that are neither supervisor nor consumer."""
+    return len(tree(pids)) - 2
+
+
+def idle(bench: Bench) -> Iterator[Finding]:
+    """What a further worker costs, and how many connections a group takes."""
+    ground = bench.ground
+    used = {}
+    for number in (2, 2 + _MORE):
+        notes = _notes(ground)
+        with ours.pool(ground, f"[note]\nworkers: {number}\nnotes: {notes}") as pids:
+            wait_until(lambda number=number, notes=notes: _count(notes) >= number, 60, "workers")  # type: ignore[misc]
+            used[number] = sum(unique_memory(pid) for pid in tree(pids))
+            connections = _connections(ground, pids)
+    each = (used[2 + _MORE] - used[2]) / _MORE
+    peers = bench.race.of("memory")
+    goals = [Goal.at_most(each, 8, "MiB")]
+    yield Finding("idle", "memory of a further worker", "MiB", each, None, peers, goals)
+    pair = Goal("one that consumes and one that publishes, a group", connections, connections <= 2)
+    yield Finding("idle", f"connections of {2 + _MORE} workers", "", connections, None, {}, [pair])
+
+
+def _connections(ground: Ground, pids: list[int]) -> int:
+    """Count the TCP connections to the broker."""
+    inodes = {link.rpartition("[")[2].rstrip("]") for pid in tree(pids) for link in _links(pid)}
+    port = int(ground.url.rpartition(":")[2].partition("/")[0])
+    with open("/proc/net/tcp", encoding="ascii") as table:  # noqa: PTH123
+        lines = [line.split() for line in table][1:]
+    return sum(line[9] in inodes and line[2].endswith(f":{port:04X}") for line in lines)
+
+
+def _links(pid: int) -> Iterator[str]:
+    folder = f"/proc/{pid}/fd"
+    for name in os.listdir(folder):  # noqa: PTH208
+        try:
+            yield os.readlink(f"{folder}/{name}")  # noqa: PTH115
+        except OSError:
+            continue
+
+
+def recovery(bench: Bench) -> Iterator[Finding]:
+    """Kill the only worker; wait until its replacement takes work."""
+    ground = bench.ground
+    times = []
+    for _ in range(bench.scale.rounds):
+        notes = _notes(ground)
+        ground.declare("worker_note", RESULTS)
+        ground.fill("worker_note", ["null"], ["note"], 3000)
+        with ours.pool(ground, f"[note]\nworkers: 1\nnotes: {notes}"):
+            wait_until(lambda notes=notes: _count(notes, b"work") > 200, 60, "work")  # type: ignore[misc]
+            victim = _workers(notes)[-1]
+            begun = time.perf_counter()
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda notes=notes, victim=victim: _workers(notes)[-1] != victim, 30, "a worker")  # type: ignore[misc]
+            times.append(time.perf_counter() - begun)
+    goals = [Goal.at_most(median(times), 0.2, "s")]
+    more = {"rounds": [round(each, 3) for each in times]}
+    yield Finding("recovery", "kill -9 until work goes on", "s", median(times), None, {}, goals, more)
+
+
+def start(bench: Bench) -> Iterator[Finding]:
+    """Start a pool of 100 workers, until all are ready."""
+    ground = bench.ground
+    times = []
+    for _ in range(bench.scale.rounds):
+        notes = _notes(ground)
+        begun = time.perf_counter()
+        with ground.running([ours.start_pool(ground, f"[note]\nworkers: 100\nnotes: {notes}")]):
+            wait_until(lambda notes=notes: _count(notes) >= 100, 120, "100 workers")  # type: ignore[misc]
+            times.append(time.perf_counter() - begun)
+    goals = [Goal.at_most(median(times), 5, "s")]
+    more = {"rounds": [round(each, 2) for each in times]}
+    yield Finding("start", "100 workers ready", "s", median(times), None, {}, goals, more)
+
+
+def _notes(ground: Ground) -> str:
+    path = ground.directory / "notes"
+    path.write_bytes(b"")
+    path.chmod(0o666)
+    return str(path)
+
+
+def _count(notes: str, word: bytes = b"ready") -> int:
+    with open(notes, "rb") as file:  # noqa: PTH123
+        return file.read().count(word)
+
+
+def _workers(notes: str) -> list[int]:
+    """Return the process ids of who has worked, in order."""
+    with open(notes, "rb") as file:  # noqa: PTH123
+        return [int(line.split()[1]) for line in file.read().splitlines() if line.startswith(b"work")]

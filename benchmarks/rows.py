@@ -1,0 +1,246 @@
+"""The rows of the table: what each measures, and what it is to reach."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Final
+
+from benchmarks import ours
+from benchmarks.findings import Finding, Goal
+from benchmarks.ground import Ground, Process
+from benchmarks.meter import Pace, pace
+from benchmarks.racing import Race
+
+NOOP: Final = "[noop]\nworkers: 2"
+RESULTS: Final = "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int = 3  # of limit and ours in turn; the median counts
+    messages: int = 30_000
+    tasks: int = 10_000  # of each peer
+    calls: int = 2_000
+    backlog: int = 1_000_000
+    seconds: float = 3.0  # of work for each number of workers
+
+
+QUICK: Final = Scale(rounds=1, messages=15_000, tasks=4_000, calls=800, backlog=100_000, seconds=1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a row measures with."""
+
+    ground: Ground
+    scale: Scale
+    race: Race
+
+    def rounds(self, *measures: Callable[[], Pace]) -> list[list[Pace]]:
+        """Make measurements in turn, round by round, so that a change of the machine meets all of them."""
+        taken = [[measure() for measure in measures] for _ in range(self.scale.rounds)]
+        return [list(column) for column in zip(*taken, strict=True)]
+
+
+def _rate(paces: Sequence[Pace]) -> float:
+    return median(each.rate for each in paces)
+
+
+def _detail(**paces: Sequence[Pace]) -> dict[str, Any]:
+    rates = {f"{name}_rates": [round(each.rate) for each in column] for name, column in paces.items()}
+    cpus = {f"{name}_cpu": round(median(each.cpu for each in column), 1) for name, column in paces.items()}
+    return rates | cpus
+
+
+def _best(figures: dict[str, float]) -> float:
+    return max(figures.values(), default=float("nan"))
+
+
+# --- the rows ----------------------------------------------------------------------------------
+
+
+def submit(bench: Bench) -> Iterator[Finding]:
+    """One process submits, persistent and confirmed."""
+    ground, count = bench.ground, bench.scale.messages
+
+    def by_pika() -> Pace:
+        ground.declare("taskqueue")
+        found = ground.submit_bare("taskqueue", [ours.BODY % 1], ["noop"], count)
+        return Pace(found["rate"], found["cpu"] * 1e6)
+
+    def by_us() -> Pace:
+        ground.declare("taskqueue")
+        found = ours.submitter(ground, "noop", count).result(300)
+        return Pace(found["rate"], found["cpu"] * 1e6)
+
+    limit, mine = bench.rounds(by_pika, by_us)
+    peers, rate = bench.race.of("submit"), _rate(mine)
+    goals = [Goal.at_least(rate / _rate(limit), 0.85, "the limit")]
+    if peers:
+        goals.append(Goal.at_least(rate / peers["Dramatiq"], 7, "Dramatiq"))
+        goals.append(Goal.at_least(rate / peers["Huey"], 1.0, "Huey, unconfirmed"))
+    detail = _detail(ours=mine, limit=limit)
+    yield Finding("submit", "submit, confirmed", "/s", rate, _rate(limit), peers, goals, detail)
+
+
+def relay(bench: Bench) -> Iterator[Finding]:
+    """One dispatcher relays from taskqueue to the queue of a worker type."""
+    for what, body, types, least in (
+        ("relay, native JSON", ours.native("noop"), [], 0.85),
+        ("relay, type property", ours.BODY % 1, ["noop"], 0.95),
+    ):
+        limit, mine = bench.rounds(
+            lambda: _relay_bare(bench, "worker_noop", ours.BODY % 1, ["noop"]),
+            lambda body=body, types=types: _relay_ours(bench, body, types),  # type: ignore[misc]
+        )
+        ratio = _rate(mine) / _rate(limit)
+        goals = [Goal.at_least(ratio, least, "the limit")]
+        detail = _detail(ours=mine, limit=limit)
+        yield Finding("relay", what, "/s", _rate(mine), _rate(limit), {}, goals, detail)
+
+
+def _relay_bare(bench: Bench, target: str, body: str, types: Sequence[str]) -> Pace:
+    _fill_taskqueue(bench, body, types)
+    started = bench.ground.module("benchmarks.bare", "pass", "taskqueue", target)
+    with bench.ground.running([started]) as pids:
+        return _pace_relay(bench, types, pids)
+
+
+def _relay_ours(bench: Bench, body: str, types: Sequence[str]) -> Pace:
+    _fill_taskqueue(bench, body, types)
+    with ours.dispatcher(bench.ground) as pids:
+        return _pace_relay(bench, types, pids)
+
+
+def _fill_taskqueue(bench: Bench, body: str, types: Sequence[str]) -> None:
+    bench.ground.declare("taskqueue", *(f"worker_{name}" for name in types or ["noop"]))
+    bench.ground.fill("taskqueue", [body], types, bench.scale.messages)
+
+
+def _pace_relay(bench: Bench, types: Sequence[str], pids: Sequence[int]) -> Pace:
+    """Watch the worker type's queue fill; where there are many, the dispatcher's get empty."""
+    ground, count = bench.ground, bench.scale.messages
+    if len(types) <= 1:
+        return pace(lambda: ground.depth("worker_noop"), count, pids)
+    return pace(lambda: count - ground.depth("taskqueue"), count, pids)
+
+
+def drain(bench: Bench) -> Iterator[Finding]:
+    """Two workers do nothing on workitems that wait already; every result is published and confirmed."""
+    limit, mine = bench.rounds(
+        lambda: _drain_bare(bench, bench.scale.messages), lambda: _drain_ours(bench, bench.scale.messages)
+    )
+    peers, rate = bench.race.of("drain"), _rate(mine)
+    goals = [Goal.at_least(rate / _rate(limit), 0.9, "the limit")]
+    if peers:
+        goals.append(Goal.at_least(rate / _best(peers), 2, "the best peer without results"))
+    detail = _detail(ours=mine, limit=limit)
+    yield Finding("drain", "drain, with results", "/s", rate, _rate(limit), peers, goals, detail)
+
+
+def _drain_bare(bench: Bench, count: int) -> Pace:
+    _fill_worker(bench, count)
+    passers = [bench.ground.module("benchmarks.bare", "pass", "worker_noop", RESULTS) for _ in range(2)]
+    with bench.ground.running(passers) as pids:
+        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
+
+
+def _drain_ours(bench: Bench, count: int) -> Pace:
+    _fill_worker(bench, count)
+    with ours.pool(bench.ground, NOOP) as pids:
+        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
+
+
+def _fill_worker(bench: Bench, count: int) -> None:
+    bench.ground.declare("worker_noop", RESULTS)
+    bench.ground.fill("worker_noop", [ours.BODY % 1], ["noop"], count)
+
+
+def whole(bench: Bench) -> Iterator[Finding]:
+    """Everything at once: submitted, dispatched, performed, its result confirmed."""
+    ground, count = bench.ground, bench.scale.messages
+
+    def run(start: Callable[[], list[Process]]) -> Pace:
+        ground.declare("taskqueue", "worker_noop", RESULTS)
+        with ground.running(start()) as pids:
+            ours.submitter(ground, "noop", count)
+            return pace(lambda: ground.depth(RESULTS), count, pids)
+
+    def by_us() -> Pace:
+        ground.declare("taskqueue", "worker_noop", RESULTS)
+        with ours.dispatcher(ground) as one, ours.pool(ground, NOOP) as other:
+            ours.submitter(ground, "noop", count)
+            return pace(lambda: ground.depth(RESULTS), count, [*one, *other])
+
+    limit, mine = bench.rounds(lambda: run(lambda: _passers(ground, RESULTS)), by_us)
+    peers = bench.race.of("drain")
+    goals = [Goal.at_least(_rate(mine) / _best(peers), 1.0, "the best peer's drain alone")] if peers else []
+    detail = _detail(ours=mine, limit=limit)
+    yield Finding("whole", "whole way", "/s", _rate(mine), _rate(limit), peers, goals, detail)
+
+
+def _passers(ground: Ground, target: str, workers: int = 2) -> list[Process]:
+    """Start a bare relay and bare workers."""
+    relay_process = ground.module("benchmarks.bare", "pass", "taskqueue", "worker_noop")
+    others = [ground.module("benchmarks.bare", "pass", "worker_noop", target) for _ in range(workers)]
+    return [each.wait_for("ready") for each in (relay_process, *others)]
+
+
+def trip(bench: Bench) -> Iterator[Finding]:
+    """One call at a time, through dispatcher and worker and back."""
+    ground = bench.ground
+    found: dict[str, list[dict[str, float]]] = {"limit": [], "ours": []}
+
+    def call(who: str) -> None:
+        body = ours.BODY % 1
+        caller = ground.module("benchmarks.bare", "call", "taskqueue", body, "noop", bench.scale.calls)
+        found[who].append(caller.result(120))
+
+    for _ in range(bench.scale.rounds):
+        ground.declare("taskqueue", "worker_noop", RESULTS)
+        with ground.running(_passers(ground, "reply", 1)):
+            call("limit")
+        with ours.dispatcher(ground), ours.pool(ground, NOOP):
+            call("ours")
+    for which, name in (("p50", "round trip, median"), ("p99", "round trip, 99 %")):
+        mine, limit = (median(one[which] for one in found[who]) for who in ("ours", "limit"))
+        peers = bench.race.of(which)
+        goals = [Goal(f"≤ 1.3 x bare ({which})", mine / limit, mine <= 1.3 * limit)]
+        if peers:
+            best = min(peers.values())
+            goals.append(Goal("below every peer", mine / best, mine < best))
+        rounds = {who: [round(one[which], 3) for one in found[who]] for who in found}
+        yield Finding("trip", name, "ms", mine, limit, peers, goals, rounds)
+
+
+def backlog(bench: Bench) -> Iterator[Finding]:
+    """Drain with little and with much in the queue."""
+    few, many = 10_000, bench.scale.backlog
+    with_few = [_drain_ours(bench, few) for _ in range(bench.scale.rounds)]
+    _fill_worker(bench, many)
+    with ours.pool(bench.ground, NOOP) as pids:
+        with_many = pace(lambda: bench.ground.depth(RESULTS), 5 * few, pids)
+    bench.ground.declare("worker_noop", RESULTS)
+    with_few += [_drain_ours(bench, few) for _ in range(bench.scale.rounds)]
+    ratio = with_many.rate / _rate(with_few)
+    goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
+    detail = _detail(few=with_few, many=[with_many]) | {"many": many}
+    measure = f"drain, {many // 1000:,} thousand queued"
+    yield Finding("backlog", measure, "/s", with_many.rate, _rate(with_few), {}, goals, detail)
+
+
+def types(bench: Bench) -> Iterator[Finding]:
+    """Relay with one and with many worker types."""
+    many = [f"type{number}" for number in range(500)]
+    body = ours.BODY % 1
+    one, all_of_them, bare = bench.rounds(
+        lambda: _relay_ours(bench, body, ["noop"]),
+        lambda: _relay_ours(bench, body, many),
+        lambda: _relay_bare(bench, "type", body, many),
+    )
+    ratio = _rate(all_of_them) / _rate(one)
+    goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
+    detail = _detail(one=one, many=all_of_them, bare_many=bare)
+    yield Finding("types", "relay, 500 types", "/s", _rate(all_of_them), _rate(bare), {}, goals, detail)
