@@ -267,9 +267,11 @@ class Dispatcher(Part):
         self._subscription.restart()
 
     def _flush(self) -> None:
-        self._subscription.flush()
         if self._draining:
+            self._subscription.flush()  # before the connection is closed
             self._leave_if_done()
+        else:
+            self._subscription.flush_later()
 
     def session_down(self) -> None:
         """Tell what is going on; a session calls this."""

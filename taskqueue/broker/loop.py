@@ -17,6 +17,28 @@ class HasFileno(Protocol):
         """Return the file descriptor."""
 
 
+class _Rounds(IOLoop):  # type: ignore[misc]
+    """pika's loop, which also calls back when all that was ready in a round has been handled."""
+
+    def __init__(self) -> None:
+        self._at_end: list[Callable[[], Any]] = []
+        super().__init__()
+
+    def at_end(self, callback: Callable[[], Any]) -> None:
+        self._at_end.append(callback)
+
+    def process_timeouts(self) -> None:
+        """Do what the poller asks for after each round."""
+        super().process_timeouts()
+        self.end_round()
+
+    def end_round(self) -> None:
+        while self._at_end:  # what is written by one of them is sent by another
+            callbacks, self._at_end = self._at_end, []
+            for callback in callbacks:
+                callback()
+
+
 class EventLoop:
     """pika's loop with every callback guarded.
 
@@ -26,11 +48,12 @@ class EventLoop:
 
     def __init__(self) -> None:
         """Make a loop that watches nothing yet."""
-        self.ioloop = IOLoop()
+        self.ioloop = _Rounds()
         self._error: Exception | None = None
 
     def run(self) -> None:
         """Serve until `stop`; raise what a callback raised."""
+        self.ioloop.end_round()
         self.ioloop.start()
         if self._error is not None:
             raise self._error
@@ -56,6 +79,10 @@ class EventLoop:
                 self.ioloop.stop()
 
         return guarded
+
+    def at_round_end(self, callback: Callable[[], Any]) -> None:
+        """Call back once, when all that is ready in this round has been handled."""
+        self.ioloop.at_end(self.guard(callback))
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> object:
         """Call back after `delay` seconds; return a handle for `cancel`."""

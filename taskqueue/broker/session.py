@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pika
 import pika.exceptions
 
-from taskqueue.broker import wire
+from taskqueue.broker.joining import JoiningConnection
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.valve import ReadValve
 from taskqueue.errors import BrokerRefused, BrokerUnavailable
@@ -160,7 +160,8 @@ class Session:
             self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
             return
         self.valve = self._new_valve()
-        self._connection = wire.RawConnection(
+        self._connection = JoiningConnection(
+            self._loop,
             parameters,
             on_open_callback=self._loop.guard(self._opened),
             on_open_error_callback=self._loop.guard(self._open_failed),

@@ -87,6 +87,7 @@ class Subscription(Part):
         self._tags: list[str] = []  # of the consumers that there are
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
+        self._flushes = False  # whether that will be done at the round's end
         self._most_bytes = most_bytes
         self._sizes: dict[int, int] = {}  # bytes of each delivery, by tag; kept only for `most_bytes`
         self._bytes = 0
@@ -162,8 +163,15 @@ class Subscription(Part):
                 prefetch_count=self._prefetch, callback=self._loop.guard(lambda _frame: then())
             )
 
+    def flush_later(self) -> None:
+        """Acknowledge what is settled, all together, at the end of the loop's round."""
+        if not self._flushes:
+            self._flushes = True
+            self._loop.at_round_end(self.flush)
+
     def flush(self) -> None:
         """Acknowledge what is settled."""
+        self._flushes = False
         if not self._settled or not self._is_usable:
             return
         last = 0

@@ -242,6 +242,7 @@ class Consumer(Part):
         if not self._draining or not self._workload.is_done or self._publisher.unsettled:
             return
         if self._crew.is_gone:
+            self._intake.flush()
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))
         else:  # somebody must take down what they print in `teardown`
             control.send(self._supervisor, "done")

@@ -84,8 +84,13 @@ class Intake:
         for each in self._subscriptions.values():
             each.pause()
 
+    def flush_later(self) -> None:
+        """Acknowledge what is settled at the end of the loop's round."""
+        for each in self._subscriptions.values():
+            each.flush_later()
+
     def flush(self) -> None:
-        """Acknowledge what is settled."""
+        """Acknowledge what is settled, now."""
         for each in self._subscriptions.values():
             each.flush()
 
@@ -115,7 +120,6 @@ class Intake:
         """Acknowledge what needs no run."""
         subscription = self._subscriptions[group.worker_type]
         subscription.settle(delivery)
-        subscription.flush()
 
     def _source(self, assignment: Assignment) -> Subscription:
         return self._subscriptions[assignment.worker_type]

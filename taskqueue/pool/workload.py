@@ -205,8 +205,8 @@ class Workload:
         self._leases.release(assignment)
 
     def flush(self) -> None:
-        """Acknowledge what is settled."""
-        self.intake.flush()
+        """Have acknowledged what is settled."""
+        self.intake.flush_later()
         self._on_settled()
 
     # --- to others ---
