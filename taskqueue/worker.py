@@ -7,7 +7,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from taskqueue.errors import (
 from taskqueue.pool import frames, privileges
 from taskqueue.pool.frames import Verdict
 from taskqueue.pool.limits import Limits
+from taskqueue.pool.permits import granted
 from taskqueue.properties import Properties
 from taskqueue.results import Failure, encode_answer, encode_failure
 from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
@@ -138,8 +140,15 @@ class WorkerSpec:
     own: plugins.OwnPlugin | None = None  # None: the plugin that is installed for the worker type
 
 
-def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
-    """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up."""
+def run(spec: WorkerSpec, link: socket.socket, permits: socket.socket, parent: int) -> ExitStatus:
+    """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up.
+
+    Args:
+        spec: who to be.
+        link: to the consumer, for frames.
+        permits: from the consumer: the numbers of the tasks that may be begun (permits.py).
+        parent: the supervisor's process id; with it we die.
+    """
     # Each line begins with its level, by which the consumer logs it.
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s", force=True
@@ -155,7 +164,7 @@ def run(spec: WorkerSpec, link: socket.socket, parent: int) -> ExitStatus:
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
         _flush_output()
         link.sendall(frames.ready(worker.services))
-        _serve(worker, spec, link)
+        _serve(worker, spec, link, permits)
     return _tear_down(worker)
 
 
@@ -202,26 +211,38 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
     return ExitStatus.OK
 
 
-def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket) -> None:
+def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: socket.socket) -> None:
     """Read, perform, write, until the consumer closes its end or this process should be replaced."""
-    reader, me, performed, line = frames.FrameReader(), os.getpid(), 0, _Line(link)
+    me, line = os.getpid(), _Line(link)
     listeners.append(line.tell)
     limits = limits_of(worker, spec.limits)
-    while data := link.recv(_CHUNK):
-        for _, payload in reader.feed(data):
-            task = frames.Task.decode(payload)
-            line.begin(task)
-            outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
-            if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
-                os._exit(ExitStatus.OK)
-            _flush_output()
-            line.send(outcome)
-            performed += 1
-            if spec.limits.are_reached(performed):
-                line.send(frames.retiring())
-                while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
-                    pass
-                return
+    for performed, task in enumerate(_tasks(link, permits), 1):
+        line.begin(task)
+        outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
+        if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
+            os._exit(ExitStatus.OK)
+        _flush_output()
+        line.send(outcome)
+        if spec.limits.are_reached(performed):
+            line.send(frames.retiring())
+            while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
+                pass
+            return
+
+
+def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]:
+    """Yield the tasks that may be begun; the others that were sent have been taken back."""
+    reader, sent = frames.FrameReader(), deque[frames.Task]()
+    for number in granted(permits):
+        task = None
+        while task is None or task.number != number:
+            while not sent:
+                data = link.recv(_CHUNK)
+                if not data:
+                    return
+                sent.extend(frames.Task.decode(payload) for _, payload in reader.feed(data))
+            task = sent.popleft()
+        yield task
 
 
 def _flush_output() -> None:

@@ -19,7 +19,7 @@ from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
 from taskqueue.plugins import Plugin
 from taskqueue.pool import privileges
 
-_GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "depth", "max_crashes", "output_rate")
+_GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "max_depth", "max_crashes", "output_rate")
 _RESULT_COLUMNS: Final = ("group", "results_routing_key", "report_results", "results_expire", "own settings")
 
 

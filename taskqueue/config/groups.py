@@ -1,15 +1,13 @@
 """Which sections are groups of workers, and what each group inherits."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from taskqueue.config.checks import Complaint
 from taskqueue.config.inifile import Sections
 from taskqueue.config.settings import GroupSettings
 from taskqueue.config.specification import DEFAULT, FIXED_SECTIONS, GROUP, checked, nearest, specification
 from taskqueue.workitem import WORKER_TYPE
-
-_PREFETCH_LIMIT: Final = 65535  # AMQP 0-9-1, basic.qos: prefetch-count is a short
 
 #: worker type -> the sections of its subgroups, in the order in which it lists them.
 Subgroups = Mapping[str, tuple[str, ...]]
@@ -88,15 +86,6 @@ def _make_group(name: str, worker_type: str, sections: Sections) -> tuple[GroupS
     others = tuple(sorted(item for item in given.items() if item[0] not in specification()[GROUP]))
     group = GroupSettings(name=name, worker_type=worker_type, settings=others, **known)
     return group, sources.get("user", name)
-
-
-def prefetch_complaints(groups: Collection[GroupSettings]) -> Iterator[Complaint]:
-    """Yield which groups would have more workitems given ahead than AMQP can count."""
-    for group in groups:
-        prefetch = group.workers * group.depth
-        if prefetch > _PREFETCH_LIMIT:
-            expected = f"workers x depth of at most {_PREFETCH_LIMIT}"
-            yield Complaint(group.name, "depth", expected, str(prefetch))
 
 
 def oddities(sections: Sections, subgroups: Subgroups, plugin_names: Collection[str]) -> Iterator[str]:

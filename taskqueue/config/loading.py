@@ -39,7 +39,6 @@ def load(
     workers = _worker_sections(sections, complaints)
     subgroups = groups.find_subgroups(workers, names, complaints)
     sources = groups.make_groups(workers, subgroups, names)
-    complaints += groups.prefetch_complaints(sources)
     complaints += users.complaints(sources, pool, unix_users or users.UnixUsers(), as_root=as_root)
     # what is wrong in [DEFAULT] would otherwise be said once for every group that inherits it
     faults += [Fault(path, *complaint) for complaint in dict.fromkeys(complaints)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _LONGEST: Final = 8192  # bytes
-_MOST_FILES: Final = 2
+_MOST_FILES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

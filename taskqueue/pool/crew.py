@@ -1,6 +1,7 @@
 """A consumer's workers: who is there, who has room, and who must be killed."""
 
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,7 @@ from taskqueue.pool.control import Message
 from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
 
+_LONG: Final = 0.05  # seconds at one workitem after which a worker is given no other behind it
 _DEATH_TIMEOUT: Final = 5.0  # seconds that a worker may live on after it closed its socket
 
 
@@ -105,10 +107,38 @@ class Crew:
         return any(link.is_ready for link in self._links.values())
 
     def idlest(self, depth: int) -> WorkerLink | None:
-        """Return the worker with the least to do, if that is less than `depth` workitems."""
-        ready = (link for link in self._links.values() if link.is_ready)
-        link = min(ready, key=lambda candidate: len(candidate.tasks), default=None)
-        return link if link is not None and len(link.tasks) < depth else None
+        """Return the worker with the least to do, if that is less than `depth` workitems.
+
+        Nothing is given to who has been at one workitem for long: nobody knows for how long he will be.
+        """
+        idlest, least, now = None, depth, 0.0
+        for link in self._links.values():
+            number = len(link.tasks)
+            if number >= least or not link.is_ready:
+                continue
+            if not number:
+                return link
+            now = now or time.time()
+            if now - link.since < _LONG:
+                idlest, least = link, number
+        return idlest
+
+    def take_back(self) -> list[Assignment]:
+        """Return what waits behind workitems that have run for long."""
+        now = time.time()
+        late = [each for each in self._links.values() if len(each.tasks) > 1 and now - each.since >= _LONG]
+        return [assignment for link in late for assignment in link.take_back()]
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether anything waits behind what a worker performs."""
+        return any(len(link.tasks) > 1 for link in self._links.values())
+
+    def busy_for(self) -> float:
+        """Return for how many seconds every worker has been at one workitem; 0 if one has nothing to do."""
+        now = time.time()
+        ready = [link for link in self._links.values() if link.is_ready]
+        return min((now - link.since if link.tasks else 0.0 for link in ready), default=0.0)
 
     def let_idle_go(self) -> None:
         """Hang up on every worker that has nothing to do."""

@@ -242,24 +242,30 @@ class Group:
 
     def _start_worker(self, slot: Slot) -> None:
         link, theirs = socket.socketpair()
+        giving, using = socket.socketpair()  # see permits.py
         output, their_output = os.pipe()
         parent = os.getpid()
         try:
-            slot.fill(processes.fork(lambda: self._be_worker(slot.name, theirs, their_output, parent)))
-            self._tell_consumer("worker", (link.fileno(), output), pid=slot.pid, name=slot.name)
+            slot.fill(
+                processes.fork(lambda: self._be_worker(slot.name, (theirs, using), their_output, parent))
+            )
+            files = (link.fileno(), output, giving.fileno(), using.fileno())
+            self._tell_consumer("worker", files, pid=slot.pid, name=slot.name)
         finally:
-            for end in (link, theirs):
+            for end in (link, theirs, giving, using):
                 end.close()
             for descriptor in (output, their_output):
                 os.close(descriptor)
 
-    def _be_worker(self, name: str, link: socket.socket, output: int, parent: int) -> ExitStatus:
+    def _be_worker(
+        self, name: str, ends: tuple[socket.socket, socket.socket], output: int, parent: int
+    ) -> ExitStatus:
         logs.close()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        processes.close_all_but(link.fileno())
+        processes.close_all_but(*(end.fileno() for end in ends))
         processes.set_name(f"tq:{name}")
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         settings = self.blueprint.settings
@@ -271,4 +277,4 @@ class Group:
             Limits.of(settings),
             plugin if isinstance(plugin := self.blueprint.plugin, OwnPlugin) else None,
         )
-        return worker.run(spec, link, parent)
+        return worker.run(spec, *ends, parent)

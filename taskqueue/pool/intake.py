@@ -18,6 +18,7 @@ class Intake:
         self,
         loop: EventLoop,
         session: Session,
+        workers: int,
         *,
         on_delivery: Callable[[GroupSettings, Delivery], None],
         on_lost: Callable[[], None],
@@ -25,15 +26,18 @@ class Intake:
     ) -> None:
         """Begin without a queue.
 
+        workers -- for how many there are workitems to be taken
         on_delivery -- takes each delivery, with what holds for workitems of its worker type
         on_lost -- a channel is gone: the broker will deliver again what was not acknowledged on it
         on_consuming -- the broker delivers from another of the queues
         """
         self._loop = loop
         self._session = session
+        self._workers = workers
         self._on_delivery = on_delivery
         self._on_lost, self._on_consuming = on_lost, on_consuming
         self._is_wanted = False
+        self._ahead = 0
         self._subscriptions: dict[str, Subscription] = {}  # by worker type
 
     def serve(self, groups: Iterable[GroupSettings]) -> None:
@@ -43,12 +47,13 @@ class Intake:
                 self._loop,
                 self._session,
                 worker_queue(group.worker_type),
-                group.depth,
-                consumers=group.workers,
+                1,
+                consumers=self._workers,
                 on_delivery=partial(self._on_delivery, group),
                 on_consuming=self._on_consuming,
                 on_lost=self._on_lost,
             )
+            subscription.deepen(self._ahead * self._workers)
             if self._is_wanted:
                 subscription.resume()
 
@@ -77,6 +82,12 @@ class Intake:
         self._is_wanted = True
         for each in self._subscriptions.values():
             each.resume()
+
+    def deepen(self, depth: int) -> None:
+        """Have so many workitems for each worker delivered."""
+        self._ahead = depth - 1
+        for each in self._subscriptions.values():
+            each.deepen(self._ahead * self._workers)
 
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""

@@ -14,6 +14,7 @@ from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Progress, Service, Task, services_of
 from taskqueue.pool.output import OutputPump
+from taskqueue.pool.permits import Permits
 
 _CHUNK: Final = 262_144  # bytes read from a worker at a time
 _PROGRESS_DELAY: Final = 0.05  # seconds; a worker that tells of its progress more often is not heeded
@@ -39,7 +40,7 @@ class WorkerLink:
         on_hang_up: Callable[["WorkerLink"], None],
         on_fault: Callable[["WorkerLink", str], None],
     ) -> None:
-        """Take over the worker's socket and the reading end of its output.
+        """Take over the worker's socket, the reading end of its output, and both ends of its permits.
 
         log -- takes the lines of that output
         on_ready -- the worker can take work, of the worker types that it names
@@ -63,7 +64,9 @@ class WorkerLink:
         self._output: OutputPump | None = OutputPump(files[1], group.output_rate, self._log_line)
         self._reader = FrameReader()
         self._unsent = bytearray()
-        self._left_unread = False
+        self._permits = Permits(files[2], files[3])
+        self._unused: set[int] = set()  # the tasks that the worker, which is dead, had not begun
+        self._together: list[tuple[int, bytes]] = []  # tasks that are sent at the end of the loop's round
         self._is_watched = True
         self._is_telling = False
         self._on_ready, self._on_outcome, self._on_retiring = on_ready, on_outcome, on_retiring
@@ -79,13 +82,25 @@ class WorkerLink:
         task = Task(
             assignment.number, assignment.attempt, assignment.worker_type, properties, assignment.body
         )
-        if not self._send(task.encode()):
+        if self.tasks:
+            self._send_later(task)
+        elif self._send(task.encode()):
+            self._permits.give((task.number,))
+        else:
             self.is_ready = False
             return False
         self.tasks.append(assignment)
         if len(self.tasks) == 1:
             self._begin()
         return True
+
+    def take_back(self) -> list[Assignment]:
+        """Return what the worker has not begun: somebody else can have it."""
+        back = self._permits.take_back()
+        taken = [each for each in self.tasks if each.number in back]
+        if taken:
+            self.tasks = deque(each for each in self.tasks if each.number not in back)
+        return taken
 
     def _begin(self) -> None:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
@@ -118,6 +133,7 @@ class WorkerLink:
         self.is_ready = False
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+        self._permits.end()
 
     def close(self) -> None:
         """Read what the worker left behind, and let go of it. It is dead."""
@@ -127,16 +143,29 @@ class WorkerLink:
         self._unwatch()
         self._close_output()
         self._socket.close()
+        self._unused = self._permits.take_back() | {number for number, _ in self._together}
+        self._permits.close()
         self._stop_timer()
 
     @property
     def had_begun(self) -> bool:
         """Whether the worker, which is dead, had begun with the first of its tasks, as far as can be told."""
-        if self._is_retiring or not self.tasks:
-            return False
-        return not (self._left_unread and len(self.tasks) == 1)
+        return bool(self.tasks) and not self._is_retiring and self.tasks[0].number not in self._unused
 
     # --- the socket ---
+
+    def _send_later(self, task: Task) -> None:
+        """Send a task that the worker does not wait for together with others."""
+        if not self._together:
+            self._loop.at_round_end(self._send_together)
+        self._together.append((task.number, task.encode()))
+
+    def _send_together(self) -> None:
+        if self._is_watched and self._send(b"".join(frame for _, frame in self._together)):
+            self._permits.give(number for number, _ in self._together)
+            self._together.clear()
+        else:
+            self.is_ready = False  # it died; the supervisor will say how
 
     def _send(self, data: bytes) -> bool:
         if not self._unsent:
@@ -177,9 +206,7 @@ class WorkerLink:
             data = self._socket.recv(_CHUNK)
         except BlockingIOError:
             return False
-        except ConnectionResetError:  # the kernel's word for a peer that left something unread
-            self._left_unread, data = True, b""
-        except OSError:
+        except OSError:  # among them the kernel's word for a peer that left something unread
             data = b""
         if not data:
             self._unwatch()

@@ -7,6 +7,7 @@ from typing import Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.pool.assignment import Assignment, header_of
 from taskqueue.pool.crew import Crew
+from taskqueue.pool.depth import Depth
 
 _PATIENCE: Final = 1.0  # seconds that workitems of several queues wait for a worker of ours
 _DELIVERIES: Final = "x-delivery-count"  # a quorum queue's; at 20 RabbitMQ 4 drops a message by default
@@ -21,8 +22,8 @@ class Lobby:
     hears, to give back what waits and take nothing more until there is room.
     """
 
-    def __init__(self, loop: EventLoop, crew: Crew, depth: int, on_crowded: Callable[[], None]) -> None:
-        """Begin empty; `depth` is how many workitems a worker is given ahead."""
+    def __init__(self, loop: EventLoop, crew: Crew, depth: Depth, on_crowded: Callable[[], None]) -> None:
+        """Begin empty; `depth` tells how many workitems a worker is given ahead."""
         self._loop = loop
         self._crew = crew
         self._depth = depth
@@ -31,6 +32,9 @@ class Lobby:
         self._given = 0  # how many workers were given something so far
         self._is_looking = False
         self.is_crowded = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def enter(self, assignment: Assignment) -> None:
         """Let a workitem wait, if it must."""
@@ -59,14 +63,14 @@ class Lobby:
     def assign(self) -> None:
         """Give what waits to the workers that have room."""
         while self._waiting:
-            link = self._crew.idlest(self._depth)
+            link = self._crew.idlest(self._depth.ahead)
             if link is None:
                 self._look_later()
                 return
             if link.give(self._waiting[0]):
                 self._waiting.popleft()
                 self._given += 1
-        if self.is_crowded and self._crew.idlest(self._depth):
+        if self.is_crowded and self._crew.idlest(self._depth.ahead):
             self.is_crowded = False
 
     def _look_later(self) -> None:

@@ -17,6 +17,7 @@ from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.cancellations import Cancellations
 from taskqueue.pool.crew import Crew
+from taskqueue.pool.depth import Depth
 from taskqueue.pool.frames import LARGEST_BODY, Outcome, Progress, Service
 from taskqueue.pool.intake import Intake
 from taskqueue.pool.judge import Judge
@@ -59,7 +60,8 @@ class Workload:
         self._log = Log("consumer", group=group.name)
         self._services: tuple[Service, ...] | None = None  # what the workers serve, once one has said it
         self._ledger = Ledger(self._answers_for)
-        self._lobby = Lobby(loop, crew, group.depth, self._crowded)
+        self._depth = Depth(loop, group.max_depth, look=self._look_ahead, on_change=self._deepen)
+        self._lobby = Lobby(loop, crew, self._depth, self._crowded)
         self._notices = Notices(publisher)
         self._cancellations = Cancellations(loop, consuming, self._cancel)
         provider = Provider(loop, publishing)
@@ -69,6 +71,7 @@ class Workload:
         self.intake = Intake(
             loop,
             consuming,
+            group.workers,
             on_delivery=self._take,
             on_consuming=on_change,
             on_lost=self._deliveries_lost,
@@ -168,6 +171,7 @@ class Workload:
 
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
+        self._depth.took(outcome.ended - outcome.started, len(assignment.body))
         self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
         if self._lobby.is_crowded:
             self._on_change()
@@ -216,12 +220,30 @@ class Workload:
         for assignment in self._lobby.take_out():
             self._give_back(assignment)
 
+    def _look_ahead(self) -> tuple[float, bool]:
+        """Have nothing wait behind a long workitem; see Depth."""
+        for assignment in reversed(self._crew.take_back()):
+            self._lobby.enter_first(assignment)
+        self._lobby.assign()
+        busy_for = self._crew.busy_for()
+        if busy_for and self._depth.value == 1:
+            self._leave_to_others()
+        return busy_for, self._crew.is_ahead or bool(self._lobby)
+
+    def _deepen(self) -> None:
+        self.intake.deepen(self._depth.value)
+        if self._depth.value == 1:
+            self._leave_to_others()
+
     def _crowded(self) -> None:
-        """Leave to others what waits here: one queue alone never delivers more than there is room for."""
+        """Leave to others what waits: one queue alone delivers no more than is begun soon."""
         self._lobby.is_crowded = len(self.intake) > 1
         if not self._lobby.is_crowded:
             return
         self._on_change()
+        self._leave_to_others()
+
+    def _leave_to_others(self) -> None:
         for assignment in self._lobby.take_out(may_be_given_back):
             self._give_back(assignment)
 

@@ -135,16 +135,20 @@ def start(forked, tmp_path, monkeypatch):
         name = plugin.__name__.lower()
         install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
         ours, theirs = socket.socketpair()
+        permits, their_permits = socket.socketpair()
         ours.settimeout(10)
         parent = os.getpid()
 
         def run():
             ours.close()
-            return worker.run(WorkerSpec(f"{name}/1", name, user, settings, limits), theirs, parent)
+            permits.close()
+            spec = WorkerSpec(f"{name}/1", name, user, settings, limits)
+            return worker.run(spec, theirs, their_permits, parent)
 
-        line = Line(ours, forked(run))
+        line = Line(ours, permits, forked(run))
         theirs.close()
-        connections.append(ours)
+        their_permits.close()
+        connections.extend((ours, permits))
         return line
 
     yield start
@@ -395,5 +399,6 @@ def test_a_worker_that_dies_in_the_handler_leaves_no_outcome(ready, code, status
 def test_a_worker_that_is_told_garbage_ends(ready):
     line = ready(Echo)
     line.connection.sendall(b"\xff" * 100)
+    line.permit(1)
     assert line.child.wait() not in (None, ExitStatus.OK)
     assert "FrameError" in line.child.output()

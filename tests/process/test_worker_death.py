@@ -41,9 +41,9 @@ def test_the_workitem_of_a_killed_worker_runs_again(site, work):
 
 
 def test_a_crash_is_not_charged_to_the_neighbours(site, work):
-    site.pool("[gated]\nworkers: 3\ndepth: 2")
+    site.pool("[gated]\nworkers: 3")
     items = [work.submit("gated", {"gate": str(site.gate())}) for _ in range(6)]
-    wait_until(lambda: len(site.notes()) == 3)  # three run, three wait behind them
+    wait_until(lambda: len(site.notes()) == 3)  # three run, three wait for them
     victim = site.notes()[0]
     kill(victim.pid)
     site.wait_for_run(victim.workitem, times=1)

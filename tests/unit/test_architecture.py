@@ -24,7 +24,7 @@ broker
 address
 plugins processes daemon results
 logs
-pool.frames pool.control pool.limits pool.output pool.privileges
+pool.frames pool.control pool.limits pool.output pool.permits pool.privileges
 worker keeper
 rpc.calls
 pool dispatcher submission kept feed

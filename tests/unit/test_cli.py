@@ -118,7 +118,7 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     install(site, "trial", {"worker1": "missing:x"})
     path = write(
         f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\napi_key: {SECRET}\n"
-        "depth: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
+        "max_depth: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
     )
     status, text, errors = call("config", "-c", path)
     assert (status, beside_roots(errors)) == (0, [])

@@ -115,13 +115,13 @@ workers: 0
 results_routing_key: my results
 report_results: no
 results_expire: 0.5
-depth: 20
+max_depth: 20
 max_crashes: 1
 output_rate: 0
 """)
     assert settings.groups[0] == GroupSettings(
         name="worker1", worker_type="worker1", workers=0, user=None, results_routing_key="my results",
-        report_results=False, results_expire=0.5, depth=20, max_crashes=1, output_rate=0, settings=(),
+        report_results=False, results_expire=0.5, max_depth=20, max_crashes=1, output_rate=0, settings=(),
     )  # fmt: skip
 
 

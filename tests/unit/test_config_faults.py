@@ -83,15 +83,9 @@ def test_a_section_that_cannot_be_a_worker_type_is_a_fault(faults_of, name):
     assert fault.startswith(f"section [{name}]: expected a worker type: 1 to 100 of letters, digits")
 
 
-def test_more_workitems_ahead_than_amqp_can_count_are_a_fault(faults_of):
-    assert faults_of("[worker1]\nworkers: 4\ndepth: 16384\n") == [
-        "section [worker1], option depth: expected workers x depth of at most 65535, found 65536"
-    ]
-
-
 def test_a_fault_in_default_is_told_once(faults_of):
-    assert faults_of("[DEFAULT]\ndepth: none\nuser: root\n[worker1]\n[worker2]\n") == [
-        "section [DEFAULT], option depth: expected a number from 1 to 65535, found 'none'",
+    assert faults_of("[DEFAULT]\nmax_depth: none\nuser: root\n[worker1]\n[worker2]\n") == [
+        "section [DEFAULT], option max_depth: expected a number from 1 to 65535, found 'none'",
         "section [DEFAULT], option user: expected an unprivileged user, found 'root'",
     ]
 
@@ -115,7 +109,7 @@ instances: 0
 [worker1]
 workers: three
 workers: 4
-depth: 0
+max_depth: 0
 [worker1]
 [worker2]
 workers: a, b
@@ -133,7 +127,7 @@ user = root
         "expected a [section] before the first option, found none before line 2", "[../../x]",
         "[amqp], url", "[amqp], url", "[amqp], host", "[amqp], pasword", "[amqp], passwd", "[amqp], port",
         "[amqp], heartbeat", "[dispatcher], windw", "[dispatcher], instances", "[logging], level",
-        "[worker1]", "[worker1], workers", "[worker1], workers", "[worker1], depth",
+        "[worker1]", "[worker1], workers", "[worker1], workers", "[worker1], max_depth",
         "[worker2], workers", "[worker2], workers", "[DEFAULT], results_expire", "[DEFAULT], user",
     ])  # fmt: skip
     assert SECRET not in "\n".join(faults)

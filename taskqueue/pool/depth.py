@@ -1,0 +1,85 @@
+"""How many workitems the workers of a group are given ahead: as many as take them a moment."""
+
+from collections.abc import Callable
+from typing import Final
+
+from taskqueue.broker.loop import EventLoop
+
+_MOMENT: Final = 0.05  # seconds that what is taken ahead may take a worker; others can have the rest
+_NEXT: Final = 0.005  # seconds that what a worker holds itself may take it: that cannot be taken back
+_OVERHEAD: Final = 0.0001  # seconds that a workitem takes beside its handler
+_MOST_BYTES: Final = 4 * 1024 * 1024  # that are taken ahead for a worker
+_LOOK_DELAY: Final = 0.1  # seconds between two looks
+_LONG: Final = 0.25  # seconds after which a workitem that still runs is long, whatever the others were
+_SHARE: Final = 0.05  # of the newest workitem in the mean
+
+
+class Depth:
+    """Learns from how long workitems take, and tells when another depth is wanted.
+
+    Short workitems are taken ahead, because the way from the broker to a worker takes longer than they do.
+    Of long ones a worker has one at a time: whoever has room on another host takes the next.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        most: int,
+        *,
+        look: Callable[[], tuple[float, bool]],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Begin with one workitem a worker.
+
+        most -- never more than so many
+        look -- called while anything may be ahead: tells for how many seconds every worker has been at one
+            workitem, 0 if one of them has room, and whether anything waits behind one
+        on_change -- `value` is another, or every worker is at something long
+        """
+        self.value = 1  # workitems that the broker may deliver for each worker
+        self._loop = loop
+        self._most = most
+        self._look_at, self._on_change = look, on_change
+        self._count = 0
+        self._mean = 0.0  # seconds
+        self._size = 0.0  # bytes of the larger ones of late
+        self._is_looking = False
+
+    @property
+    def ahead(self) -> int:
+        """How many of them a worker holds itself, the one that it performs included."""
+        if self.value == 1:
+            return 1
+        return max(2, min(self.value, int(_NEXT / (self._mean + _OVERHEAD))))
+
+    def took(self, seconds: float, size: int) -> None:
+        """Note how long a workitem took, and how many bytes its body had."""
+        self._count += 1
+        self._mean += (seconds - self._mean) * max(_SHARE, 1 / self._count)
+        self._size = max(size, self._size)
+        if not self._is_looking:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._is_looking = True
+        self._loop.call_later(_LOOK_DELAY, self._look)
+
+    def _look(self) -> None:
+        busy_for, is_ahead = self._look_at()
+        self._is_looking = False
+        before = self.value
+        if busy_for > _LONG:  # whatever the others were, they have become long
+            self._count, self._mean, self.value = 0, _MOMENT, 1
+        else:
+            self.value = self._wanted()
+        if self.value != before:
+            self._on_change()
+        self._size *= 0.9
+        if self.value > 1 or before > 1 or is_ahead:
+            self._look_later()
+
+    def _wanted(self) -> int:
+        exact = max(1, min(_MOMENT / (self._mean + _OVERHEAD), _MOST_BYTES / (self._size + 1), self._most))
+        if self.value / 2 < exact < self.value * 2:
+            return self.value  # near enough: another depth costs another consumer
+        return int(exact)

@@ -1,0 +1,59 @@
+"""Short workitems are taken ahead, long ones are left to whoever can begin them."""
+
+import pytest
+from support.processes import children
+from support.waiting import wait_until
+
+SHORT = 400
+
+
+def ready(foreign):
+    """Return how many workitems the broker has not handed over."""
+    return foreign.depth("worker_good") or 0
+
+
+def begun(site):
+    """Return how many runs have begun."""
+    return sum(note.word == "begin" for note in site.notes())
+
+
+def test_short_workitems_are_taken_ahead(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    for number in range(SHORT):
+        work.submit("good", number)
+    assert len(work.results(SHORT)) == SHORT
+    items = {work.submit("good", {"seconds": 0.004}) for _ in range(SHORT)}
+    # With one at a time, what has begun would be all that the broker has handed over.
+    wait_until(lambda: SHORT - ready(work.foreign) > begun(site) - SHORT + 5)
+    assert set(work.results(SHORT)) == items
+    assert pool.stop() == 0
+
+
+def test_of_long_workitems_a_worker_has_one_at_a_time(site, work):
+    pool = site.pool("[good]\nworkers: 2")
+    items = {work.submit("good", {"seconds": 0.3}) for _ in range(8)}
+    wait_until(lambda: ready(work.foreign) == 6)
+    assert set(work.results(8)) == items
+    assert pool.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_taken_ahead_goes_to_another_host_when_workitems_become_long(site, work, workers):
+    first = site.pool(f"[gated]\nworkers: {workers}")
+    site.gate("open").touch()
+    for _ in range(SHORT):
+        work.submit("gated", {"gate": str(site.gate("open"))})
+    long = [work.submit("gated", {"gate": str(site.gate("later"))}) for _ in range(workers)]
+    short = {work.submit("gated", {"gate": str(site.gate("open"))}) for _ in range(30)}
+    wait_until(lambda: {note.workitem for note in site.notes()} >= set(long))
+    second = site.start("workerpool", "-f", "-c", str(site.config))
+    second.wait_for("takes work")
+    results = work.results(SHORT + 30)
+    assert short <= set(results)
+    assert not set(long) & set(results)
+    site.gate("later").touch()
+    assert set(work.results(workers)) == set(long)
+    assert children(first.pid)
+    assert {note.word for note in site.notes(long[0])} == {"begin", "end"}
+    assert len(site.notes(long[0])) == 2  # nobody ran it twice
+    assert [first.stop(), second.stop()] == [0, 0]
