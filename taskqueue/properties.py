@@ -8,8 +8,9 @@ integers and the difference between their widths.
 
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, Self
 
 #: How deep tables and lists in headers may nest before we call them malformed.
@@ -75,8 +76,7 @@ class Properties:
     def encode(self) -> bytes:
         """Return the property list as AMQP writes it."""
         flags, parts = 0, [b""]
-        for bit, name, write in _WRITERS:
-            value = getattr(self, name)
+        for (bit, write), value in zip(_WRITERS, _VALUES_OF(self), strict=True):
             if value is not None:
                 flags |= bit
                 parts.append(write(value))
@@ -112,12 +112,11 @@ class Properties:
             for name, start, _, end in _entries(table)
             if name not in headers and not dropped(name)
         ]
-        kept += [_write_entry(name, value) for name, value in headers.items() if value is not None]
-        return replace(self, header_table=b"".join(kept) or None)
+        return self.replace(header_table=b"".join(kept) + header_table(headers) or None)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; None removes a field."""
-        return replace(self, **changes)
+        return type(self)(**{**dict(zip(_NAMES, _VALUES_OF(self), strict=True)), **changes})
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -195,7 +194,14 @@ _WRITER_OF: Final[Mapping[Any, Callable[[Any], bytes]]] = {
     _read_octet: _write_octet,
     _read_timestamp: _LONGLONG.pack,
 }
-_WRITERS: Final = tuple((bit, name, _WRITER_OF[read]) for bit, name, read in _LAYOUT)
+_NAMES: Final = tuple(name for _, name, _ in _LAYOUT)
+_VALUES_OF: Final[Callable[[Properties], tuple[Any, ...]]] = attrgetter(*_NAMES)
+_WRITERS: Final = tuple((bit, _WRITER_OF[read]) for bit, _, read in _LAYOUT)
+
+
+def header_table(headers: Mapping[str, Any]) -> bytes:
+    """Return headers as `Properties.header_table` holds them; those that are None are left out."""
+    return b"".join([_write_entry(name, value) for name, value in headers.items() if value is not None])
 
 
 def _entries(table: bytes) -> Iterator[tuple[str, int, int, int]]:

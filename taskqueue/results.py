@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taskqueue import workitem as words
 from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.properties import MalformedProperties, Properties, header_table
 from taskqueue.rpc import jsonrpc
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
 
@@ -155,7 +155,8 @@ def result(run: Run, status: str, content_type: str, expire: float) -> Propertie
         message_id=words.new_id(),
         timestamp=int(time.time()),
         type=run.workitem.worker_type,
-    ).with_headers(headers)
+        header_table=header_table(headers),
+    )
 
 
 def kept_copy(run: Run, reason: str, queue: str) -> Properties:

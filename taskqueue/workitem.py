@@ -4,10 +4,11 @@ Everything here is a pure function of bytes and properties; nothing touches the 
 """
 
 import json
+import os
+import random
 import re
 import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -269,9 +270,13 @@ def rejected(properties: Properties, reason: str, queue: str) -> Properties:
     )
 
 
+_random: Final = random.Random()  # noqa: S311 -- no secret; urandom is asked once, and not for every workitem
+os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_id() -> str:
     """Return an id for a workitem that came without one."""
-    return uuid.uuid4().hex
+    return f"{_random.getrandbits(128):032x}"
 
 
 def moment(properties: Properties, header: str) -> float | None:

@@ -114,7 +114,7 @@ class Crew:
         idlest, least, now = None, depth, 0.0
         for link in self._links.values():
             number = len(link.tasks)
-            if number >= least or not link.is_ready:
+            if number >= least or not link.is_ready or not link.has_room(depth):
                 continue
             if not number:
                 return link

@@ -23,13 +23,13 @@ class Judge:
 
     def performed(self, assignment: Assignment, worker: str, outcome: Outcome) -> None:
         """Act on what a worker says became of a workitem."""
-        log = self._log.bind(workitem=assignment.id, worker=worker)
         run = assignment.run(worker, outcome.started, outcome.ended)
         if outcome.verdict is Verdict.SUCCEEDED:
-            log.debug("succeeded")
+            self._log.debug("succeeded", workitem=assignment.id, worker=worker)
             self._notices.finished(assignment, results.SUCCEEDED)
             self._settlement.succeed(assignment, run, outcome)
             return
+        log = self._log.bind(workitem=assignment.id, worker=worker)
         delay = retries.retry_delay(assignment.group, assignment, outcome)
         if delay is not None:
             log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)

@@ -45,10 +45,12 @@ class Ledger:
 
         group -- what holds for workitems of the worker type whose queue it came from
         """
+        raw = delivery.properties
         if not properties.message_id:
             properties = properties.replace(message_id=words.new_id())
+            raw = properties.encode()
         self._count += 1
-        assignment = Assignment(self._count, group, delivery, properties)
+        assignment = Assignment(self._count, group, delivery, properties, raw)
         self._open[assignment.number] = self._by_id[assignment.id] = assignment
         return assignment
 

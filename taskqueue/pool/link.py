@@ -54,6 +54,7 @@ class WorkerLink:
         self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
         self.since = 0.0  # when the first of them was begun, in seconds since 1970
         self.sentence = ""  # why the worker must be killed, if it must
+        self._is_filling = True
         self.is_dismissed = False  # whether it is to be killed for no fault of what it performs
         self._timer: object | None = None
         self._heeded = 0.0  # monotonic; when it last told of its progress
@@ -78,9 +79,12 @@ class WorkerLink:
 
     def give(self, assignment: Assignment) -> bool:
         """Send a workitem to the worker, which performs one after the other; False if it died before."""
-        properties = assignment.properties.encode()
         task = Task(
-            assignment.number, assignment.attempt, assignment.worker_type, properties, assignment.body
+            assignment.number,
+            assignment.attempt,
+            assignment.worker_type,
+            assignment.raw_properties,
+            assignment.body,
         )
         if self.tasks:
             self._send_later(task)
@@ -93,6 +97,12 @@ class WorkerLink:
         if len(self.tasks) == 1:
             self._begin()
         return True
+
+    def has_room(self, depth: int) -> bool:
+        """Tell whether it can be given another workitem: of many, when it has done half of them."""
+        number = len(self.tasks)
+        self._is_filling = number < depth and (self._is_filling or number <= depth // 2)
+        return self._is_filling
 
     def take_back(self) -> list[Assignment]:
         """Return what the worker has not begun: somebody else can have it."""
@@ -213,6 +223,7 @@ class WorkerLink:
             self._on_hang_up(self)
             return False
         try:
+            self._drain_output()
             for kind, payload in self._reader.feed(data):
                 self._take(kind, payload)
         except FrameError as error:
@@ -230,9 +241,6 @@ class WorkerLink:
             outcome = Outcome.decode(payload)
             if not self.tasks or self.tasks[0].number != outcome.number:
                 raise FrameError(f"an outcome of task {outcome.number}, which it was not given")
-            if self._output is not None:
-                self._output.drain()  # what it wrote about this workitem is logged with its id
-                self._tell_dropped_later(self._output)
             assignment = self.tasks.popleft()
             self._begin()
             self._on_outcome(self, assignment, outcome)
@@ -259,6 +267,12 @@ class WorkerLink:
             self._loop.unwatch(self._socket)
 
     # --- the output ---
+
+    def _drain_output(self) -> None:
+        """Log what it wrote about a workitem with its id, before the next one is the first of its tasks."""
+        if self._output is not None:
+            self._output.drain()
+            self._tell_dropped_later(self._output)
 
     def _output_readable(self) -> None:
         if self._output is None:
