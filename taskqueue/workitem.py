@@ -281,6 +281,8 @@ def new_id() -> str:
 
 def moment(properties: Properties, header: str) -> float | None:
     """Return a header that is a time in seconds since 1970; None where a producer wrote anything else."""
+    if properties.header_table is None:
+        return None  # as nearly always
     try:
         value = properties.header(header)
     except MalformedProperties:

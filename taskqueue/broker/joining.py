@@ -6,9 +6,11 @@ pika hands every frame to the socket by itself: three for each message that is p
 from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.wire import RawConnection
+from taskqueue.broker.wire import RawConnection, message_frames
 
 _ENOUGH: Final = 65_536  # bytes that are sent without waiting for the round's end
+
+_FRAME_OVERHEAD: Final = 8  # bytes of a frame beside its payload (AMQP 0-9-1, section 4.2.3)
 
 
 class JoiningConnection(RawConnection):
@@ -23,6 +25,14 @@ class JoiningConnection(RawConnection):
         self._written: list[bytes] = []
         self._size = 0
         super().__init__(*arguments, **options)
+
+    def publish(
+        self, channel: int, exchange: str, queue: str, properties: bytes, body: bytes, *, mandatory: bool
+    ) -> None:
+        """Publish a message on an open channel; `properties` are as AMQP writes them."""
+        most = self.params.frame_max - _FRAME_OVERHEAD
+        frames = message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
+        self._output_marshaled_frames([frames])
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._written:

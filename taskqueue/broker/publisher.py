@@ -120,12 +120,13 @@ class Publisher(Part):
         self._last_tag += 1
         self._window[self._last_tag] = publication
         publication.returned = False
-        self._channel.basic_publish(
+        self._channel.connection.publish(
+            self._channel.channel_number,
             publication.exchange,
             publication.queue,
+            publication.properties,
             publication.body,
-            RawProperties(publication.properties),
-            publication.mandatory,
+            mandatory=publication.mandatory,
         )
 
     def _send_waiting(self) -> None:

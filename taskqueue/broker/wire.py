@@ -5,6 +5,7 @@ a message that it cannot encode again would kill the process that relays it.
 """
 
 import struct
+from functools import lru_cache
 from typing import Any, Final
 
 import pika
@@ -12,7 +13,41 @@ from pika import exceptions, frame, spec
 
 _HEAD: Final = struct.Struct(">BHL")  # a frame's type, channel and size (AMQP 0-9-1, section 4.2.3)
 _CONTENT: Final = struct.Struct(">HHQ")  # class, weight and body size (section 4.2.6.1)
+_PUBLISH: Final = struct.pack(">IH", spec.Basic.Publish.INDEX, 0)  # class and method, and a reserved field
+_END: Final = bytes((spec.FRAME_END,))
 _HEADER: Final = bytes((spec.FRAME_HEADER,))
+
+
+@lru_cache(maxsize=1024)
+def _publish_method(channel: int, exchange: str, queue: str, mandatory: bool) -> bytes:  # noqa: FBT001 -- cached
+    """Return the method frame basic.publish (AMQP 0-9-1, section 1.8.3.7 of the reference)."""
+    names = b"".join(bytes((len(name),)) + name for name in (exchange.encode(), queue.encode()))
+    payload = _PUBLISH + names + bytes((mandatory,))
+    return _frame(spec.FRAME_METHOD, channel, payload)
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return b"".join((_HEAD.pack(kind, channel, len(payload)), payload, _END))
+
+
+def message_frames(
+    channel: int, exchange: str, queue: str, properties: bytes, body: bytes, *, mandatory: bool, most: int
+) -> bytes:
+    """Return all frames with which a message is published (section 4.2.6).
+
+    pika makes objects of them and of what is in them first, which takes four times as long.
+
+    most -- bytes of body that fit into a frame
+    """
+    content = _CONTENT.pack(spec.Basic.INDEX, 0, len(body)) + properties
+    bodies = (body[start : start + most] for start in range(0, len(body), most))
+    return b"".join(
+        (
+            _publish_method(channel, exchange, queue, mandatory),
+            _frame(spec.FRAME_HEADER, channel, content),
+            *(_frame(spec.FRAME_BODY, channel, part) for part in bodies),
+        )
+    )
 
 
 class RawProperties(spec.BasicProperties):  # type: ignore[misc]

@@ -1,4 +1,6 @@
-"""What is written in one round of the loop goes out in one piece, with every supported version of pika."""
+"""How messages are written to the broker, with every supported version of pika."""
+
+import pytest
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
@@ -6,34 +8,57 @@ from taskqueue.broker.session import Session
 from taskqueue.config import AmqpSettings
 from taskqueue.properties import Properties
 
-MESSAGES = 100
+FRAME_MAX = 131_072  # RabbitMQ's; 8 bytes of it are the frame's own
+PROPERTIES = Properties(message_id="m", header_table=b"\1hd\x3f\xf8\0\0\0\0\0\0")  # h: 1.5
 
 
-def test_messages_published_in_one_round_are_one_write(foreign, amqp_url):
+@pytest.fixture
+def publish(foreign, amqp_url):
+    """Publish bodies to the queue target in one round of a loop; return what was written to the socket."""
+
+    def publish(bodies):
+        loop, writes, fates = EventLoop(), [], []
+        amqp = AmqpSettings.from_url(amqp_url)
+        session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
+
+        def settled(publication, fate, reason):
+            fates.append(fate)
+            if len(fates) == len(bodies):
+                session.close(loop.stop)
+
+        def begin():
+            transport = session._connection._transport
+            write = transport.write
+            transport.write = lambda data: (writes.append(data), write(data))
+            for body in bodies:
+                publisher.publish(Publication("target", PROPERTIES.encode(), body, settled))
+
+        publisher = Publisher(loop, session, on_ready=begin, on_lost=loop.stop, on_batch=lambda: None)
+        session.open()
+        loop.call_later(20, loop.stop)
+        loop.run()
+        loop.close()
+        assert fates == [Fate.CONFIRMED] * len(bodies)
+        return writes
+
     foreign.declare("target")
-    loop, writes, fates = EventLoop(), [], []
-    session = Session(loop, AmqpSettings.from_url(amqp_url), "test", on_trouble=lambda _error: loop.stop())
+    return publish
 
-    def settled(publication, fate, reason):
-        fates.append(fate)
-        if len(fates) == MESSAGES:
-            session.close(loop.stop)
 
-    def publish():
-        transport = session._connection._transport
-        write = transport.write
-        transport.write = lambda data: (writes.append(data), write(data))
-        for number in range(MESSAGES):
-            publisher.publish(Publication("target", Properties().encode(), b"%d" % number, settled))
-
-    publisher = Publisher(loop, session, on_ready=publish, on_lost=loop.stop, on_batch=lambda: None)
-    session.open()
-    loop.call_later(20, loop.stop)
-    loop.run()
-    loop.close()
-    assert fates == [Fate.CONFIRMED] * MESSAGES
-    assert [foreign.get("target").body for _ in range(MESSAGES)] == [
-        b"%d" % number for number in range(MESSAGES)
-    ]
+def test_messages_published_in_one_round_are_one_write(publish, foreign):
+    bodies = [b"%d" % number for number in range(100)]
+    writes = publish(bodies)
+    assert [foreign.get("target").body for _ in bodies] == bodies
     assert sum(b"target" in data for data in writes) == 1
     assert len(writes) > 1, "the end of the connection went another way"
+
+
+@pytest.mark.parametrize("size", [0, 1, FRAME_MAX - 8, FRAME_MAX - 7, 3 * FRAME_MAX])
+def test_a_body_of_any_length_arrives_as_it_was_with_its_properties(publish, foreign, size):
+    body = bytes(range(256)) * (size // 256 + 1)
+    publish([body[:size], b"the next"])
+    arrived = foreign.get("target")
+    assert arrived.body == body[:size] or (not size and not arrived.body)
+    assert arrived.properties["message_id"] == "m"
+    assert arrived.headers == {"h": 1.5}
+    assert foreign.get("target").body == b"the next"
