@@ -39,6 +39,7 @@ from taskqueue.workitem import (
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
 
 _MOST_BYTES: Final = 64 * 1024 * 1024  # in flight; a window of large workitems is smaller than its number
+_NONE: Final = Properties()  # of a message whose own cannot be read
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 
 
@@ -152,25 +153,25 @@ class Dispatcher(Part):
 
     def _dispatch(self, delivery: Delivery) -> None:
         """Send a message to the queue of its worker type, or to the rejected ones."""
-        passage = Passage(delivery, Properties(), "")
+        passage = Passage(delivery, _NONE, "")
         try:
-            passage.properties = Properties.decode(delivery.properties)
-            passage.id = passage.properties.message_id or new_id()
-            route = find_route(passage.properties, delivery.body, self._formats)
-            properties = travelling(passage.properties.replace(message_id=passage.id), route.worker_type)
+            came = passage.properties = Properties.decode(delivery.properties)
+            passage.id = came.message_id or new_id()
+            route = find_route(came, delivery.body, self._formats)
+            named = came if came.message_id else came.replace(message_id=passage.id)
+            properties = travelling(named, route.worker_type)
         except (Unroutable, MalformedProperties) as error:
             self._reject(passage, str(error))
             return
-        self._publish(
-            passage, worker_queue(route.worker_type), properties, route.body, moment(properties, DUE)
-        )
+        raw = delivery.properties if properties is came else properties.encode()
+        self._publish(passage, worker_queue(route.worker_type), raw, route.body, moment(properties, DUE))
 
     def _publish(
-        self, passage: Passage, queue: str, properties: Properties, body: bytes, due: float | None = None
+        self, passage: Passage, queue: str, raw: bytes, body: bytes, due: float | None = None
     ) -> None:
         publication = Publication(
             queue,
-            properties.encode(),
+            raw,
             body,
             lambda publication, fate, reason: self._published(passage, publication, fate, reason),
         )
@@ -202,14 +203,14 @@ class Dispatcher(Part):
         except MalformedProperties:
             properties = rejected(passage.properties.replace(header_table=None), reason, TASKQUEUE)
         named = properties.replace(message_id=passage.id or None)  # not in x-taskqueue-original
-        self._publish(passage, REJECTED, named, passage.delivery.body)
+        self._publish(passage, REJECTED, named.encode(), passage.delivery.body)
 
     def _reject_bare(self, passage: Passage, reason: str) -> None:
         """Keep at least the body: the properties do not fit beside the reason."""
         passage.is_bare = True
         bare = Properties(message_id=passage.id or None)
         reasons = f"{passage.reason}; kept without its properties: {reason}"
-        self._publish(passage, REJECTED, rejected(bare, reasons, TASKQUEUE), passage.delivery.body)
+        self._publish(passage, REJECTED, rejected(bare, reasons, TASKQUEUE).encode(), passage.delivery.body)
 
     # --- queues that are missing ---
 

@@ -236,7 +236,7 @@ def is_untravelable(header: str) -> bool:
 
 
 def travelling(properties: Properties, worker_type: str) -> Properties:
-    """Return the properties with which a routed workitem goes on to its worker's queue."""
+    """Return the properties with which a routed workitem goes on: the same object where they can stay."""
     headers: dict[str, Any] = {}
     if properties.user_id is not None:
         headers[PUBLISHER] = properties.user_id  # the broker admits only our own name as user_id
@@ -247,6 +247,8 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
         if headers or properties.header_table
         else properties
     )
+    if (kept.type, kept.delivery_mode, kept.user_id, kept.expiration) == (worker_type, 2, None, None):
+        return kept if kept.message_id else kept.replace(message_id=new_id())
     return kept.replace(
         type=worker_type,
         delivery_mode=2,
