@@ -3,6 +3,7 @@
 pika hands every frame to the socket by itself: three for each message that is published.
 """
 
+import socket
 from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
@@ -48,5 +49,22 @@ class JoiningConnection(RawConnection):
 
     def _send_written(self) -> None:
         written, self._written, self._size = self._written, [], 0
-        if written and self._transport is not None:
-            self._transport.write(b"".join(written))
+        if not written or self._transport is None:
+            return
+        data = b"".join(written)
+        rest = data[self._send_now(data) :]
+        if rest:
+            self._transport.write(rest)
+
+    def _send_now(self, data: bytes) -> int:
+        """Send what there is room for, without TLS: pika's transport waits for a round first, even so.
+
+        What goes wrong here goes wrong there, too, and is dealt with there.
+        """
+        line = getattr(self._transport, "_sock", None)
+        if type(line) is not socket.socket or self._transport.get_write_buffer_size():
+            return 0
+        try:
+            return line.send(data)
+        except OSError:
+            return 0

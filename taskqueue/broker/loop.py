@@ -20,7 +20,8 @@ class HasFileno(Protocol):
 class _Rounds(IOLoop):  # type: ignore[misc]
     """pika's loop, which also calls back when all that was ready in a round has been handled."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: Callable[[Callable[[], Any]], None]) -> None:
+        self._call = call
         self._at_end: list[Callable[[], Any]] = []
         super().__init__()
 
@@ -36,7 +37,7 @@ class _Rounds(IOLoop):  # type: ignore[misc]
         while self._at_end:  # what is written by one of them is sent by another
             callbacks, self._at_end = self._at_end, []
             for callback in callbacks:
-                callback()
+                self._call(callback)
 
 
 class EventLoop:
@@ -48,7 +49,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         """Make a loop that watches nothing yet."""
-        self.ioloop = _Rounds()
+        self.ioloop = _Rounds(self._call)
         self._error: Exception | None = None
 
     def run(self) -> None:
@@ -69,7 +70,7 @@ class EventLoop:
     def guard(self, callback: Callable[_P, Any]) -> Callable[_P, None]:
         """Return the callback in a form that may be given to pika."""
 
-        def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        def guarded(*args: Any, **kwargs: Any) -> None:  # _P.args would be made anew by each call of `guard`
             if self._error is not None:
                 return
             try:
@@ -80,9 +81,12 @@ class EventLoop:
 
         return guarded
 
+    def _call(self, callback: Callable[[], Any]) -> None:
+        self.guard(callback)()
+
     def at_round_end(self, callback: Callable[[], Any]) -> None:
         """Call back once, when all that is ready in this round has been handled."""
-        self.ioloop.at_end(self.guard(callback))
+        self.ioloop.at_end(callback)
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> object:
         """Call back after `delay` seconds; return a handle for `cancel`."""

@@ -27,9 +27,8 @@ def publish(foreign, amqp_url):
                 session.close(loop.stop)
 
         def begin():
-            transport = session._connection._transport
-            write = transport.write
-            transport.write = lambda data: (writes.append(data), write(data))
+            send_now = session._connection._send_now
+            session._connection._send_now = lambda data: (writes.append(data), send_now(data))[1]
             for body in bodies:
                 publisher.publish(Publication("target", PROPERTIES.encode(), body, settled))
 
