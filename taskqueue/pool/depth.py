@@ -10,6 +10,9 @@ _NEXT: Final = 0.005  # seconds that what a worker holds itself may take it: tha
 _OVERHEAD: Final = 0.0001  # seconds that a workitem takes beside its handler
 _MOST_BYTES: Final = 4 * 1024 * 1024  # that are taken ahead for a worker
 _LOOK_DELAY: Final = 0.1  # seconds between two looks
+_FIRST_DELAY: Final = (
+    0.02  # seconds until a look while nothing is taken ahead: what is short shall soon be fast
+)
 _LONG: Final = 0.25  # seconds after which a workitem that still runs is long, whatever the others were
 _SHARE: Final = 0.05  # of the newest workitem in the mean
 
@@ -58,11 +61,11 @@ class Depth:
         self._mean += (seconds - self._mean) * max(_SHARE, 1 / self._count)
         self._size = max(size, self._size)
         if not self._is_looking:
-            self._look_later()
+            self._look_later(_FIRST_DELAY if self.value == 1 else _LOOK_DELAY)
 
-    def _look_later(self) -> None:
+    def _look_later(self, delay: float) -> None:
         self._is_looking = True
-        self._loop.call_later(_LOOK_DELAY, self._look)
+        self._loop.call_later(delay, self._look)
 
     def _look(self) -> None:
         busy_for, is_ahead = self._look_at()
@@ -76,7 +79,7 @@ class Depth:
             self._on_change()
         self._size *= 0.9
         if self.value > 1 or before > 1 or is_ahead:
-            self._look_later()
+            self._look_later(_LOOK_DELAY)
 
     def _wanted(self) -> int:
         exact = max(1, min(_MOMENT / (self._mean + _OVERHEAD), _MOST_BYTES / (self._size + 1), self._most))
