@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from taskqueue.broker.consumers import Consumers
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Declaration, Queue
@@ -27,16 +28,13 @@ class Delivery:
     redelivered: bool
     properties: bytes
     body: bytes
-    consumer_tag: str = ""  # by which of the subscription's consumers it came
 
 
 class Subscription(Part):
     """Consumes one queue while it is wanted and the session is up.
 
     There may be several AMQP consumers on its one channel, each with a prefetch of its own, so that one of
-    them can be withheld: what is acknowledged before it is done with would else make room for more. One more
-    beside them takes ahead what is short (`deepen`). What came by a consumer that is no more counts against
-    the number of the others until it is settled.
+    them can be withheld, and one more that takes ahead what is short (`deepen`).
 
     `settle` marks a delivery as done with; `flush` tells the broker: one acknowledgement for all up to
     the first unsettled one, and single ones beyond it when more than `hold` of them wait there.
@@ -85,13 +83,8 @@ class Subscription(Part):
         self._is_wanted = False
         self._opening = False
         self._channel: Any = None
-        self._consumers = consumers
-        self._withheld = 0
-        self._tags: list[str] = []  # of the consumers that there are
+        self._consumers = Consumers(consumers, prefetch)
         self._ahead = 0  # the prefetch of the one that takes ahead; 0 for none
-        self._ahead_tag = ""
-        self._came_by: dict[int, str] = {}  # the consumers of unsettled deliveries, by their tags
-        self._orphans: set[int] = set()  # unsettled deliveries whose consumer is no more
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
         self._flushes = False  # whether that will be done at the round's end
@@ -104,12 +97,12 @@ class Subscription(Part):
     @property
     def is_consuming(self) -> bool:
         """Whether the broker may deliver."""
-        return bool(self._tags)
+        return bool(self._consumers.all)
 
     @property
     def is_all_withheld(self) -> bool:
         """Whether there is no consumer because each of them is withheld."""
-        return self._withheld + len(self._orphans) >= self._consumers
+        return self._consumers.most <= 0
 
     @property
     def unacknowledged(self) -> int:
@@ -124,7 +117,7 @@ class Subscription(Part):
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""
         self._is_wanted = False
-        self._cancel_all()
+        self._cancel(*self._consumers.all)
 
     def deepen(self, ahead: int) -> None:
         """Have one consumer more, that takes so many deliveries ahead; with 0 only the others.
@@ -136,23 +129,19 @@ class Subscription(Part):
         if ahead == self._ahead:
             return
         if ahead > 0:
-            self._cancel_ahead()
+            self._cancel(self._consumers.ahead)
         else:
-            self._cancel_all()  # what has been taken ahead is as much as they were to have
+            self._cancel(*self._consumers.all)  # what has been taken ahead is as much as they were to have
         self._ahead = ahead
         self._converge()
 
     def withhold(self, delivery: Delivery) -> None:
-        """Have one consumer fewer from now on: not the one by which a delivery came, if it is still there."""
-        self._withheld += 1
-        self._cancel_ahead()
-        if delivery.consumer_tag in self._tags:
-            self._cancel(delivery.consumer_tag)
-            self._orphans.discard(delivery.tag)  # it is what the consumer is withheld for
+        """Have one consumer fewer from now on, and none that takes ahead: a delivery takes long."""
+        self._cancel(self._consumers.withhold(delivery.tag), self._consumers.ahead)
 
     def restore(self) -> None:
         """Have one consumer more again."""
-        self._withheld -= 1
+        self._consumers.withheld -= 1
         self._converge()
 
     def restart(self) -> None:
@@ -172,18 +161,16 @@ class Subscription(Part):
         """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""
         if self.is_current(delivery):
             self._settled.add(delivery.tag)
-            self._came_by.pop(delivery.tag, None)
-            self._orphans.discard(delivery.tag)
+            self._consumers.done(delivery.tag)
             self._count_out(delivery.tag)
 
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
         if self.is_current(delivery) and self._is_usable:
             self._order.remove(delivery.tag)
-            self._came_by.pop(delivery.tag, None)
-            self._orphans.discard(delivery.tag)
+            self._consumers.done(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
-            self._fill_up()
+            self._converge()
 
     def after_deliveries(self, then: Callable[[], None]) -> None:
         """Call back when all that is on its way here has been delivered: a round trip on the same channel."""
@@ -214,7 +201,7 @@ class Subscription(Part):
                 self._channel.basic_ack(tag)
                 self._order.remove(tag)
             self._settled.clear()
-        self._fill_up()
+        self._converge()
 
     # --- the channel ---
 
@@ -235,10 +222,7 @@ class Subscription(Part):
 
     def _forget(self) -> None:
         self.epoch += 1
-        self._tags.clear()
-        self._ahead_tag = ""
-        self._came_by.clear()
-        self._orphans.clear()
+        self._consumers.clear()
         self._order.clear()
         self._settled.clear()
         self._sizes.clear()
@@ -246,18 +230,13 @@ class Subscription(Part):
         self._session.valve.open()
         self._on_lost()
 
-    def _fill_up(self) -> None:
-        """Have a consumer again for what was settled of a consumer that is no more."""
-        if len(self._tags) < self._consumers - self._withheld - len(self._orphans):
-            self._converge()
-
     def _converge(self) -> None:
         if not self._is_wanted or not self._session.is_up or self._opening:
             return
         if self._channel is not None:
-            while len(self._tags) < self._consumers - self._withheld - len(self._orphans):
+            while len(self._consumers.tags) < self._consumers.most:
                 self._consume()
-            if self._ahead and not self._ahead_tag and not self._withheld:
+            if self._ahead and not self._consumers.ahead and self._consumers.may_take_ahead:
                 self._consume_ahead()
             return
         self._opening = True
@@ -289,31 +268,19 @@ class Subscription(Part):
             exclusive=self._on_taken is not None,
             callback=guard(lambda _frame: self._on_consuming()),
         )
-        self._tags.append(tag)
+        self._consumers.tags.append(tag)
 
     def _consume_ahead(self) -> None:
         self._channel.basic_qos(prefetch_count=self._ahead)
-        self._ahead_tag = self._channel.basic_consume(self._queue, self._loop.guard(self._deliver))
+        self._consumers.ahead = self._channel.basic_consume(self._queue, self._loop.guard(self._deliver))
         self._channel.basic_qos(prefetch_count=self._prefetch)
 
-    def _cancel_all(self) -> None:
-        self._cancel_ahead()
-        for tag in tuple(self._tags):
-            self._cancel(tag)
-
-    def _cancel_ahead(self) -> None:
-        tag, self._ahead_tag = self._ahead_tag, ""
-        if tag:
-            self._hang_up(tag)
-
-    def _cancel(self, tag: str) -> None:
-        self._tags.remove(tag)
-        self._hang_up(tag)
-
-    def _hang_up(self, tag: str) -> None:
-        self._orphans |= {each for each, by in self._came_by.items() if by == tag}
-        if self._is_usable:
-            self._channel.basic_cancel(tag, callback=self._loop.guard(lambda _frame: self._converge()))
+    def _cancel(self, *tags: str) -> None:
+        """Cancel consumers; "" stands for one that is not there."""
+        for tag in filter(None, tags):
+            self._consumers.remove(tag)
+            if self._is_usable:
+                self._channel.basic_cancel(tag, callback=self._loop.guard(lambda _frame: self._converge()))
 
     def _count_in(self, tag: int, size: int) -> None:
         if self._most_bytes is not None:
@@ -332,7 +299,7 @@ class Subscription(Part):
         if channel is not self._channel:
             return  # it is being closed, and its tags mean other messages on the new one
         self._order.append(method.delivery_tag)
-        self._came_by[method.delivery_tag] = method.consumer_tag
+        self._consumers.came(method.delivery_tag, method.consumer_tag)
         self._count_in(method.delivery_tag, len(body))
         self._on_delivery(
             Delivery(
@@ -341,15 +308,13 @@ class Subscription(Part):
                 method.redelivered,
                 properties.raw,
                 body,
-                method.consumer_tag,
             )
         )
 
     def _cancelled(self, frame: Any) -> None:
         """Begin anew after the queue was deleted; each of the consumers is told of that."""
-        if frame.method.consumer_tag in self._tags:
-            self._tags.clear()
-            self._ahead_tag = ""
+        if frame.method.consumer_tag in self._consumers.all:
+            self._consumers.end()
             self._log.warning("queue %s was deleted under its consumer, or its node is down", self._queue)
             self._loop.call_later(_PAUSE, self.restart)
 
