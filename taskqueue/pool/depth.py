@@ -6,15 +6,14 @@ from typing import Final
 from taskqueue.broker.loop import EventLoop
 
 _MOMENT: Final = 0.05  # seconds that what is taken ahead may take a worker; others can have the rest
-_NEXT: Final = 0.005  # seconds that what a worker holds itself may take it: that cannot be taken back
+_NEXT: Final = 0.005  # seconds that what a worker holds itself may take it
 _OVERHEAD: Final = 0.0001  # seconds that a workitem takes beside its handler
 _MOST_BYTES: Final = 4 * 1024 * 1024  # that are taken ahead for a worker
 _LOOK_DELAY: Final = 0.1  # seconds between two looks
-_FIRST_DELAY: Final = (
-    0.02  # seconds until a look while nothing is taken ahead: what is short shall soon be fast
-)
+_FIRST_DELAY: Final = 0.02  # seconds until the first, while nothing is taken ahead
 _LONG: Final = 0.25  # seconds after which a workitem that still runs is long, whatever the others were
 _SHARE: Final = 0.05  # of the newest workitem in the mean
+_LONGEST: Final = 3600.0  # seconds; what a worker says of longer ones may be nonsense
 
 
 class Depth:
@@ -37,7 +36,7 @@ class Depth:
         most -- never more than so many
         look -- called while anything may be ahead: tells for how many seconds every worker has been at one
             workitem, 0 if one of them has room, and whether anything waits behind one
-        on_change -- `value` is another, or every worker is at something long
+        on_change -- `value` is another
         """
         self.value = 1  # workitems that the broker may deliver for each worker
         self._loop = loop
@@ -55,11 +54,16 @@ class Depth:
             return 1
         return max(2, min(self.value, int(_NEXT / (self._mean + _OVERHEAD))))
 
-    def took(self, seconds: float, size: int) -> None:
-        """Note how long a workitem took, and how many bytes its body had."""
-        self._count += 1
-        self._mean += (seconds - self._mean) * max(_SHARE, 1 / self._count)
+    def came(self, size: int) -> None:
+        """Note that a workitem was delivered whose body has so many bytes: of large ones there are fewer."""
         self._size = max(size, self._size)
+        if self.value > 1 and self.value * size > 2 * _MOST_BYTES:
+            self._set(self._wanted())
+
+    def took(self, seconds: float) -> None:
+        """Note how long a workitem took, as its worker says, which may be anything."""
+        self._count += 1
+        self._mean += (min(max(0.0, seconds), _LONGEST) - self._mean) * max(_SHARE, 1 / self._count)
         if not self._is_looking:
             self._look_later(_FIRST_DELAY if self.value == 1 else _LOOK_DELAY)
 
@@ -71,15 +75,21 @@ class Depth:
         busy_for, is_ahead = self._look_at()
         self._is_looking = False
         before = self.value
-        if busy_for > _LONG:  # whatever the others were, they have become long
-            self._count, self._mean, self.value = 0, _MOMENT, 1
+        if (
+            busy_for > _LONG
+        ):  # it counts as one of a moment's length: depth comes back with as many short ones
+            self._count, self._mean = 1, _MOMENT
+            self._set(1)
         else:
-            self.value = self._wanted()
-        if self.value != before:
-            self._on_change()
+            self._set(self._wanted())
         self._size *= 0.9
         if self.value > 1 or before > 1 or is_ahead:
             self._look_later(_LOOK_DELAY)
+
+    def _set(self, value: int) -> None:
+        if value != self.value:
+            self.value = value
+            self._on_change()
 
     def _wanted(self) -> int:
         exact = max(1, min(_MOMENT / (self._mean + _OVERHEAD), _MOST_BYTES / (self._size + 1), self._most))

@@ -1,5 +1,6 @@
 """The queues that a group's consumer takes from: one for each worker type that its workers serve."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -37,7 +38,7 @@ class Intake:
         self._on_delivery = on_delivery
         self._on_lost, self._on_consuming = on_lost, on_consuming
         self._is_wanted = False
-        self._ahead = 0
+        self._depth = 1
         self._subscriptions: dict[str, Subscription] = {}  # by worker type
 
     def serve(self, groups: Iterable[GroupSettings]) -> None:
@@ -53,9 +54,9 @@ class Intake:
                 on_consuming=self._on_consuming,
                 on_lost=self._on_lost,
             )
-            subscription.deepen(self._ahead * self._workers)
             if self._is_wanted:
                 subscription.resume()
+        self.deepen(self._depth)
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -84,10 +85,10 @@ class Intake:
             each.resume()
 
     def deepen(self, depth: int) -> None:
-        """Have so many workitems for each worker delivered."""
-        self._ahead = depth - 1
+        """Have so many workitems for each worker delivered; all queues share what is taken ahead."""
+        self._depth = depth
         for each in self._subscriptions.values():
-            each.deepen(self._ahead * self._workers)
+            each.deepen(math.ceil((depth - 1) * self._workers / len(self)))
 
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""

@@ -140,6 +140,7 @@ class Workload:
             self._settlement.postpone(assignment, assignment.due)
         else:
             self._lobby.enter(assignment)
+            self._depth.came(len(assignment.body))
 
     def assign(self) -> None:
         """Give what waits to the workers that have room."""
@@ -171,7 +172,7 @@ class Workload:
 
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
-        self._depth.took(outcome.ended - outcome.started, len(assignment.body))
+        self._depth.took(outcome.ended - outcome.started)
         self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
         if self._lobby.is_crowded:
             self._on_change()

@@ -1,0 +1,65 @@
+"""How many workitems are taken ahead follows from how long they take and how large they are."""
+
+import pytest
+
+from taskqueue.pool.depth import Depth
+
+MOST = 100
+LARGE = 16 * 1024 * 1024  # bytes
+
+
+class Looks:
+    """A Depth on a loop without time: it is looked at when the test says so."""
+
+    def __init__(self):
+        self.busy_for, self.changes, self.due = 0.0, 0, []
+        self.depth = Depth(self, MOST, look=lambda: (self.busy_for, True), on_change=self.changed)
+
+    def call_later(self, _delay, callback):
+        self.due.append(callback)
+
+    def changed(self):
+        self.changes += 1
+
+    def take(self, number, seconds):
+        for _ in range(number):
+            self.depth.took(seconds)
+        (look,) = self.due
+        self.due.clear()
+        look()
+        return self.depth.value
+
+
+@pytest.fixture
+def looks():
+    return Looks()
+
+
+@pytest.mark.parametrize(("seconds", "value"), [(0.0001, MOST), (0.01, 4), (0.025, 1), (10, 1)])
+def test_what_is_taken_ahead_fills_a_moment(looks, seconds, value):
+    assert looks.take(1, seconds) == value
+
+
+def test_a_large_one_among_short_ones_is_the_last_that_is_taken_ahead(looks):
+    assert looks.take(1, 0.0001) == MOST
+    looks.depth.came(1000)
+    assert looks.depth.value == MOST
+    looks.depth.came(LARGE)
+    assert (looks.depth.value, looks.changes) == (1, 2)
+
+
+def test_after_a_long_one_no_more_are_taken_ahead_than_were_short_since(looks):
+    assert looks.take(1, 0.0001) == MOST
+    looks.busy_for = 0.3
+    assert looks.take(0, 0) == 1
+    looks.busy_for = 0.0
+    assert 1 < looks.take(5, 0.0001) <= 5
+    assert looks.take(100, 0.0001) == MOST
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), float("-inf"), -1e300, 1e300, -0.0001])
+def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsense):
+    for _ in range(3):
+        assert 1 <= looks.take(3, nonsense) <= MOST
+        assert 1 <= looks.depth.ahead <= MOST
+    assert looks.take(500, 0.0001) == MOST
