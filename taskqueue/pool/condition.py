@@ -37,7 +37,7 @@ class Condition:
     def _words(self) -> str:
         if not (self._publishing.is_up and self._consuming.is_up):
             return "waits for the broker" if self.had_trouble else ""  # the first connection is being made
-        if not self._crew.has_ready:
+        if not self._crew.ready:
             return "waits for a worker"
         if self._publishing.is_blocked:
             return _ALARM

@@ -167,14 +167,14 @@ class Consumer(Part):
         self._condition.is_crowded = self._workload.is_crowded
         if cannot or self._workload.is_crowded:
             self._intake.pause()
-        elif self._crew.has_ready:
+        elif self._crew.ready:
             self._intake.resume()
-        elif self._intake.is_consuming:
+        elif self._intake.is_consuming or self._workload.is_waiting:
             self._loop.call_later(_WORKERLESS_TIMEOUT, self._pause_without_workers)
         self._condition.tell()
 
     def _pause_without_workers(self) -> None:
-        if not self._crew.has_ready:
+        if not self._crew.ready:
             self._intake.pause()
             self._workload.give_back_waiting()
 

@@ -102,9 +102,9 @@ class Crew:
         return not self._links
 
     @property
-    def has_ready(self) -> bool:
-        """Whether any worker can take work."""
-        return any(link.is_ready for link in self._links.values())
+    def ready(self) -> int:
+        """How many workers can take work, now or when they have done what they have."""
+        return sum(link.is_ready for link in self._links.values())
 
     def idlest(self, depth: int) -> WorkerLink | None:
         """Return the worker with the least to do, if that is less than `depth` workitems.
@@ -118,15 +118,15 @@ class Crew:
                 continue
             if not number:
                 return link
-            now = now or time.time()
-            if now - link.since < _LONG:
+            now = now or time.monotonic()
+            if now - link.begun < _LONG:
                 idlest, least = link, number
         return idlest
 
-    def take_back(self) -> list[Assignment]:
-        """Return what waits behind workitems that have run for long."""
-        now = time.time()
-        late = [each for each in self._links.values() if len(each.tasks) > 1 and now - each.since >= _LONG]
+    def take_back(self, after: float = _LONG) -> list[Assignment]:
+        """Return what waits behind workitems that have been in work for `after` seconds."""
+        now = time.monotonic()
+        late = [each for each in self._links.values() if len(each.tasks) > 1 and now - each.begun >= after]
         return [assignment for link in late for assignment in link.take_back()]
 
     @property
@@ -136,9 +136,9 @@ class Crew:
 
     def busy_for(self) -> float:
         """Return for how many seconds every worker has been at one workitem; 0 if one has nothing to do."""
-        now = time.time()
+        now = time.monotonic()
         ready = [link for link in self._links.values() if link.is_ready]
-        return min((now - link.since if link.tasks else 0.0 for link in ready), default=0.0)
+        return min((now - link.begun if link.tasks else 0.0 for link in ready), default=0.0)
 
     def let_idle_go(self) -> None:
         """Hang up on every worker that has nothing to do."""

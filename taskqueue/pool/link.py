@@ -53,6 +53,7 @@ class WorkerLink:
         self.is_ready = False
         self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
         self.since = 0.0  # when the first of them was begun, in seconds since 1970
+        self.begun = 0.0  # the same, monotonic
         self.sentence = ""  # why the worker must be killed, if it must
         self._is_filling = True
         self.is_dismissed = False  # whether it is to be killed for no fault of what it performs
@@ -106,15 +107,22 @@ class WorkerLink:
 
     def take_back(self) -> list[Assignment]:
         """Return what the worker has not begun: somebody else can have it."""
-        back = self._permits.take_back()
-        taken = [each for each in self.tasks if each.number in back]
-        if taken:
-            self.tasks = deque(each for each in self.tasks if each.number not in back)
-        return taken
+        back = self._take_permits()
+        first, tasks = next(iter(self.tasks), None), self.tasks
+        self.tasks = deque(each for each in tasks if each.number not in back)
+        if first is not None and first.number in back:
+            self._begin()
+        return [each for each in tasks if each.number in back]
+
+    def _take_permits(self) -> set[int]:
+        """Return the numbers of the tasks that the worker has not begun and will not begin."""
+        back = self._permits.take_back() | {number for number, _ in self._together}
+        self._together.clear()
+        return back
 
     def _begin(self) -> None:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
-        self.since = time.time()
+        self.since, self.begun = time.time(), time.monotonic()
         self._stop_timer()
         if not self.tasks:
             return
@@ -153,7 +161,7 @@ class WorkerLink:
         self._unwatch()
         self._close_output()
         self._socket.close()
-        self._unused = self._permits.take_back() | {number for number, _ in self._together}
+        self._unused = self._take_permits()
         self._permits.close()
         self._stop_timer()
 
@@ -171,6 +179,8 @@ class WorkerLink:
         self._together.append((task.number, task.encode()))
 
     def _send_together(self) -> None:
+        if not self._together:
+            return  # taken back meanwhile
         if self._is_watched and self._send(b"".join(frame for _, frame in self._together)):
             self._permits.give(number for number, _ in self._together)
             self._together.clear()

@@ -90,6 +90,8 @@ class Lobby:
 
 
 def may_be_given_back(assignment: Assignment) -> bool:
-    """Tell whether the broker takes a workitem back any number of times that we may ask it to."""
+    """Tell whether the broker takes a workitem back: one with a lease, or that came often, it would not."""
+    if assignment.lease is not None:
+        return False
     count = header_of(assignment.properties, _DELIVERIES)
     return not isinstance(count, int) or count < _MOST_DELIVERIES

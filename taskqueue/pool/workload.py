@@ -1,7 +1,7 @@
 """All that a consumer has in hand: each workitem from its delivery until its end is confirmed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -98,6 +98,11 @@ class Workload:
         """Whether nothing more should be taken in until a worker has room."""
         return self._lobby.is_crowded
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is in hand that no worker has been given."""
+        return bool(self._lobby)
+
     def serve(self, services: tuple[Service, ...]) -> None:
         """Serve what the first worker serves: it has seen no workitem yet that could have corrupted it."""
         if self._services is None:
@@ -161,7 +166,9 @@ class Workload:
             self._judge.cancelled(assignment)
         else:
             assignment.is_cancelled = True
-            self._crew.dismiss(assignment)
+            if not self._crew.dismiss(assignment):
+                self._wait_again(self._crew.take_back(0))
+                self._lobby.assign()
         return True
 
     # --- from a worker to the broker ---
@@ -185,7 +192,11 @@ class Workload:
             crash = replace(crash, text=f"{crash.text}: {link.sentence}") if link.sentence else crash
             assignment = link.tasks.popleft()
             self._leases.before_end(assignment, partial(self._crashed, assignment, link, crash))
-        for assignment in reversed(link.tasks):
+        self._wait_again(link.tasks)
+
+    def _wait_again(self, assignments: Iterable[Assignment]) -> None:
+        """Let those that a worker was given, and did not begin, wait for another."""
+        for assignment in reversed(tuple(assignments)):
             if not self._answers_for(assignment):
                 self._drop(assignment)
             elif assignment.is_cancelled:
@@ -217,19 +228,24 @@ class Workload:
     # --- to others ---
 
     def give_back_waiting(self) -> None:
-        """Give back what no worker has been given."""
+        """Give back what no worker has begun."""
+        self._wait_again(self._crew.take_back(0))
         for assignment in self._lobby.take_out():
             self._give_back(assignment)
 
     def _look_ahead(self) -> tuple[float, bool]:
         """Have nothing wait behind a long workitem; see Depth."""
-        for assignment in reversed(self._crew.take_back()):
-            self._lobby.enter_first(assignment)
+        self._wait_again(self._crew.take_back())
         self._lobby.assign()
         busy_for = self._crew.busy_for()
-        if busy_for and self._depth.value == 1:
+        if busy_for and self._depth.value == 1 and self._has_surplus:
             self._leave_to_others()
         return busy_for, self._crew.is_ahead or bool(self._lobby)
+
+    @property
+    def _has_surplus(self) -> bool:
+        """Whether more waits than workers that are being replaced: given back, that would come again."""
+        return len(self._lobby) + self._crew.ready > self._group.workers * len(self.intake)
 
     def _deepen(self) -> None:
         self.intake.deepen(self._depth.value)
@@ -274,8 +290,10 @@ class Workload:
     def _deliveries_lost(self) -> None:
         """Forget what no worker has begun: the broker delivers it again, here or elsewhere."""
         self._leases.deliveries_lost()
+        self._wait_again(self._crew.take_back(0))
         for assignment in self._lobby.take_out(lambda each: not self._answers_for(each)):
             self._drop(assignment)
+        self._lobby.assign()
 
     def publisher_ready(self) -> None:
         """Publish what is not confirmed."""

@@ -2,6 +2,7 @@
 
 import pytest
 from support.processes import children
+from support.site import workers
 from support.waiting import wait_until
 
 SHORT = 400
@@ -22,9 +23,9 @@ def test_short_workitems_are_taken_ahead(site, work):
     for number in range(SHORT):
         work.submit("good", number)
     assert len(work.results(SHORT)) == SHORT
-    items = {work.submit("good", {"seconds": 0.004}) for _ in range(SHORT)}
-    # With one at a time, what has begun would be all that the broker has handed over.
-    wait_until(lambda: SHORT - ready(work.foreign) > begun(site) - SHORT + 5)
+    items = {work.submit("good", {"seconds": 0.002}) for _ in range(SHORT)}
+    # With one at a time, the broker would have handed over at most one that has not begun.
+    wait_until(lambda: SHORT - ready(work.foreign) > begun(site) - SHORT + 1)
     assert set(work.results(SHORT)) == items
     assert pool.stop() == 0
 
@@ -57,3 +58,22 @@ def test_what_was_taken_ahead_goes_to_another_host_when_workitems_become_long(si
     assert {note.word for note in site.notes(long[0])} == {"begin", "end"}
     assert len(site.notes(long[0])) == 2  # nobody ran it twice
     assert [first.stop(), second.stop()] == [0, 0]
+
+
+def test_what_is_cancelled_behind_another_has_no_run_and_costs_no_worker(site, work):
+    pool = site.pool("[gated]\nworkers: 2")
+    site.gate("open").touch()
+    for _ in range(SHORT):
+        work.submit("gated", {"gate": str(site.gate("open"))})
+    work.results(SHORT)
+    long, other, behind = [work.submit("gated", {"gate": str(site.gate("later"))}) for _ in range(3)]
+    first, second = site.wait_for_run(long), site.wait_for_run(other)
+    for workitem in (behind, other):
+        work.foreign.publish_to("taskqueue_cancel", "", b"", correlation_id=workitem)
+    wait_until(lambda: second.pid not in workers(pool))  # its consumer has heard of both
+    site.gate("later").touch()
+    results = work.results(3)
+    assert results[long].value["pid"] == first.pid
+    assert [results[each].status for each in (other, behind)] == ["cancelled"] * 2
+    assert site.notes(behind) == []
+    assert pool.stop() == 0

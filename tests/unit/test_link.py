@@ -1,0 +1,116 @@
+"""What a worker was given and has not begun is taken back from it."""
+
+import logging
+import os
+import socket
+from dataclasses import replace
+
+import pytest
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.subscription import Delivery
+from taskqueue.config import GroupSettings
+from taskqueue.logs import Log
+from taskqueue.pool.ledger import Ledger
+from taskqueue.pool.link import WorkerLink
+from taskqueue.properties import Properties
+
+TIMEOUT = 0.05  # seconds
+GOOD = replace(GroupSettings("good", "good"), timeout=TIMEOUT, timeout_grace=0)
+
+
+class Given:
+    """A consumer's link to a worker that has been given three workitems and does nothing by itself."""
+
+    def __init__(self):
+        self.loop, self.begun, self.faults = EventLoop(), [], []
+        self.is_buried = False
+        ledger = Ledger(lambda _assignment: True)
+        self.items = [self.assignment(ledger, number) for number in (1, 2, 3)]
+        link, self.line = socket.socketpair()
+        giving, using = socket.socketpair()
+        self.permits = using.dup()
+        output, self.output = os.pipe()
+        self.link = WorkerLink(
+            self.loop,
+            "good/1",
+            (link.detach(), output, giving.detach(), using.detach()),
+            Log("test"),
+            GOOD,
+            on_ready=logging.debug,
+            on_begin=lambda _link, assignment: self.begun.append(assignment),
+            on_progress=logging.debug,
+            on_outcome=logging.debug,
+            on_retiring=logging.debug,
+            on_hang_up=logging.debug,
+            on_fault=lambda _link, reason: self.faults.append(reason),
+        )
+        for each in self.items:
+            assert self.link.give(each)
+
+    def assignment(self, ledger, number):
+        raw = Properties(message_id=f"{number}").encode()
+        return ledger.enter(GOOD, Delivery(number, 0, False, raw, b""), Properties.decode(raw))
+
+    def run(self, seconds):
+        self.loop.call_later(seconds, self.loop.stop)
+        self.loop.run()
+
+    def bury(self):
+        """Let go of the worker as if it were dead."""
+        self.link.close()
+        self.is_buried = True
+
+    def close(self):
+        if not self.is_buried:
+            self.bury()
+        self.loop.close()
+        for end in (self.line, self.permits):
+            end.close()
+        os.close(self.output)
+
+
+@pytest.fixture
+def given():
+    given = Given()
+    yield given
+    given.close()
+
+
+def test_what_waits_behind_the_one_that_is_begun_is_taken_back(given):
+    given.run(0)  # two are sent at the round's end
+    assert given.permits.recv(8) == bytes(7) + b"\1"
+    assert given.link.take_back() == given.items[1:]
+    assert list(given.link.tasks) == given.items[:1]
+    given.run(2 * TIMEOUT)
+    assert len(given.faults) == 1
+
+
+def test_what_was_not_sent_yet_is_taken_back_and_never_begun(given):
+    given.permits.recv(8)
+    assert given.link.take_back() == given.items[1:]
+    given.run(0)
+    given.permits.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        given.permits.recv(8)
+
+
+def test_the_first_is_taken_back_with_its_time_limit_where_the_worker_has_not_begun_it(given):
+    given.run(0)
+    assert given.link.take_back() == given.items
+    assert not given.link.tasks
+    given.run(2 * TIMEOUT)
+    assert given.faults == []
+    assert given.link.give(given.items[1])
+    assert given.begun == [given.items[0], given.items[1]]
+
+
+def test_a_dead_worker_that_had_begun_nothing_is_known_for_that(given):
+    given.bury()
+    assert not given.link.had_begun
+
+
+def test_of_a_dead_worker_that_had_begun_it_is_known(given):
+    given.permits.recv(8)
+    given.bury()
+    assert given.link.had_begun
