@@ -26,7 +26,7 @@ from taskqueue.errors import (
     UnknownTask,
     WorkitemUnreadable,
 )
-from taskqueue.pool import frames, privileges
+from taskqueue.pool import frames, labels, privileges
 from taskqueue.pool.frames import Verdict
 from taskqueue.pool.limits import Limits
 from taskqueue.pool.permits import granted
@@ -105,6 +105,7 @@ class _Line:
     def begin(self, task: frames.Task) -> None:
         asked = NOTIFY.encode() in task.properties  # what the header says exactly, the consumer looks at
         self._number, self._told = task.number if asked else None, 0.0
+        labels.begin(task.number)
 
     def tell(self, fraction: float, text: str) -> None:
         now, number = time.monotonic(), self._number

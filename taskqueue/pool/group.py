@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import report, start
 from taskqueue.logs import Log
 from taskqueue.plugins import OwnPlugin, Plugin
-from taskqueue.pool import control, privileges
+from taskqueue.pool import control, labels, privileges
 from taskqueue.pool.limits import Limits
 from taskqueue.processes import Exit, Slot
 
@@ -267,7 +266,7 @@ class Group:
         os.dup2(output, 2)
         processes.close_all_but(*(end.fileno() for end in ends))
         processes.set_name(f"tq:{name}")
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        labels.install()
         settings = self.blueprint.settings
         spec = worker.WorkerSpec(
             name,

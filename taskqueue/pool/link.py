@@ -309,9 +309,12 @@ class WorkerLink:
             self._output.close()
             self._output = None
 
-    def _log_line(self, line: str) -> None:
+    def _log_line(self, line: str, number: int | None) -> None:
         level, text = _level(line)
-        self._log.log(level, "| %s", text, workitem=self.tasks[0].id if self.tasks else None)
+        if number is None and self.tasks:
+            number = self.tasks[0].number
+        workitem = next((each.id for each in self.tasks if each.number == number), None)
+        self._log.log(level, "| %s", text, workitem=workitem)
 
 
 def _level(line: str) -> tuple[int, str]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from taskqueue.pool.labels import LabelReader
+
 _CHUNK: Final = 65_536  # bytes read at a time
 _LONGEST_LINE: Final = 4096  # bytes; longer ones are cut up
 _BURST: Final = 2.0  # seconds' worth of lines that may come at once
@@ -18,12 +20,17 @@ class OutputPump:
     the log nor wait for it.
     """
 
-    def __init__(self, descriptor: int, rate: int, write: Callable[[str], None]) -> None:
-        """Read from `descriptor`, which is ours from now on; pass `rate` lines a second to `write`."""
+    def __init__(self, descriptor: int, rate: int, write: Callable[[str, int | None], None]) -> None:
+        """Read from `descriptor`, which is ours from now on; pass `rate` lines a second to `write`.
+
+        write -- takes a line, and the number of the task that it belongs to: 0 for none, None if nobody says
+        """
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._rate = rate
         self._write = write
+        self._labels = LabelReader()
+        self._number: int | None = None  # the task that what comes now belongs to
         self._rest = b""
         self._credit = rate * _BURST
         self._credited = time.monotonic()
@@ -46,7 +53,7 @@ class OutputPump:
     def tell_dropped(self) -> None:
         """Write how many lines were dropped, if any were."""
         if self.dropped:
-            self._write(f"({self.dropped} lines dropped: more than {self._rate} a second)")
+            self._write(f"({self.dropped} lines dropped: more than {self._rate} a second)", None)
             self.dropped = 0
 
     def close(self) -> None:
@@ -64,13 +71,18 @@ class OutputPump:
             data = os.read(self._descriptor, _CHUNK)
         except BlockingIOError:
             return None
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        for number, piece in self._labels.feed(data):
+            self._number = number
+            self._take(piece)
+        return data
+
+    def _take(self, piece: bytes) -> None:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             self._pass_on(line)
         while len(self._rest) > _LONGEST_LINE:
             self._pass_on(self._rest[:_LONGEST_LINE])
             self._rest = self._rest[_LONGEST_LINE:]
-        return data
 
     def _pass_on(self, line: bytes) -> None:
         for start in range(0, max(len(line), 1), _LONGEST_LINE):
@@ -85,4 +97,4 @@ class OutputPump:
             return
         self._credit -= 1
         self.tell_dropped()
-        self._write(line.decode("utf-8", "replace"))
+        self._write(line.decode("utf-8", "replace"), self._number)

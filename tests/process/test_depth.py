@@ -1,5 +1,7 @@
 """Short workitems are taken ahead, long ones are left to whoever can begin them."""
 
+import re
+
 import pytest
 from support.processes import children
 from support.site import workers
@@ -36,6 +38,16 @@ def test_of_long_workitems_a_worker_has_one_at_a_time(site, work):
     wait_until(lambda: ready(work.foreign) == 6)
     assert set(work.results(8)) == items
     assert pool.stop() == 0
+
+
+def test_what_each_of_many_short_workitems_says_is_logged_with_its_id(site, work):
+    items = [work.submit("talking") for _ in range(SHORT)]
+    pool = site.pool("[talking]\nworkers: 2\noutput_rate: 10000")
+    work.results(SHORT)
+    assert pool.stop() == 0
+    said = re.findall(r"I am (workitem\d+) \[.* workitem=(workitem\d+)\]", pool.output())
+    said += re.findall(r"still am (workitem\d+) \[.* workitem=(workitem\d+)\]", pool.output())
+    assert sorted(said) == sorted([(item, item) for item in items] * 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

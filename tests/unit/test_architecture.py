@@ -23,7 +23,7 @@ config
 broker
 address
 plugins processes daemon results
-logs
+logs pool.labels
 pool.frames pool.control pool.limits pool.output pool.permits pool.privileges
 worker keeper
 rpc.calls

@@ -13,7 +13,7 @@ class Pipe:
         reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.lines = []
-        self.pump = OutputPump(reader, rate, self.lines.append)
+        self.pump = OutputPump(reader, rate, lambda line, _number: self.lines.append(line))
 
     def write(self, data):
         assert os.write(self.writer, data) == len(data)

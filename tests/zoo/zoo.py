@@ -170,6 +170,14 @@ class Flooding(Animal):
         return "afloat"
 
 
+class Talking(Animal):
+    """Says who it is."""
+
+    def handle_task(self, _body):
+        print("I am", self.workitem.id)
+        self.log.info("and still am %s", self.workitem.id)
+
+
 class Hungry(Animal):
     """Eats memory until there is no more, under a limit of its own if its body has one."""
 
