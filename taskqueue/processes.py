@@ -108,6 +108,12 @@ def close_all_but(*kept: int) -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
+def allow_open_files() -> None:
+    """Let this process have as many open files as it may at most, whatever it has been granted for now."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def die_with_parent(parent: int) -> None:
     """Have this process killed when its parent dies; call it after the last change of user.
 

@@ -216,6 +216,7 @@ class Group:
         processes.close_all_but(supervisor.fileno(), *([around.amqp_fd] if around.amqp_fd else []))
         logs.set_up(around.logging, "consumer", around.pool.user)
         processes.set_name(f"tq:{self.name}")
+        processes.allow_open_files()  # four for each worker
         try:
             if around.as_root:
                 environment = privileges.environment(around.pool.user, os.environ)

@@ -32,3 +32,17 @@ def test_a_worker_that_cannot_be_started_is_started_once_there_is_room(site, wor
     wait_until(lambda: len(workers(pool)) == 2, 20)
     assert pool.stop() == 0
     pool.assert_nothing_left()
+
+
+def test_a_consumer_has_as_many_open_files_as_its_workers_take(site, work, daemon):
+    site.configure("[good]\nworkers: 30")
+    few = ["prlimit", "--nofile=100:1000"]  # of those that a process may have without asking for more
+    pool = daemon(
+        [*few, *site.command("workerpool", "-f", "-c", str(site.config))],
+        env={"PYTHONPATH": str(site.plugins)},
+    )
+    pool.wait_for("ready:")
+    wait_until(lambda: len(workers(pool)) == 30)
+    assert work.ask("good")["attempt"] == 1
+    assert pool.stop() == 0
+    assert "ended:" not in pool.output()
