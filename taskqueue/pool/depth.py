@@ -46,6 +46,7 @@ class Depth:
         self._mean = 0.0  # seconds
         self._size = 0.0  # bytes of the larger ones of late
         self._is_looking = False
+        self._is_idle = True  # whether nothing has come or was done since the last look
 
     @property
     def ahead(self) -> int:
@@ -57,13 +58,20 @@ class Depth:
     def came(self, size: int) -> None:
         """Note that a workitem was delivered whose body has so many bytes: of large ones there are fewer."""
         self._size = max(size, self._size)
-        if self.value > 1 and self.value * size > 2 * _MOST_BYTES:
+        if self.value == 1:
+            return
+        self._look_soon()
+        if self.value * size > 2 * _MOST_BYTES:
             self._set(self._wanted())
 
     def took(self, seconds: float) -> None:
         """Note how long a workitem took, as its worker says, which may be anything."""
         self._count += 1
         self._mean += (min(max(0.0, seconds), _LONGEST) - self._mean) * max(_SHARE, 1 / self._count)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._is_idle = False
         if not self._is_looking:
             self._look_later(_FIRST_DELAY if self.value == 1 else _LOOK_DELAY)
 
@@ -75,16 +83,15 @@ class Depth:
         busy_for, is_ahead = self._look_at()
         self._is_looking = False
         before = self.value
-        if (
-            busy_for > _LONG
-        ):  # it counts as one of a moment's length: depth comes back with as many short ones
+        if busy_for > _LONG:  # it counts as one, so that depth comes back with as many short ones
             self._count, self._mean = 1, _MOMENT
             self._set(1)
         else:
             self._set(self._wanted())
         self._size *= 0.9
-        if self.value > 1 or before > 1 or is_ahead:
+        if is_ahead or (not self._is_idle and max(self.value, before) > 1):
             self._look_later(_LOOK_DELAY)
+        self._is_idle = True
 
     def _set(self, value: int) -> None:
         if value != self.value:

@@ -12,8 +12,11 @@ class Looks:
     """A Depth on a loop without time: it is looked at when the test says so."""
 
     def __init__(self):
-        self.busy_for, self.changes, self.due = 0.0, 0, []
-        self.depth = Depth(self, MOST, look=lambda: (self.busy_for, True), on_change=self.changed)
+        self.busy_for, self.is_ahead, self.changes, self.due = 0.0, True, 0, []
+        self.depth = Depth(self, MOST, look=self.look, on_change=self.changed)
+
+    def look(self):
+        return self.busy_for, self.is_ahead
 
     def call_later(self, _delay, callback):
         self.due.append(callback)
@@ -55,6 +58,15 @@ def test_after_a_long_one_no_more_are_taken_ahead_than_were_short_since(looks):
     looks.busy_for = 0.0
     assert 1 < looks.take(5, 0.0001) <= 5
     assert looks.take(100, 0.0001) == MOST
+
+
+def test_nothing_is_looked_at_while_nothing_is_in_hand(looks):
+    assert looks.take(1, 0.0001) == MOST
+    looks.is_ahead = False
+    looks.take(0, 0)
+    assert not looks.due
+    looks.depth.came(1)
+    assert len(looks.due) == 1
 
 
 @pytest.mark.parametrize("nonsense", [float("nan"), float("inf"), float("-inf"), -1e300, 1e300, -0.0001])
