@@ -54,19 +54,34 @@ class Listener(Part):
     """Hears what is published to a fanout exchange while the session is up, by an exclusive queue."""
 
     def __init__(
-        self, loop: EventLoop, session: Session, exchange: str, on_message: Callable[[bytes, bytes], None]
+        self,
+        loop: EventLoop,
+        session: Session,
+        exchange: str,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_settled: Callable[[], None],
     ) -> None:
-        """Listen from when the session is up; `on_message` takes properties and body."""
+        """Listen from when the session is up.
+
+        on_message -- takes properties and body
+        on_settled -- it listens from now on, or the broker does not let it
+        """
+        self.is_settled = False
         self._loop = loop
         self._session = session
         self._exchange = exchange
-        self._on_message = on_message
+        self._on_message, self._on_settled = on_message, on_settled
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
     def session_up(self) -> None:
         """Begin to listen; the session calls this."""
         self._session.channel(self._open)
+
+    def session_down(self) -> None:
+        """Hear nothing; the session calls this."""
+        self.is_settled = False
 
     def _open(self, channel: Any) -> None:
         guard = self._loop.guard
@@ -77,7 +92,14 @@ class Listener(Part):
 
     def _listen(self, channel: Any, queue: str) -> None:
         channel.queue_bind(queue, self._exchange)
-        channel.basic_consume(queue, self._loop.guard(self._heard), auto_ack=True)
+        guard = self._loop.guard
+        channel.basic_consume(
+            queue, guard(self._heard), auto_ack=True, callback=guard(lambda _frame: self._settle())
+        )
+
+    def _settle(self) -> None:
+        self.is_settled = True
+        self._on_settled()
 
     def _heard(self, _channel: Any, _method: Any, properties: RawProperties, body: bytes) -> None:
         self._on_message(properties.raw, body)
@@ -86,6 +108,7 @@ class Listener(Part):
         if getattr(error, "reply_code", 0) not in _CLOSED_BY_US and self._session.is_up:
             self._log.warning("cannot listen to %s: %s", self._exchange, error)
             self._loop.call_later(_TRY_AGAIN, self._open_again)
+            self._settle()
 
     def _open_again(self) -> None:
         if self._session.is_up:

@@ -17,11 +17,27 @@ _REMEMBERED_TIME: Final = 24 * 3600.0  # seconds
 class Cancellations:
     """Hears which workitems are cancelled, and remembers those that have not come here yet."""
 
-    def __init__(self, loop: EventLoop, session: Session, on_cancel: Callable[[str], bool]) -> None:
-        """Listen over `session`; `on_cancel` takes an id, and tells whether the workitem is in hand here."""
+    def __init__(
+        self,
+        loop: EventLoop,
+        session: Session,
+        *,
+        on_cancel: Callable[[str], bool],
+        on_heeding: Callable[[], None],
+    ) -> None:
+        """Listen over `session`.
+
+        on_cancel -- takes an id, and tells whether the workitem is in hand here
+        on_heeding -- whoever cancels from now on is heard
+        """
         self._on_cancel = on_cancel
         self._ids: dict[str, float] = {}  # when each was heard, the oldest first
-        self._listener = Listener(loop, session, CANCEL, self._heard)
+        self._listener = Listener(loop, session, CANCEL, on_message=self._heard, on_settled=on_heeding)
+
+    @property
+    def are_heeded(self) -> bool:
+        """Whether all that can be heard is heard."""
+        return self._listener.is_settled
 
     def takes(self, workitem: str) -> bool:
         """Tell whether a workitem is cancelled; it is then forgotten, as it comes once."""

@@ -164,6 +164,7 @@ class Consumer(Part):
     def _converge(self) -> None:
         self._workload.assign()
         cannot = self._draining or not self._publisher.is_ready or self._publishing.is_blocked
+        cannot |= not self._workload.may_begin
         self._condition.is_crowded = self._workload.is_crowded
         if cannot or self._workload.is_crowded:
             self._intake.pause()

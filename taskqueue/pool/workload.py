@@ -63,7 +63,7 @@ class Workload:
         self._depth = Depth(loop, group.max_depth, look=self._look_ahead, on_change=self._deepen)
         self._lobby = Lobby(loop, crew, self._depth, self._crowded)
         self._notices = Notices(publisher)
-        self._cancellations = Cancellations(loop, consuming, self._cancel)
+        self._cancellations = Cancellations(loop, consuming, on_cancel=self._cancel, on_heeding=on_change)
         provider = Provider(loop, publishing)
         delays = Delays(loop, publishing, publisher, provider)
         self._settlement = Settlement(loop, publisher, provider, delays, group, on_settled=self._settled)
@@ -92,6 +92,11 @@ class Workload:
     def is_done(self) -> bool:
         """Whether nothing is in hand."""
         return not self._ledger and not self._leases.is_releasing
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether workitems may be taken in: who hears that one has begun may cancel it."""
+        return self._cancellations.are_heeded
 
     @property
     def is_crowded(self) -> bool:
