@@ -1,12 +1,14 @@
-"""Keeps pika from decoding message properties: they pass through as the bytes they came in.
+"""Frames of messages, read and written without pika where that pays, or where pika is not exact.
 
-pika's codec is not exact (floats, negative integers, integer widths, strings that are not UTF-8), and
-a message that it cannot encode again would kill the process that relays it.
+Message properties pass through as the bytes they came in: pika's codec is not exact (floats, negative
+integers, integer widths, strings that are not UTF-8), and a message that it cannot encode again would kill
+the process that relays it. And pika makes objects of each frame and of all that is in it, which takes four
+times as long as to look at the bytes.
 """
 
 import struct
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pika
 from pika import exceptions, frame, spec
@@ -15,7 +17,12 @@ _HEAD: Final = struct.Struct(">BHL")  # a frame's type, channel and size (AMQP 0
 _CONTENT: Final = struct.Struct(">HHQ")  # class, weight and body size (section 4.2.6.1)
 _PUBLISH: Final = struct.pack(">IH", spec.Basic.Publish.INDEX, 0)  # class and method, and a reserved field
 _END: Final = bytes((spec.FRAME_END,))
+_METHOD: Final = struct.Struct(">BHLI")  # a method frame's head, and class and method
+_CONTENT_HEADER: Final = struct.Struct(">BHLHHQ")  # a header frame's head, and what _CONTENT is
+_TAG: Final = struct.Struct(">QB")  # a delivery's tag, and whether it is redelivered
 _HEADER: Final = bytes((spec.FRAME_HEADER,))
+
+_MOST_READ: Final = 65_536  # bytes at a time
 
 
 @lru_cache(maxsize=1024)
@@ -35,8 +42,6 @@ def message_frames(
 ) -> bytes:
     """Return all frames with which a message is published (section 4.2.6).
 
-    pika makes objects of them and of what is in them first, which takes four times as long.
-
     most -- bytes of body that fit into a frame
     """
     content = _CONTENT.pack(spec.Basic.INDEX, 0, len(body)) + properties
@@ -47,6 +52,53 @@ def message_frames(
             _frame(spec.FRAME_HEADER, channel, content),
             *(_frame(spec.FRAME_BODY, channel, part) for part in bodies),
         )
+    )
+
+
+class Delivered(NamedTuple):
+    """A message that the broker hands over, in its frames: a method, a header, and a body or none."""
+
+    channel: int
+    consumer_tag: str
+    delivery_tag: int
+    redelivered: bool
+    properties: bytes
+    body: bytes
+    end: int  # where in the buffer the next frame begins
+
+
+def delivered_at(data: bytes, start: int) -> Delivered | None:
+    """Return the delivery whose frames begin at `start`; None if it is something else, or not whole.
+
+    A body of several frames is something else, too, and so is whatever is malformed: pika is to deal with it.
+    """
+    try:
+        kind, channel, size, method = _METHOD.unpack_from(data, start)
+        if kind != spec.FRAME_METHOD or method != spec.Basic.Deliver.INDEX:
+            return None
+        header = start + _HEAD.size + size + 1
+        *heads, header_size, _, _, length = _CONTENT_HEADER.unpack_from(data, header)
+        body = header + _HEAD.size + header_size + 1
+        end = body + _HEAD.size + length + 1 if length else body
+        if length:
+            heads += _HEAD.unpack_from(data, body)
+        ends = data[header - 1], data[body - 1], data[end - 1]
+    except (struct.error, IndexError):  # the rest is still to come
+        return None
+    expected = [spec.FRAME_HEADER, channel, spec.FRAME_BODY, channel, length][: len(heads)]
+    if heads != expected or ends != (spec.FRAME_END,) * 3:
+        return None
+    tag = start + _METHOD.size + 1
+    tag_end = tag + data[tag - 1]
+    delivery_tag, redelivered = _TAG.unpack_from(data, tag_end)
+    return Delivered(
+        channel,
+        data[tag:tag_end].decode(),
+        delivery_tag,
+        bool(redelivered),
+        data[header + _CONTENT_HEADER.size : body - 1],
+        data[body + _HEAD.size : end - 1],
+        end,
     )
 
 
@@ -69,8 +121,41 @@ class RawProperties(spec.BasicProperties):  # type: ignore[misc]
 class RawConnection(pika.SelectConnection):  # type: ignore[misc]
     """A connection that hands over RawProperties; others in this process go on as pika made them.
 
-    A client lives in its user's process, which may well use pika for something else.
+    A client lives in its user's process, which may well use pika for something else. A test of each supported
+    version of pika sees to it that the methods are still called that are overridden here.
     """
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data: bytes) -> None:
+        """Hand over the deliveries in what has come, and leave to pika all between them."""
+        self._frame_buffer += data
+        while self._frame_buffer:
+            self._hand_over()
+            size, frame_value = self._read_frame()
+            if frame_value is None:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(frame_value)
+
+    def _hand_over(self) -> None:
+        """Hand over the deliveries with which the buffer begins."""
+        data, end = self._frame_buffer, 0
+        while (found := delivered_at(data, end)) is not None and (channel := self._taker(found)) is not None:
+            end = found.end
+            channel._consumers[found.consumer_tag](  # noqa: SLF001 -- as pika's connection does
+                channel, found, RawProperties(found.properties), found.body
+            )
+        self._trim_frame_buffer(end)
+
+    def _taker(self, found: Delivered) -> Any:
+        """Return the channel that takes a delivery; None if pika has to decide what becomes of it."""
+        channel = self._channels.get(found.channel)
+        tag = found.consumer_tag
+        is_taken = channel is not None and tag in channel._consumers and tag not in channel._cancelled  # noqa: SLF001
+        return channel if is_taken else None
 
     def _read_frame(self) -> tuple[int, Any]:
         """Return the first frame in the buffer and how many bytes it has; (0, None) while some is missing."""

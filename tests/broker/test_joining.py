@@ -1,10 +1,11 @@
-"""How messages are written to the broker, with every supported version of pika."""
+"""How messages are written to the broker and read from it, with every supported version of pika."""
 
 import pytest
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
+from taskqueue.broker.subscription import Subscription
 from taskqueue.config import AmqpSettings
 from taskqueue.properties import Properties
 
@@ -61,3 +62,29 @@ def test_a_body_of_any_length_arrives_as_it_was_with_its_properties(publish, for
     assert arrived.properties["message_id"] == "m"
     assert arrived.headers == {"h": 1.5}
     assert foreign.get("target").body == b"the next"
+
+
+def test_bodies_of_any_length_are_read_as_they_were_sent_and_mostly_without_pika(foreign, amqp_url):
+    sizes = [0, 1, FRAME_MAX - 8, FRAME_MAX - 7, 3 * FRAME_MAX, *range(1000)]
+    loop, bodies, frames = EventLoop(), [], []
+    session = Session(loop, AmqpSettings.from_url(amqp_url), "test", on_trouble=lambda _error: loop.stop())
+
+    def take(delivery):
+        bodies.append(delivery.body)
+        if len(bodies) == len(sizes):
+            frames.append(session._connection.frames_received)  # of which pika has made objects
+            session.close(loop.stop)
+
+    foreign.declare("source")
+    sent = [bytes(range(256)) * (size // 256) + bytes(size % 256) for size in sizes]
+    foreign.publish_many(sent, "source")
+    subscription = Subscription(
+        loop, session, "source", 2000, on_delivery=take, on_lost=list, on_consuming=list
+    )
+    subscription.resume()
+    session.open()
+    loop.call_later(20, loop.stop)
+    loop.run()
+    loop.close()
+    assert bodies == sent
+    assert frames[0] < len(sizes)  # and not three for each
