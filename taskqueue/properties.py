@@ -7,11 +7,11 @@ integers and the difference between their widths.
 """
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Any, Final, Self
+from functools import lru_cache
+from types import NoneType
+from typing import Any, Final, NamedTuple, Self
 
 #: How deep tables and lists in headers may nest before we call them malformed.
 MAX_DEPTH: Final = 64
@@ -36,8 +36,7 @@ class MalformedProperties(ValueError):
     """The bytes are not a content header's property list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Properties:
+class Properties(NamedTuple):
     """What a message carries beside its body; the fields are AMQP's, None where absent."""
 
     content_type: str | None = None
@@ -65,18 +64,17 @@ class Properties:
             (flags,) = _SHORT.unpack_from(raw)
             if flags & 3:
                 raise MalformedProperties("flags for properties that AMQP 0-9-1 does not have")
-            at, values = 2, {}
-            for bit, name, read in _LAYOUT:
-                if flags & bit:
-                    values[name], at = read(raw, at)
+            at, values = 2, [None] * len(_LAYOUT)
+            for place, read in _announced(flags):
+                values[place], at = read(raw, at)
         except (struct.error, IndexError):
             raise MalformedProperties("the property list ends early") from None
-        return cls(**values)
+        return cls._make(values)
 
     def encode(self) -> bytes:
         """Return the property list as AMQP writes it."""
         flags, parts = 0, [b""]
-        for (bit, write), value in zip(_WRITERS, _VALUES_OF(self), strict=True):
+        for (bit, write), value in zip(_WRITERS, self, strict=True):
             if value is not None:
                 flags |= bit
                 parts.append(write(value))
@@ -116,7 +114,7 @@ class Properties:
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; None removes a field."""
-        return type(self)(**{**dict(zip(_NAMES, _VALUES_OF(self), strict=True)), **changes})
+        return self._replace(**changes)
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -132,6 +130,8 @@ class Properties:
 _SHORT: Final = struct.Struct(">H")
 _LONG: Final = struct.Struct(">I")
 _LONGLONG: Final = struct.Struct(">Q")
+_SIGNED: Final = struct.Struct(">q")
+_DOUBLE: Final = struct.Struct(">d")
 
 
 def _read_short_string(raw: bytes, at: int) -> tuple[str, int]:
@@ -147,6 +147,10 @@ def _write_short_string(value: str) -> bytes:
     if len(data) > 255:
         raise ValueError(f"{len(data)} bytes are too long for an AMQP short string (255 bytes)")
     return bytes((len(data),)) + data
+
+
+#: The names of our headers are few.
+_write_name: Final = lru_cache(maxsize=256)(_write_short_string)
 
 
 def _read_octet(raw: bytes, at: int) -> tuple[int, int]:
@@ -194,9 +198,13 @@ _WRITER_OF: Final[Mapping[Any, Callable[[Any], bytes]]] = {
     _read_octet: _write_octet,
     _read_timestamp: _LONGLONG.pack,
 }
-_NAMES: Final = tuple(name for _, name, _ in _LAYOUT)
-_VALUES_OF: Final[Callable[[Properties], tuple[Any, ...]]] = attrgetter(*_NAMES)
 _WRITERS: Final = tuple((bit, _WRITER_OF[read]) for bit, _, read in _LAYOUT)
+
+
+@lru_cache(maxsize=256)
+def _announced(flags: int) -> tuple[tuple[int, Callable[[bytes, int], tuple[Any, int]]], ...]:
+    """Return the place of each field that flags announce, and what reads it."""
+    return tuple((place, read) for place, (bit, _, read) in enumerate(_LAYOUT) if flags & bit)
 
 
 def header_table(headers: Mapping[str, Any]) -> bytes:
@@ -284,34 +292,55 @@ def _read_list(content: bytes, depth: int) -> list[Any]:
 
 
 def _write_entry(name: str, value: Any) -> bytes:
-    return _write_short_string(name) + _write_value(value)
+    return _write_name(name) + _write_value(value)
 
 
 def _write_value(value: Any) -> bytes:
     """Write one of our own header values; the widest type of each kind, which every client reads."""
-    match value:
-        case None:
-            return b"V"
-        case bool():
-            return b"t" + bytes((value,))
-        case int():
-            return _write_integer(value)
-        case float():
-            return b"d" + struct.pack(">d", value)
-        case str():
-            return b"S" + _write_table_bytes(value.encode("utf-8", "surrogateescape"))
-        case bytes():
-            return b"x" + _write_table_bytes(value)
-        case datetime():
-            return b"T" + _LONGLONG.pack(int(value.timestamp()))
-        case Mapping():
-            return b"F" + _write_table_bytes(b"".join(_write_entry(k, v) for k, v in value.items()))
-        case list() | tuple():
-            return b"A" + _write_table_bytes(b"".join(map(_write_value, value)))
-    raise TypeError(f"a header cannot hold a {type(value).__name__}")
+    write = _VALUE_WRITERS.get(type(value))
+    if write is None:
+        kinds = (kind for kind in _VALUE_WRITERS if isinstance(value, kind))
+        write = _VALUE_WRITERS[next(kinds, object)]
+    return write(value)
 
 
 def _write_integer(value: int) -> bytes:
     if -(2**63) <= value < 2**63:
-        return b"l" + struct.pack(">q", value)
+        return b"l" + _SIGNED.pack(value)
     return _write_value(str(value))  # a timestamp may be wider than every integer that a header can hold
+
+
+def _write_sized(kind: bytes, content: bytes) -> bytes:
+    return b"%b%b%b" % (kind, _LONG.pack(len(content)), content)
+
+
+def _write_text(value: str) -> bytes:
+    return _write_sized(b"S", value.encode("utf-8", "surrogateescape"))
+
+
+def _write_map(value: Mapping[str, Any]) -> bytes:
+    return _write_sized(b"F", b"".join(_write_entry(name, each) for name, each in value.items()))
+
+
+def _write_list(value: Iterable[Any]) -> bytes:
+    return _write_sized(b"A", b"".join(map(_write_value, value)))
+
+
+def _write_no_value(value: object) -> bytes:
+    raise TypeError(f"a header cannot hold a {type(value).__name__}")
+
+
+#: By type; one that is another's, too, stands before it.
+_VALUE_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    NoneType: lambda _: b"V",
+    bool: lambda value: b"t" + bytes((value,)),
+    int: _write_integer,
+    float: lambda value: b"d" + _DOUBLE.pack(value),
+    str: _write_text,
+    bytes: lambda value: _write_sized(b"x", value),
+    datetime: lambda value: b"T" + _LONGLONG.pack(int(value.timestamp())),
+    Mapping: _write_map,
+    list: _write_list,
+    tuple: _write_list,
+    object: _write_no_value,
+}

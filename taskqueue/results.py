@@ -5,7 +5,7 @@ import socket
 import time
 import traceback
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskqueue import workitem as words
 from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
@@ -22,6 +22,9 @@ _FIRST_ENTRIES: Final = 2  # of a history, and
 _LAST_ENTRIES: Final = 17
 
 HOST: Final = socket.gethostname()
+
+# json.dumps makes such an encoder each time that it is asked for anything unusual.
+_encode_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def encode_value(value: Any) -> tuple[str, bytes]:
                 return BINARY, value
             case str():
                 return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
-        return JSON, json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        return JSON, _encode_json(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultUnwritable(
             f"handle_task returned a {type(value).__name__} that cannot be sent: {error}"
@@ -120,8 +123,7 @@ def _readable(workitem: Workitem) -> Any:
     return body
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One run of a workitem: which attempt it was, where, and when."""
 
     workitem: Workitem
@@ -209,7 +211,7 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
     } | ({} if peak_memory is None else {"peak_memory": peak_memory})
     entries = [*entries[:_FIRST_ENTRIES], *entries[_FIRST_ENTRIES:][-_LAST_ENTRIES:], entry]
     properties = run.workitem.properties.with_headers({words.HISTORY: entries})
-    return replace(run, workitem=replace(run.workitem, properties=properties))
+    return run._replace(workitem=replace(run.workitem, properties=properties))
 
 
 def again(properties: Properties) -> Properties:

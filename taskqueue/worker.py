@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
@@ -302,14 +302,17 @@ def _workitem(task: frames.Task) -> Workitem:
 
 
 def _check_accepted(worker: BaseWorker, workitem: Workitem) -> None:
-    kind = workitem.content_type.partition("/")
-    for pattern in worker.ACCEPT:
-        accepted = pattern.lower().partition("/")
-        if accepted[0] in ("*", kind[0]) and accepted[2] in ("*", kind[2]):
-            return
-    raise WorkitemUnreadable(
-        f"content type {workitem.content_type!r} is not accepted; expected {', '.join(worker.ACCEPT)}"
-    )
+    if not _is_accepted(workitem.content_type, *worker.ACCEPT):
+        raise WorkitemUnreadable(
+            f"content type {workitem.content_type!r} is not accepted; expected {', '.join(worker.ACCEPT)}"
+        )
+
+
+@lru_cache(maxsize=256)
+def _is_accepted(content_type: str, *patterns: str) -> bool:
+    kind = content_type.partition("/")
+    accepted = (pattern.lower().partition("/") for pattern in patterns)
+    return any(each[0] in ("*", kind[0]) and each[2] in ("*", kind[2]) for each in accepted)
 
 
 def _without_our_frames(error: BaseException) -> BaseException:

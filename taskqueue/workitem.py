@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
@@ -316,6 +317,7 @@ def decode_body(workitem: Workitem) -> Any:
 # --- small tools -------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: str | None) -> str:
     """Return a content type without its parameters, in lower case; "" where there is none."""
     return (content_type or "").partition(";")[0].strip().lower()

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskqueue.errors import Unroutable
 from taskqueue.workitem import checked_type
@@ -58,8 +58,7 @@ class Service:
     retries: int | None = None  # None: the group's
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A workitem on its way to a worker."""
 
     number: int  # counts the consumer's tasks; the outcome names it
@@ -96,8 +95,7 @@ class Task:
         return cls(number, attempt, name, payload[start:end], payload[end:])
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a workitem, as its worker tells it."""
 
     number: int
@@ -134,8 +132,7 @@ class Outcome:
         return cls(number, ending, started, ended, delay, kind, error, payload[error_end:])
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a worker is with a workitem, as it tells it."""
 
     number: int
