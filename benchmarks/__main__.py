@@ -12,7 +12,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from benchmarks import hosts, plugins, report, rows
+from benchmarks import calling, hosts, plugins, report, rows
 from benchmarks.findings import Finding
 from benchmarks.ground import BenchmarkFailed, Ground
 from benchmarks.racing import Race
@@ -27,6 +27,7 @@ ROWS: Final[dict[str, Callable[[rows.Bench], Iterable[Finding]]]] = {
     "drain": rows.drain,
     "whole": rows.whole,
     "trip": rows.trip,
+    "calls": calling.calls,
     "workers": hosts.workers,
     "idle": hosts.idle,
     "recovery": hosts.recovery,

@@ -131,6 +131,7 @@ class Ground:
         """Return where the nodes are, for processes that measure."""
         return {
             "AMQP_URL": self._node.url,
+            "TASKQUEUE_AMQP": self._node.url,
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}",
             "PYTHONPATH": f"{ROOT}:{self.directory / 'plugins'}",
             "XDG_STATE_HOME": str(self.directory / "state"),

@@ -174,14 +174,14 @@ def whole(bench: Bench) -> Iterator[Finding]:
             ours.submitter(ground, "noop", count)
             return pace(lambda: ground.depth(RESULTS), count, [*one, *other])
 
-    limit, mine = bench.rounds(lambda: run(lambda: _passers(ground, RESULTS)), by_us)
+    limit, mine = bench.rounds(lambda: run(lambda: passers(ground, RESULTS)), by_us)
     peers = bench.race.of("drain")
     goals = [Goal.at_least(_rate(mine) / _best(peers), 1.0, "the best peer's drain alone")] if peers else []
     detail = _detail(ours=mine, limit=limit)
     yield Finding("whole", "whole way", "/s", _rate(mine), _rate(limit), peers, goals, detail)
 
 
-def _passers(ground: Ground, target: str, workers: int = 2) -> list[Process]:
+def passers(ground: Ground, target: str, workers: int = 2) -> list[Process]:
     """Start a bare relay and bare workers."""
     relay_process = ground.module("benchmarks.bare", "pass", "taskqueue", "worker_noop")
     others = [ground.module("benchmarks.bare", "pass", "worker_noop", target) for _ in range(workers)]
@@ -200,7 +200,7 @@ def trip(bench: Bench) -> Iterator[Finding]:
 
     for _ in range(bench.scale.rounds):
         ground.declare("taskqueue", "worker_noop", RESULTS)
-        with ground.running(_passers(ground, "reply", 1)):
+        with ground.running(passers(ground, "reply", 1)):
             call("limit")
         with ours.dispatcher(ground), ours.pool(ground, NOOP):
             call("ours")

@@ -1,0 +1,106 @@
+"""The rows about calls: a task that is called with the client, one call at a time and many at once.
+
+Run as `python -m benchmarks.calling ROLE NUMBER` this is the caller, in a process of its own.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Final
+
+from benchmarks import bare, ours
+from benchmarks.findings import Finding, Goal
+from benchmarks.ground import Ground, Process
+from benchmarks.rows import Bench, passers
+from taskqueue import AsyncClient, Client
+
+OUTSTANDING: Final = 10_000
+
+
+def calls(bench: Bench) -> Iterator[Finding]:
+    """A call of `add` with Client, one at a time, and with AsyncClient, ten thousand at once."""
+    ground, trips, rates = bench.ground, [], []
+    limits = []
+    for _ in range(bench.scale.rounds):
+        ground.declare("taskqueue", "worker_noop")
+        with ground.running(passers(ground, "reply", 1)):
+            asking = ground.module(
+                "benchmarks.bare", "call", "taskqueue", ours.BODY % 1, "noop", bench.scale.calls
+            )
+            limits.append(asking.result(120))
+        with ours.dispatcher(ground), ground.running([_node(ground)]):
+            trips.append(_caller(ground, "trip", bench.scale.calls).result(120))
+            rates.append(_caller(ground, "many", OUTSTANDING).result(120))
+    yield from _trips(bench, limits, trips)
+    yield _many(rates)
+
+
+def _node(ground: Ground) -> Process:
+    return ground.module("taskqueue.node", "-n", 2).wait_for("takes work")
+
+
+def _caller(ground: Ground, role: str, number: int) -> Process:
+    return ground.module("benchmarks.calling", role, number)
+
+
+def _trips(bench: Bench, limits: list[dict[str, float]], trips: list[dict[str, float]]) -> Iterator[Finding]:
+    for which, name in (("p50", "call with Client, median"), ("p99", "call with Client, 99 %")):
+        limit, mine = (median(one[which] for one in found) for found in (limits, trips))
+        peers = bench.race.of(which)
+        goals = [Goal("≤ 1.3 x bare", mine / limit, mine <= 1.3 * limit)] if which == "p50" else []
+        if peers:
+            best = min(peers.values())
+            goals.append(Goal("below every peer", mine / best, mine < best))
+        yield Finding("calls", name, "ms", mine, limit, peers, goals, {"limit": limits, "ours": trips})
+
+
+def _many(rates: list[dict[str, float]]) -> Finding:
+    rate = median(one["rate"] for one in rates)
+    growth = max(one["growth"] for one in rates)
+    goals = [
+        Goal("≥ 3,000/s", rate, rate >= 3000),
+        Goal("no growth after the first ten thousand (≤ 10 %)", growth, growth <= 1.1),
+    ]
+    return Finding("calls", "10,000 calls out", "/s", rate, goals=goals, more={"rounds": rates})
+
+
+# --- the caller --------------------------------------------------------------------------------
+
+
+def _trip(number: int) -> dict[str, float]:
+    times = []
+    with Client(os.environ["AMQP_URL"]) as client:
+        for _ in range(number + number // 10):
+            begun = time.perf_counter()
+            client.add(5, 6)
+            times.append(time.perf_counter() - begun)
+    return bare.percentiles(times[number // 10 :])  # the first ones warm up
+
+
+def _at_once(number: int) -> dict[str, float]:
+    """Make so many calls three times; return the median rate, and how memory grew after the first time."""
+    rates, sizes = [], []
+    with AsyncClient(os.environ["AMQP_URL"]) as client:
+        for _ in range(3):
+            begun = time.perf_counter()
+            made = [client.add(each, 1) for each in range(number)]
+            if [call.result(120) for call in made] != list(range(1, number + 1)):
+                sys.exit("wrong results")
+            rates.append(number / (time.perf_counter() - begun))
+            del made
+            sizes.append(_resident())
+    return {"rate": median(rates), "growth": sizes[-1] / sizes[0]}
+
+
+def _resident() -> int:
+    """Return this process's resident pages (proc(5), statm)."""
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- as short as it gets
+        return int(file.read().split()[1])
+
+
+if __name__ == "__main__":
+    found = {"trip": _trip, "many": _at_once}[sys.argv[1]](int(sys.argv[2]))
+    print(json.dumps(found), flush=True)
