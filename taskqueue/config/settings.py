@@ -105,7 +105,7 @@ class GroupSettings:
     report_results: bool = True
     results_expire: float = 604800.0
     keep_failed: bool = True
-    max_depth: int = 100
+    max_depth: int = 1000
     retries: int = 0
     retry_delay: float = 5.0
     retry_backoff: float = 2.0

@@ -9,6 +9,7 @@ _MOMENT: Final = 0.05  # seconds that what is taken ahead may take a worker; oth
 _NEXT: Final = 0.005  # seconds that what a worker holds itself may take it
 _OVERHEAD: Final = 0.0001  # seconds that a workitem takes beside its handler
 _MOST_BYTES: Final = 4 * 1024 * 1024  # that are taken ahead for a worker
+_MOST_TOGETHER: Final = 2000  # that are taken ahead for all workers: no more than a consumer soon passes on
 _LOOK_DELAY: Final = 0.1  # seconds between two looks
 _FIRST_DELAY: Final = 0.02  # seconds until the first, while nothing is taken ahead
 _LONG: Final = 0.25  # seconds after which a workitem that still runs is long, whatever the others were
@@ -27,20 +28,22 @@ class Depth:
         self,
         loop: EventLoop,
         most: int,
+        workers: int,
         *,
         look: Callable[[], tuple[float, bool]],
         on_change: Callable[[], None],
     ) -> None:
         """Begin with one workitem a worker.
 
-        most -- never more than so many
+        most -- never more than so many for a worker
+        workers -- how many workers there are; the more, the less is taken ahead for each
         look -- called while anything may be ahead: tells for how many seconds every worker has been at one
             workitem, 0 if one of them has room, and whether anything waits behind one
         on_change -- `value` is another
         """
         self.value = 1  # workitems that the broker may deliver for each worker
         self._loop = loop
-        self._most = most
+        self._most = min(most, max(1, _MOST_TOGETHER // workers))
         self._look_at, self._on_change = look, on_change
         self._count = 0
         self._mean = 0.0  # seconds

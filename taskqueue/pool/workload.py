@@ -60,7 +60,9 @@ class Workload:
         self._log = Log("consumer", group=group.name)
         self._services: tuple[Service, ...] | None = None  # what the workers serve, once one has said it
         self._ledger = Ledger(self._answers_for)
-        self._depth = Depth(loop, group.max_depth, look=self._look_ahead, on_change=self._deepen)
+        self._depth = Depth(
+            loop, group.max_depth, group.workers, look=self._look_ahead, on_change=self._deepen
+        )
         self._lobby = Lobby(loop, crew, self._depth, self._crowded)
         self._notices = Notices(publisher)
         self._cancellations = Cancellations(loop, consuming, on_cancel=self._cancel, on_heeding=on_change)

@@ -1,5 +1,7 @@
 """How many workitems are taken ahead follows from how long they take and how large they are."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from taskqueue.pool.depth import Depth
@@ -13,7 +15,7 @@ class Looks:
 
     def __init__(self):
         self.busy_for, self.is_ahead, self.changes, self.due = 0.0, True, 0, []
-        self.depth = Depth(self, MOST, look=self.look, on_change=self.changed)
+        self.depth = Depth(self, MOST, 1, look=self.look, on_change=self.changed)
 
     def look(self):
         return self.busy_for, self.is_ahead
@@ -75,3 +77,13 @@ def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsens
         assert 1 <= looks.take(3, nonsense) <= MOST
         assert 1 <= looks.depth.ahead <= MOST
     assert looks.take(500, 0.0001) == MOST
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 500), (10, 200), (1000, 2), (5000, 1)])
+def test_the_more_workers_the_less_is_taken_ahead_for_each(workers, expected):
+    due = []
+    loop = SimpleNamespace(call_later=lambda _delay, callback: due.append(callback))
+    depth = Depth(loop, 10_000, workers, look=lambda: (0.0, False), on_change=list)
+    depth.took(0.0)
+    due.pop()()
+    assert depth.value == expected  # 50 ms of workitems that take nothing but 0.1 ms on their way
