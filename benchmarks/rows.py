@@ -228,7 +228,7 @@ def backlog(bench: Bench) -> Iterator[Finding]:
     goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
     detail = _detail(few=with_few, many=[with_many]) | {"many": many}
     measure = f"drain, {many // 1000:,} thousand queued"
-    yield Finding("backlog", measure, "/s", with_many.rate, _rate(with_few), {}, goals, detail)
+    yield Finding("backlog", measure, "/s", with_many.rate, goals=goals, more=detail)
 
 
 def types(bench: Bench) -> Iterator[Finding]:
