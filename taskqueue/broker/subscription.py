@@ -28,6 +28,7 @@ class Delivery:
     redelivered: bool
     properties: bytes
     body: bytes
+    is_acknowledged: bool = False
 
 
 class Subscription(Part):
@@ -154,8 +155,21 @@ class Subscription(Part):
             self._converge()
 
     def is_current(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery can be acknowledged; else the broker delivers it again."""
-        return delivery.epoch == self.epoch
+        """Tell whether a delivery can be acknowledged."""
+        return delivery.epoch == self.epoch and not delivery.is_acknowledged
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Tell whether the channel of a delivery is gone, and with it perhaps what was said on it last.
+
+        The broker delivers again what it has no acknowledgement of.
+        """
+        return delivery.epoch != self.epoch
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Acknowledge one delivery now, although it is not done with."""
+        self.settle(delivery)
+        self.flush()
+        delivery.is_acknowledged = True
 
     def settle(self, delivery: Delivery) -> None:
         """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""

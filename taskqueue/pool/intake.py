@@ -117,8 +117,16 @@ class Intake:
         self._source(assignment).give_back(assignment.delivery)
 
     def is_current(self, assignment: Assignment) -> bool:
-        """Tell whether a workitem's delivery can be acknowledged; else the broker delivers it again."""
+        """Tell whether a workitem's delivery can be acknowledged."""
         return self._source(assignment).is_current(assignment.delivery)
+
+    def is_lost(self, assignment: Assignment) -> bool:
+        """Tell whether the channel of a workitem's delivery is gone: it may be delivered again."""
+        return self._source(assignment).is_lost(assignment.delivery)
+
+    def acknowledge(self, assignment: Assignment) -> None:
+        """Acknowledge a workitem's delivery now, although the workitem is not done with."""
+        self._source(assignment).acknowledge(assignment.delivery)
 
     def withhold(self, assignment: Assignment) -> None:
         """Have one consumer fewer on a workitem's queue from now on."""

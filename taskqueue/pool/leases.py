@@ -86,9 +86,7 @@ class Leases:
 
     def _taken(self, assignment: Assignment) -> None:
         if assignment.lease is not None and assignment.lease.is_held:
-            self._intake.settle(assignment)
-            self._intake.flush()
-            assignment.delivery.epoch = -1  # there is nothing to acknowledge any more
+            self._intake.acknowledge(assignment)
 
     def before_end(self, assignment: Assignment, then: Callable[[], None]) -> None:
         """Make sure of a workitem's lease, if it has one, before what it came to is published."""

@@ -22,9 +22,9 @@ class Ledger:
     consumer. What we are still working on is adopted: it gets the new delivery and does not run twice.
     """
 
-    def __init__(self, is_current: Callable[[Assignment], bool]) -> None:
-        """Begin with nothing in hand; `is_current` tells whether the broker counts on us for one."""
-        self._is_current = is_current
+    def __init__(self, comes_again: Callable[[Assignment], bool]) -> None:
+        """Begin with nothing in hand; `comes_again` tells whether the broker may deliver one once more."""
+        self._comes_again = comes_again
         self._count = 0
         self._open: dict[int, Assignment] = {}
         self._by_id: dict[str, Assignment] = {}
@@ -61,9 +61,9 @@ class Ledger:
         acknowledgement of the delivery that was leased.
         """
         known = self._by_id.get(properties.message_id or "")
-        if known is None or not _comes_again(delivery, properties):
+        if known is None or not _has_come_before(delivery, properties):
             return None
-        if known.lease is None and self._is_current(known):
+        if known.lease is None and not self._comes_again(known):
             return None
         if _content(known.properties, known.body) != _content(properties, delivery.body):
             return None
@@ -79,22 +79,20 @@ class Ledger:
         known = self._by_id.get(workitem)
         if known is not None and header_of(properties, words.LEASE) is not None:
             return _content(known.properties, known.body) == _content(properties, delivery.body)
-        if workitem not in self._finished or not _comes_again(delivery, properties):
+        if workitem not in self._finished or not _has_come_before(delivery, properties):
             return False
         if self._finished[workitem] != _content(properties, delivery.body):
             return False
         del self._finished[workitem]
         return True
 
-    def close(self, assignment: Assignment) -> bool:
-        """Note that an assignment came to its end; tell whether its delivery can be acknowledged now."""
+    def close(self, assignment: Assignment) -> None:
+        """Note that an assignment came to its end; it is known once more if it comes again."""
         self.drop(assignment)
-        if self._is_current(assignment):
-            return True
-        self._finished[assignment.id] = _content(assignment.properties, assignment.body)
-        if len(self._finished) > _REMEMBERED:
-            del self._finished[next(iter(self._finished))]
-        return False
+        if self._comes_again(assignment):
+            self._finished[assignment.id] = _content(assignment.properties, assignment.body)
+            if len(self._finished) > _REMEMBERED:
+                del self._finished[next(iter(self._finished))]
 
     def drop(self, assignment: Assignment) -> None:
         """Forget an assignment: somebody else will have the workitem."""
@@ -103,7 +101,7 @@ class Ledger:
             del self._by_id[assignment.id]
 
 
-def _comes_again(delivery: Delivery, properties: Properties) -> bool:
+def _has_come_before(delivery: Delivery, properties: Properties) -> bool:
     return delivery.redelivered or header_of(properties, words.LEASE) is not None
 
 

@@ -59,7 +59,7 @@ class Workload:
         self._on_settled = on_settled
         self._log = Log("consumer", group=group.name)
         self._services: tuple[Service, ...] | None = None  # what the workers serve, once one has said it
-        self._ledger = Ledger(self._answers_for)
+        self._ledger = Ledger(self._comes_again)
         self._depth = Depth(
             loop, group.max_depth, group.workers, look=self._look_ahead, on_change=self._deepen
         )
@@ -223,8 +223,8 @@ class Workload:
 
     def _settled(self, assignment: Assignment) -> None:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
-        if self._ledger.close(assignment):
-            self.intake.settle(assignment)
+        self._ledger.close(assignment)
+        self.intake.settle(assignment)
         self._leases.release(assignment)
 
     def flush(self) -> None:
@@ -291,6 +291,11 @@ class Workload:
         """Tell whether the broker still counts on us for a workitem; else it delivers it again."""
         is_leased = assignment.lease is not None and assignment.lease.is_held
         return is_leased or self.intake.is_current(assignment)
+
+    def _comes_again(self, assignment: Assignment) -> bool:
+        """Tell whether the broker may deliver a workitem once more: its channel or its lease is lost."""
+        is_lease_lost = assignment.lease is None and assignment.delivery.is_acknowledged
+        return is_lease_lost or self.intake.is_lost(assignment)
 
     # --- connections come and go ---
 

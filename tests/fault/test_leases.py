@@ -15,6 +15,7 @@ from support.site import workers
 from support.waiting import wait_until
 
 PATIENCE = 3.0  # seconds
+ACKNOWLEDGEMENT = b"\0\0\0\x0d\0\x3c\0\x50"  # a frame of 13 bytes: class 60, method 80
 GATED = "[gated]\nworkers: 1\nlease_after: 1\nlease_timeout: 3"
 DOUBLED = "x-taskqueue-possibly-doubled"
 
@@ -28,25 +29,38 @@ def session_broker(rabbitmq, node_directory):
     node.stop()
 
 
-@pytest.fixture
-def leases(broker, vhost, foreign):
-    """Return the queues of leases that have a copy in them now."""
+class Leases:
+    """The leases of workitems for the plugin `gated`, as the broker sees them."""
 
-    def leases():
-        names = broker.evaluate(
+    def __init__(self, broker, vhost, site, work):
+        self.broker, self.vhost, self.site, self.work = broker, vhost, site, work
+
+    def held(self):
+        """Return the queues of leases that have a copy in them now."""
+        names = self.broker.evaluate(
             "lists:flatten([[binary_to_list(element(4, amqqueue:get_name(Queue))), $ ]"
-            f' || Queue <- rabbit_amqqueue:list(<<"{vhost}">>)])'
+            f' || Queue <- rabbit_amqqueue:list(<<"{self.vhost}">>)])'
         )
-        return [name for name in re.findall("taskqueue_lease_[a-z0-9_]+", names) if foreign.depth(name)]
+        return [
+            name for name in re.findall("taskqueue_lease_[a-z0-9_]+", names) if self.work.foreign.depth(name)
+        ]
 
-    return leases
+    def submit(self):
+        """Submit a workitem; return its id when it has a lease and its delivery is acknowledged."""
+        workitem = self.work.submit("gated", {"gate": str(self.site.gate())})
+        self.site.wait_for_run(workitem)
+        wait_until(self.held, what="a lease")
+        wait_until(lambda: self.broker.unacknowledged(self.vhost, "worker_gated") == 0)
+        return workitem
+
+    def assert_nothing_left(self):
+        wait_until(lambda: not self.held(), what=lambda: f"the end of {self.held()}")
+        self.work.wait_until_empty("worker_gated")
 
 
-def submit_and_wait_for_lease(site, work, leases):
-    workitem = work.submit("gated", {"gate": str(site.gate())})
-    site.wait_for_run(workitem)
-    wait_until(leases, what="a lease")
-    return workitem
+@pytest.fixture
+def leases(broker, vhost, site, work):
+    return Leases(broker, vhost, site, work)
 
 
 def wait(seconds):
@@ -59,14 +73,9 @@ def runs(site, workitem):
     return sum(note.word == "begin" for note in site.notes(workitem))
 
 
-def assert_nothing_left(work, leases):
-    wait_until(lambda: not leases(), what=lambda: f"the end of {leases()}")
-    work.wait_until_empty("worker_gated")
-
-
 def test_a_workitem_outlives_the_brokers_patience_several_times_and_runs_once(site, work, leases):
     pool = site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
+    workitem = leases.submit()
     waiting = work.submit("gated", {"gate": str(site.gate())})
     wait(4 * PATIENCE)
     assert work.foreign.depth("worker_gated") == 1, "what nobody can begin is held back from other hosts"
@@ -75,13 +84,13 @@ def test_a_workitem_outlives_the_brokers_patience_several_times_and_runs_once(si
     results = work.results(2)
     assert DOUBLED not in results[workitem].headers
     assert (runs(site, workitem), runs(site, waiting)) == (1, 1)
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
     assert "closed the channel" not in pool.output()
 
 
 def test_a_leased_workitem_runs_again_when_its_host_dies(site, work, leases):
     first = site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
+    workitem = leases.submit()
     for process in first.processes():
         kill(process)
     site.pool()
@@ -95,13 +104,13 @@ def test_a_leased_workitem_runs_again_when_its_host_dies(site, work, leases):
 
 def test_a_lease_found_gone_marks_the_result(site, work, leases):
     pool = site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
-    work.foreign.purge(leases()[0])
+    workitem = leases.submit()
+    work.foreign.purge(leases.held()[0])
     pool.wait_for("its lease was lost")
     site.gate().touch()
     result = work.result()
     assert (result.workitem, result.headers[DOUBLED]) == (workitem, True)
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
 
 
 @pytest.mark.parametrize("absence", [1.0, 4.5])
@@ -109,7 +118,7 @@ def test_a_leased_workitem_outlives_a_lost_line_for_less_and_for_more_than_its_l
     site, work, leases, proxy, absence
 ):
     pool = site.pool(GATED, url=proxy.url)
-    workitem = submit_and_wait_for_lease(site, work, leases)
+    workitem = leases.submit()
     proxy.refuse()
     proxy.cut()
     wait(absence)
@@ -120,56 +129,75 @@ def test_a_leased_workitem_outlives_a_lost_line_for_less_and_for_more_than_its_l
     result = work.result()
     assert (result.workitem, DOUBLED in result.headers) == (workitem, False)
     assert runs(site, workitem) == 1
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
+
+
+def test_a_leased_workitem_runs_once_although_its_acknowledgement_is_lost(site, work, leases, proxy):
+    def hold_acknowledgements_back(is_client, data):
+        proxy.stalled |= is_client and ACKNOWLEDGEMENT in data
+        return data[-len(ACKNOWLEDGEMENT) :]
+
+    proxy.tap = hold_acknowledgements_back
+    pool = site.pool(GATED, url=proxy.url)
+    workitem = work.submit("gated", {"gate": str(site.gate())})
+    wait_until(lambda: proxy.stalled, what="an acknowledgement")
+    assert leases.held()
+    proxy.tap = None
+    proxy.cut()
+    proxy.resume()
+    pool.wait_for("takes work", times=2)
+    site.gate().touch()
+    assert work.result().workitem == workitem
+    leases.assert_nothing_left()
+    assert runs(site, workitem) == 1
 
 
 def test_a_leased_workitem_outlives_the_broker(site, work, leases, broker):
     site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
-    os.kill(
-        broker.pid, signal.SIGTERM
-    )  # killed harder, RabbitMQ may forget that the original was acknowledged
+    workitem = leases.submit()
+    # Killed harder, RabbitMQ may forget that the original was acknowledged.
+    os.kill(broker.pid, signal.SIGTERM)
     wait_until(lambda: not broker.alive, 30, "the broker's end")
     broker.start()
     wait(PATIENCE)
     site.gate().touch()
     assert work.result().workitem == workitem
     assert runs(site, workitem) == 1
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
 
 
 def test_a_broker_less_patient_than_thought_is_met_earlier_from_then_on(site, work, leases):
     pool = site.pool("[gated]\nworkers: 1\nlease_timeout: 3")
     workitem = work.submit("gated", {"gate": str(site.gate())})
     pool.wait_for("closed the channel")
-    wait_until(leases, what="a lease")
+    wait_until(leases.held, what="a lease")
     wait(PATIENCE + 1)
     site.gate().touch()
     assert work.result().workitem == workitem
     assert runs(site, workitem) == 1
     assert pool.output().count("closed the channel") == 1
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
 
 
 def test_a_crash_under_a_lease_is_charged_and_the_workitem_runs_again(site, work, leases):
     pool = site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
+    workitem = leases.submit()
     (worker,) = workers(pool)
     kill(worker)
     site.wait_for_run(workitem, times=2)
     site.gate().touch()
     result = work.result()
     assert (result.workitem, result.value["attempt"]) == (workitem, 2)
-    assert_nothing_left(work, leases)
+    leases.assert_nothing_left()
 
 
 def test_a_stopping_pool_finishes_a_leased_workitem_and_leaves_no_lease(site, work, leases):
     pool = site.pool(GATED)
-    workitem = submit_and_wait_for_lease(site, work, leases)
+    workitem = leases.submit()
     pool.signal(signal.SIGTERM)
     pool.wait_for("stopping:")
     site.gate().touch()
     assert pool.wait() == 0
     assert work.result().workitem == workitem
-    assert not leases()
+    assert not leases.held()
     assert runs(site, workitem) == 1

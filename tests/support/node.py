@@ -96,6 +96,12 @@ class Node(PrivateBroker):
             each["type"] = each["type"].removeprefix("rabbit_").removesuffix("_queue")
         return queues
 
+    def unacknowledged(self, vhost: str, queue: str) -> int:
+        """Return how many messages of a queue were delivered and are not acknowledged."""
+        name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
+        count = "rabbit_amqqueue:info(Queue, [messages_unacknowledged])"
+        return int(self.evaluate(f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), [{{_, N}}] = {count}, N"))
+
     def set_alarm(self, *, on: bool) -> None:
         """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes."""
         action = (
