@@ -11,14 +11,14 @@ from support.waiting import wait_until
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT = 30.0
+PATIENCE = 30.0  # seconds until a broker that is away is back
 POLL_DELAY = 0.005
 
 
 class Foreign:
     """One connection with one channel, opened again when the broker was away.
 
-    What fails with the connection is done once more, so a publish may then happen twice.
+    What fails with the connection is done once more, until it works, so a publish may then happen twice.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,7 +40,7 @@ class Foreign:
         self._connection = self._channel = None
 
     def connect(self) -> None:
-        """Connect, if that has not been done; fail after CONNECT_TIMEOUT seconds."""
+        """Connect, if that has not been done; fail after PATIENCE seconds."""
         self._open_channel()
 
     def server_version(self) -> str:
@@ -159,14 +159,18 @@ class Foreign:
         self._do(lambda channel: channel.queue_delete(queue))
 
     def _do(self, operation: Callable[[amqp.Channel], T]) -> T:
-        try:
-            return operation(self._open_channel())
-        except amqp.ChannelError:  # the broker's answer; nothing more is to be had from this channel
-            self.close()
-            raise
-        except (amqp.AMQPError, OSError):
-            self.close()
-            return operation(self._open_channel())
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return operation(self._open_channel())
+            except (amqp.ChannelError, amqp.NotAllowed):  # the broker's answer to what was asked for
+                self.close()
+                raise
+            except (amqp.AMQPError, OSError):  # a node is gone, or a queue's leader: there will be another
+                self.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_DELAY * 10)
 
     def _open_channel(self) -> amqp.Channel:
         if self._connection is None:
@@ -176,7 +180,7 @@ class Foreign:
         return self._channel
 
     def _connect(self) -> amqp.Connection:
-        deadline = time.monotonic() + CONNECT_TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         while True:
             connection = amqp.Connection(
                 host=next(self._hosts),
