@@ -4,7 +4,8 @@ import json
 import socket
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from taskqueue import workitem as words
@@ -139,16 +140,8 @@ def result(run: Run, status: str, content_type: str, expire: float) -> Propertie
     expire -- seconds until the broker may drop a result that nobody fetched; 0 for never
     """
     asked = run.workitem.properties
-    headers = {
-        words.STATUS: status,
-        words.WORKITEM_ID: run.workitem.id,
-        words.ATTEMPT: run.workitem.attempt,
-        words.HOST: HOST,
-        words.WORKER: run.worker,
-        words.STARTED: run.started,
-        words.ENDED: run.ended,
-        words.POSSIBLY_DOUBLED: run.possibly_doubled or None,
-    }
+    own = {words.WORKITEM_ID: run.workitem.id, words.STARTED: run.started, words.ENDED: run.ended}
+    shared = _shared_headers(status, run.workitem.attempt, run.worker, run.possibly_doubled)
     return Properties(
         content_type=content_type,
         delivery_mode=2,
@@ -157,7 +150,21 @@ def result(run: Run, status: str, content_type: str, expire: float) -> Propertie
         message_id=words.new_id(),
         timestamp=int(time.time()),
         type=run.workitem.worker_type,
-        header_table=header_table(headers),
+        header_table=shared + header_table(own),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shared_headers(status: str, attempt: int, worker: str, doubled: bool) -> bytes:  # noqa: FBT001 -- cached
+    """Return those headers of a result that many others have, too."""
+    return header_table(
+        {
+            words.STATUS: status,
+            words.ATTEMPT: attempt,
+            words.HOST: HOST,
+            words.WORKER: worker,
+            words.POSSIBLY_DOUBLED: doubled or None,
+        }
     )
 
 
@@ -211,7 +218,7 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
     } | ({} if peak_memory is None else {"peak_memory": peak_memory})
     entries = [*entries[:_FIRST_ENTRIES], *entries[_FIRST_ENTRIES:][-_LAST_ENTRIES:], entry]
     properties = run.workitem.properties.with_headers({words.HISTORY: entries})
-    return run._replace(workitem=replace(run.workitem, properties=properties))
+    return run._replace(workitem=run.workitem._replace(properties=properties))
 
 
 def again(properties: Properties) -> Properties:

@@ -249,8 +249,10 @@ def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]
 def _flush_output() -> None:
     """Have what the handler printed logged with its workitem's id; it may have closed its streams."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError):
+        try:  # noqa: SIM105 -- done after each workitem, where contextlib.suppress takes most of the time
             stream.flush()
+        except (ValueError, OSError):
+            pass
 
 
 def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:

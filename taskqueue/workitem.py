@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
 from taskqueue.properties import MalformedProperties, Properties
@@ -55,8 +55,7 @@ LARGEST_READ: Final = 16 * 1024 * 1024
 TEXT_LIMIT: Final = 16_384
 
 
-@dataclass(frozen=True, slots=True)
-class Workitem:
+class Workitem(NamedTuple):
     """One workitem as its worker sees it (`self.workitem`)."""
 
     id: str

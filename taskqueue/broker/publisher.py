@@ -76,6 +76,7 @@ class Publisher(Part):
         self._channel: Any = None
         self._confirms = False
         self._last_tag = 0
+        self._room = 0  # bytes of properties that a message may have
         self._window: dict[int, Publication] = {}  # by delivery tag, in the order they were sent
         self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
         self._refused: set[Publication] = set()  # by a full queue; a timer will send each again
@@ -112,9 +113,8 @@ class Publisher(Part):
     # --- sending ---
 
     def _send(self, publication: Publication) -> None:
-        room = self._session.frame_room
-        if len(publication.properties) > room:
-            reason = f"its properties have {len(publication.properties)} bytes, the broker takes {room}"
+        if len(publication.properties) > self._room:
+            reason = f"its properties have {len(publication.properties)} bytes, the broker takes {self._room}"
             self._loop.call_later(0, lambda: self._settle_alone(publication, Fate.REFUSED, reason))
             return
         self._last_tag += 1
@@ -236,7 +236,7 @@ class Publisher(Part):
             channel.close()
             return
         guard = self._loop.guard
-        self._channel, self._last_tag = channel, 0
+        self._channel, self._last_tag, self._room = channel, 0, self._session.frame_room
         self._opened, self._is_stale = time.monotonic(), False
         channel.add_on_close_callback(guard(self._channel_closed))
         channel.add_on_return_callback(guard(self._on_return))

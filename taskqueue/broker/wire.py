@@ -44,15 +44,17 @@ def message_frames(
 
     most -- bytes of body that fit into a frame
     """
-    content = _CONTENT.pack(spec.Basic.INDEX, 0, len(body)) + properties
-    bodies = (body[start : start + most] for start in range(0, len(body), most))
-    return b"".join(
-        (
-            _publish_method(channel, exchange, queue, mandatory),
-            _frame(spec.FRAME_HEADER, channel, content),
-            *(_frame(spec.FRAME_BODY, channel, part) for part in bodies),
-        )
-    )
+    size = _CONTENT.size + len(properties)
+    parts = [
+        _publish_method(channel, exchange, queue, mandatory),
+        _CONTENT_HEADER.pack(spec.FRAME_HEADER, channel, size, spec.Basic.INDEX, 0, len(body)),
+        properties,
+        _END,
+    ]
+    for start in range(0, len(body), most):
+        part = body[start : start + most]
+        parts += _HEAD.pack(spec.FRAME_BODY, channel, len(part)), part, _END
+    return b"".join(parts)
 
 
 class Delivered(NamedTuple):

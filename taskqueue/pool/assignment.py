@@ -19,6 +19,7 @@ class Assignment:
     """One delivered workitem; it is acknowledged when all that it came to is confirmed."""
 
     number: int
+    id: str  # the workitem's
     group: GroupSettings  # what holds for workitems of this worker type
     delivery: Delivery  # the newest one: after a lost connection the broker delivers again
     properties: Properties
@@ -29,11 +30,6 @@ class Assignment:
     lease: Lease | None = None
     possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
     is_cancelled: bool = False  # whether its caller wants no run of it any more
-
-    @property
-    def id(self) -> str:
-        """The workitem's id."""
-        return self.properties.message_id or ""
 
     @property
     def worker_type(self) -> str:

@@ -45,13 +45,14 @@ class Ledger:
 
         group -- what holds for workitems of the worker type whose queue it came from
         """
-        raw = delivery.properties
-        if not properties.message_id:
-            properties = properties.replace(message_id=words.new_id())
+        raw, workitem = delivery.properties, properties.message_id
+        if not workitem:
+            workitem = words.new_id()
+            properties = properties.replace(message_id=workitem)
             raw = properties.encode()
         self._count += 1
-        assignment = Assignment(self._count, group, delivery, properties, raw)
-        self._open[assignment.number] = self._by_id[assignment.id] = assignment
+        assignment = Assignment(self._count, workitem, group, delivery, properties, raw)
+        self._open[assignment.number] = self._by_id[workitem] = assignment
         return assignment
 
     def adopt(self, delivery: Delivery, properties: Properties) -> Assignment | None:

@@ -278,7 +278,8 @@ class Bench:
         self._number += 1
         raw = sent.properties.encode()
         delivery = Delivery(self._number, 0, redelivered=False, properties=raw, body=sent.body)
-        return Assignment(self._number, self._groups[worker_type], delivery, sent.properties)
+        workitem = sent.properties.message_id or ""
+        return Assignment(self._number, workitem, self._groups[worker_type], delivery, sent.properties)
 
     def _outcome(self, worker_type: str, assignment: Assignment) -> Outcome:
         task = Task(
