@@ -1,9 +1,12 @@
 """Short workitems are taken ahead, long ones are left to whoever can begin them."""
 
+import json
 import re
+import signal
+import time
 
 import pytest
-from support.processes import children
+from support.processes import children, kill
 from support.site import workers
 from support.waiting import wait_until
 
@@ -70,6 +73,52 @@ def test_what_was_taken_ahead_goes_to_another_host_when_workitems_become_long(si
     assert {note.word for note in site.notes(long[0])} == {"begin", "end"}
     assert len(site.notes(long[0])) == 2  # nobody ran it twice
     assert [first.stop(), second.stop()] == [0, 0]
+
+
+def test_what_waits_for_a_worker_that_is_being_replaced_is_not_given_back(site, work):
+    work.foreign.declare("worker_hesitant", arguments={"x-queue-type": "quorum"})  # it counts deliveries
+    entrance = site.gate("entrance")
+    entrance.touch()
+    pool = site.pool(f"[hesitant]\nworkers: 3\nenter_gate: {entrance}")
+    for workitem in ("first", "one", "other"):
+        body = json.dumps({"gate": str(site.gate(workitem[0]))})
+        work.foreign.publish(body, "worker_hesitant", message_id=workitem)
+    victims = [site.wait_for_run(workitem).pid for workitem in ("first", "one", "other")][1:]
+    entrance.unlink()
+    for pid in victims:
+        kill(pid)
+    pool.wait_for("the hesitant one is at the gate", times=5)
+    site.gate("f").touch()
+    wait_until(lambda: len(site.notes()) == 5)  # the third worker has one of the two, and the other waits
+    end = time.monotonic() + 1  # in which the consumer looks ten times for what it had better give back
+    wait_until(lambda: time.monotonic() > end)
+    entrance.touch()
+    wait_until(lambda: len(site.notes()) == 6)
+    site.gate("o").touch()
+    results = work.results(3)
+    for workitem in ("one", "other"):
+        assert results[workitem].value["x-taskqueue-crashes"] == 1
+        assert results[workitem].value.get("x-delivery-count", 0) == 0
+    assert pool.stop() == 0
+
+
+def test_a_stopping_pool_gives_back_what_it_took_ahead(site, work):
+    pool = site.pool("[gated]\nworkers: 1")
+    site.gate("open").touch()
+    for _ in range(SHORT):
+        work.submit("gated", {"gate": str(site.gate("open"))})
+    work.results(SHORT)
+    long = work.submit("gated", {"gate": str(site.gate("later"))})
+    behind = [work.submit("gated", {"gate": str(site.gate("open"))}) for _ in range(20)]
+    site.wait_for_run(long)
+    pool.signal(signal.SIGTERM)
+    wait_until(lambda: work.foreign.depth("worker_gated") == len(behind))
+    site.gate("later").touch()
+    assert pool.wait() == 0
+    assert work.result().workitem == long
+    assert not any(site.notes(workitem) for workitem in behind)
+    site.pool()
+    assert set(work.results(len(behind))) == set(behind)
 
 
 def test_what_is_cancelled_behind_another_has_no_run_and_costs_no_worker(site, work):

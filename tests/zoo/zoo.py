@@ -63,6 +63,18 @@ class Gated(Animal):
         self.log.info("the gated one is torn down")
 
 
+class Hesitant(Gated):
+    """Comes only when that exists which its settings name; returns the headers of its workitem."""
+
+    def setup(self):
+        self.log.info("the hesitant one is at the gate")
+        wait_for(self.settings["enter_gate"])
+
+    def handle_task(self, body):
+        super().handle_task(body)
+        return self.workitem.headers
+
+
 class Raising(Animal):
     """Raises what its body names."""
 
