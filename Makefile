@@ -41,7 +41,6 @@ unit: setup
 bench: ## measure it beside its peers and bare pika, 25 minutes; BENCH="--quick --only drain" for less
 	@scripts/setup.sh bench
 	@.venv-bench/bin/python -m benchmarks $(BENCH)
-	@.venv-bench/bin/python benchmarks/feed.py
 
 docs: setup ## write docs/configuration.md anew from taskqueue/configspec.ini
 	$(PYTHON) -c 'from taskqueue.config import reference; print(reference(), end="")' >docs/configuration.md.new

@@ -12,7 +12,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from benchmarks import calling, hosts, plugins, report, rows
+from benchmarks import calling, feeding, hosts, plugins, report, rows
 from benchmarks.findings import Finding
 from benchmarks.ground import BenchmarkFailed, Ground
 from benchmarks.racing import Race
@@ -34,6 +34,7 @@ ROWS: Final[dict[str, Callable[[rows.Bench], Iterable[Finding]]]] = {
     "start": hosts.start,
     "backlog": rows.backlog,
     "types": rows.types,
+    "feed": feeding.feed,
 }
 
 console = Console()

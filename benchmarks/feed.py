@@ -1,16 +1,11 @@
-"""How many jobs a second a feed does, beside what else feeds an iterator to two processes; and its memory.
+"""How much memory a feed takes, however long it is; and what a billion jobs would cost.
 
-usage: python benchmarks/feed.py [--jobs N] [--memory | --simulate]
+usage: python -m benchmarks.feed (--memory | --simulate)
 
-Jobs are integers, and handle_job does nothing: what is measured is what a job costs on its way. Run it on a
-machine that does nothing else. ZeroMQ, one job a request as Taskmaster did it, is measured where pyzmq is
-installed.
+Jobs are integers, and handle_job does nothing: what is measured is what a job costs on its way.
 """
 
 import argparse
-import importlib.util
-import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,16 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.feeding import CODE, MILLION, WORKERS
 from taskqueue.feed.pace import Pace
 
-WORKERS = 2
-CODE = """
-def get_jobs(last=0, number="0"):
-    yield from range(last, int(number))
-def handle_job(i):
-    pass
-"""
-MILLION = 1_000_000
 MOST_GROWTH = 1.05
 
 # What a chunk and a job cost on their way, on two cores that do all of it: from the rates at --size 10,000
@@ -45,91 +33,6 @@ SCENARIOS = (  # seconds a job takes, workers, jobs out at a time
     (10e-3, 100, 10_000),
     (1.0, 1000, 10_000),
 )
-
-
-# --- what is compared ---
-
-
-def feed(jobs: int, *options: str) -> float:
-    """Return the jobs a second of `taskqueue run` on a broker of its own, without its start and end."""
-    with tempfile.TemporaryDirectory(prefix="tq-bench-") as directory:
-        records = _run(Path(directory), jobs, options)
-        first = next(record for record in records if record["done"])
-        return float((jobs - first["done"]) / (records[-1]["elapsed"] - first["elapsed"]))
-
-
-def _run(directory: Path, jobs: int, options: tuple[str, ...]) -> list[dict[str, float]]:
-    """Return the records of a run's progress."""
-    (directory / "jobs.py").write_text(CODE)
-    command = [sys.executable, "-m", "taskqueue", "run", "jobs.py", str(WORKERS), f"number={jobs}"]
-    subprocess.run(
-        [*command, "--progress-file", "progress", "--no-progress", *options],
-        cwd=directory,
-        env=os.environ | {"XDG_STATE_HOME": str(directory), "PYTHONPATH": str(Path(__file__).parents[1])},
-        check=True,
-        capture_output=True,
-    )
-    lines = (directory / "progress").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def nothing(_job: int) -> None:
-    """Handle a job."""
-
-
-def pool(jobs: int, chunksize: int) -> float:
-    """Return the jobs a second of multiprocessing.Pool.imap_unordered."""
-    with multiprocessing.Pool(WORKERS) as workers:
-        begun = time.monotonic()
-        for _ in workers.imap_unordered(nothing, range(jobs), chunksize):
-            pass
-        return jobs / (time.monotonic() - begun)
-
-
-def zeromq(jobs: int) -> float:
-    """Return the jobs a second of bare ZeroMQ, one job a request and pickled, as Taskmaster sent them."""
-    import pickle  # noqa: PLC0415 -- for this one alone
-
-    import zmq  # noqa: PLC0415
-
-    context = zmq.Context()
-    server = context.socket(zmq.REP)
-    port = server.bind_to_random_port("tcp://127.0.0.1")
-    clients = [multiprocessing.Process(target=_request, args=(port,)) for _ in range(WORKERS)]
-    for client in clients:
-        client.start()
-    server.recv()
-    begun = time.monotonic()
-    for job in range(jobs):
-        server.send(pickle.dumps(job))
-        server.recv()
-    rate = jobs / (time.monotonic() - begun)
-    for client in clients:
-        client.terminate()
-    context.destroy(linger=0)
-    return rate
-
-
-def _request(port: int) -> None:
-    import pickle  # noqa: PLC0415
-
-    import zmq  # noqa: PLC0415
-
-    socket = zmq.Context().socket(zmq.REQ)
-    socket.connect(f"tcp://127.0.0.1:{port}")
-    while True:
-        socket.send(b"")
-        nothing(pickle.loads(socket.recv()))  # noqa: S301 -- our own server sent it
-
-
-def rates(jobs: int) -> Iterator[tuple[str, float]]:
-    """Yield what is compared and the jobs a second of it."""
-    yield "taskqueue run, --size 10,000", feed(jobs)
-    yield "taskqueue run, --size 100,000", feed(jobs, "--size", "100000", "--chunk-max", "20000")
-    yield "imap_unordered, chunksize 1", pool(min(jobs, MILLION // 5), 1)
-    yield "imap_unordered, chunksize 1,000", pool(jobs, 1000)
-    if importlib.util.find_spec("zmq") is not None:
-        yield "ZeroMQ, a request a job", zeromq(min(jobs, MILLION // 10))
 
 
 # --- memory ---
@@ -226,17 +129,13 @@ def _time(seconds: float) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=20 * MILLION, help="jobs to measure the rates with")
-    parser.add_argument("--memory", action="store_true", help="measure memory, at 1, 10 and 50 million jobs")
-    parser.add_argument("--simulate", action="store_true", help="print what a billion jobs would cost")
-    arguments = parser.parse_args()
-    if arguments.simulate:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--memory", action="store_true", help="measure memory, at 1, 10 and 50 million jobs")
+    what.add_argument("--simulate", action="store_true", help="print what a billion jobs would cost")
+    if parser.parse_args().simulate:
         simulate(print)
-        return
-    if arguments.memory:
-        sys.exit(0 if is_flat(print) else "memory grew by more than 5 %")
-    for name, rate in rates(arguments.jobs):
-        print(f"{name:32} {rate:12,.0f} jobs/s", flush=True)
+    elif not is_flat(print):
+        sys.exit("memory grew by more than 5 %")
 
 
 if __name__ == "__main__":
