@@ -93,7 +93,8 @@ def test_all_arrives_though_a_host_with_a_dispatcher_and_a_pool_is_cut_off(
         }
     )
     consumers = broker.shell("rabbitmqctl -q list_consumers queue_name").split()
-    assert (consumers.count("taskqueue"), consumers.count("worker_digest")) == (2, 4)
+    # Of the dispatchers one each; of the pools one for each worker.
+    assert (consumers.count("taskqueue"), consumers.count("worker_digest")) == (2, 8)
     load = broker.load(rate=40)
     load.wait_for(100)
     ip(left, "link", "set", "eth0", "down")
