@@ -13,6 +13,9 @@ from taskqueue.properties import Properties
 _Content = tuple[Properties, int, int]
 
 _REMEMBERED: Final = 10_000  # finished workitems whose delivery was lost before it was acknowledged
+#: Seconds that they are remembered: somebody else may have got what was delivered again, and a producer who
+#: uses his ids again would find his new workitem taken for the old one.
+_MEMORY: Final = 600.0
 
 
 class Ledger:
@@ -28,7 +31,7 @@ class Ledger:
         self._count = 0
         self._open: dict[int, Assignment] = {}
         self._by_id: dict[str, Assignment] = {}
-        self._finished: dict[str, _Content] = {}  # in the order they finished
+        self._finished: dict[str, tuple[_Content, float]] = {}  # and when (monotonic), in that order
 
     def __len__(self) -> int:
         return len(self._open)
@@ -74,7 +77,7 @@ class Ledger:
     def is_superfluous(self, delivery: Delivery, properties: Properties) -> bool:
         """Tell whether a delivery needs no run: one more copy of a lost lease, or of what was finished here.
 
-        What was finished under a delivery that was lost is known once.
+        What was finished under a delivery that was lost is known once, and for some minutes.
         """
         workitem = properties.message_id or ""
         known = self._by_id.get(workitem)
@@ -82,7 +85,8 @@ class Ledger:
             return _content(known.properties, known.body) == _content(properties, delivery.body)
         if workitem not in self._finished or not _has_come_before(delivery, properties):
             return False
-        if self._finished[workitem] != _content(properties, delivery.body):
+        content, finished = self._finished[workitem]
+        if content != _content(properties, delivery.body) or time.monotonic() - finished > _MEMORY:
             return False
         del self._finished[workitem]
         return True
@@ -91,7 +95,8 @@ class Ledger:
         """Note that an assignment came to its end; it is known once more if it comes again."""
         self.drop(assignment)
         if self._comes_again(assignment):
-            self._finished[assignment.id] = _content(assignment.properties, assignment.body)
+            content = _content(assignment.properties, assignment.body)
+            self._finished[assignment.id] = content, time.monotonic()
             if len(self._finished) > _REMEMBERED:
                 del self._finished[next(iter(self._finished))]
 

@@ -1,5 +1,7 @@
 """Which deliveries are known: ids are the producers' affair, and two workitems may have the same."""
 
+import time
+
 import pytest
 
 from taskqueue.broker.subscription import Delivery
@@ -55,4 +57,13 @@ def test_after_a_cut_line_a_finished_workitem_is_known_once_and_its_twin_is_not(
     line.ledger.close(first)
     assert not line.knows(b"second")
     assert line.knows(b"first")
+    assert not line.knows(b"first")
+
+
+def test_a_finished_workitem_whose_id_is_used_again_much_later_is_another(line, monkeypatch):
+    first = line.enter(b"first")
+    line.epoch += 1
+    line.ledger.close(first)
+    later = time.monotonic() + 601
+    monkeypatch.setattr("taskqueue.pool.ledger.time.monotonic", lambda: later)
     assert not line.knows(b"first")
