@@ -145,9 +145,12 @@ def drain(bench: Bench) -> Iterator[Finding]:
 
 def _drain_bare(bench: Bench, count: int) -> Pace:
     _fill_worker(bench, count)
-    passers = [bench.ground.module("benchmarks.bare", "pass", "worker_noop", RESULTS) for _ in range(2)]
-    with bench.ground.running(passers) as pids:
+    with bench.ground.running(_bare_workers(bench)) as pids:
         return pace(lambda: bench.ground.depth(RESULTS), count, pids)
+
+
+def _bare_workers(bench: Bench) -> list[Process]:
+    return [bench.ground.module("benchmarks.bare", "pass", "worker_noop", RESULTS) for _ in range(2)]
 
 
 def _drain_ours(bench: Bench, count: int) -> Pace:
@@ -220,18 +223,19 @@ def trip(bench: Bench) -> Iterator[Finding]:
 
 def backlog(bench: Bench) -> Iterator[Finding]:
     """Drain with little and with much in the queue."""
-    few, many = 10_000, bench.scale.backlog
-    with_few = [_drain_ours(bench, few) for _ in range(bench.scale.rounds)]
+    ground, few, many = bench.ground, 10_000, bench.scale.backlog
+    bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
     _fill_worker(bench, many)
-    with ours.pool(bench.ground, NOOP) as pids:
-        with_many = pace(lambda: bench.ground.depth(RESULTS), 5 * few, pids)
-    bench.ground.declare("worker_noop", RESULTS)
-    with_few += [_drain_ours(bench, few) for _ in range(bench.scale.rounds)]
-    ratio = with_many.rate / _rate(with_few)
+    with ours.pool(ground, NOOP) as pids:
+        many_ours = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
+    ground.declare(RESULTS)
+    with ground.running(_bare_workers(bench)) as pids:
+        bare_many = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
+    ratio = many_ours.rate / _rate(few_ours)
     goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
-    detail = _detail(few=with_few, many=[with_many]) | {"many": many}
+    detail = _detail(few=few_ours, many=[many_ours], bare_few=bare_few, bare_many=[bare_many])
     measure = f"drain, {many // 1000:,} thousand queued"
-    yield Finding("backlog", measure, "/s", with_many.rate, goals=goals, more=detail)
+    yield Finding("backlog", measure, "/s", many_ours.rate, bare_many.rate, {}, goals, detail)
 
 
 def types(bench: Bench) -> Iterator[Finding]:
