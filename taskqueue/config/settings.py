@@ -28,7 +28,7 @@ class DispatcherSettings:
     """
 
     instances: int = 1
-    window: int = 500
+    window: int = 1000
     max_types: int = 1000
     formats: tuple[str, ...] = ()
     stop_timeout: float = 30.0
