@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.processes import environment, exists
+from support.processes import children, environment, exists
 from support.waiting import wait_until
 
 
@@ -62,15 +62,23 @@ def test_a_pid_file_left_by_a_killed_daemon_is_not_in_the_way(site, background):
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("workerpool", "good: takes work"), ("dispatcher", "dispatcher 1: takes work")]
+    ("name", "status", "queue"),
+    [
+        ("workerpool", "good: takes work", "worker_good"),
+        ("dispatcher", "dispatcher 1: takes work", "taskqueue"),
+    ],
 )
-def test_what_a_daemon_does_stands_beside_its_pid_file(background, work, broker, name, status):
-    _, pidfile, _ = background(name)
+def test_what_a_daemon_does_stands_beside_its_pid_file(background, work, broker, name, status, queue):  # noqa: PLR0917
+    pid, pidfile, _ = background(name)
     told = pidfile.with_suffix(".status")
     wait_until(lambda: told.read_text() == f"{status}\n", what=told.read_text)
-    for queue in ("taskqueue", "worker_good"):  # so many that some are still there when the alarm comes
-        work.foreign.publish_many(map(str, range(20_000)), queue, type="good")
+    processes = children(pid)
+    for process in processes:  # so that what it has to do is still there when the alarm comes
+        os.kill(process, signal.SIGSTOP)
+    work.foreign.publish_many(map(str, range(2000)), queue, type="good")
     broker.set_alarm(on=True)
+    for process in processes:
+        os.kill(process, signal.SIGCONT)
     try:
         halted = status.replace("takes work", "takes nothing new: the broker has an alarm")
         wait_until(lambda: told.read_text() == f"{halted}\n", what=told.read_text)
