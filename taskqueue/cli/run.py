@@ -139,6 +139,10 @@ def run(
 
     Exit status: as of `taskqueue feed`.
     """
+    if ":" in target:
+        raise click.UsageError(
+            "TARGET is MODULE or FILE.py; --get-jobs-callback and --handle-job-callback name its functions"
+        )
     logs.set_up(LoggingSettings(level=wishes["log_level"].lower()), "run")
     targets = f"{target}:{get_jobs_callback}", f"{target}:{handle_job_callback}"
     parsed = [Target.parse(text, "") for text in targets]
@@ -158,11 +162,11 @@ def run(
 
 
 def _with_own_broker(state: Path, commands: list[list[str]]) -> int:
-    """Run on a private broker, whose data is kept until the feed is through."""
+    """Run on a private broker, whose data is kept as long as there is something to go on with."""
     directory = default_state_dir().parent / "feeds" / hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
     with PrivateBroker(directory) as broker:
         status = Workshop(AmqpSettings.from_url(broker.url), broker, commands).run(foreground())
-        is_through = status in (ExitStatus.OK, ExitStatus.FAILED)
+        is_through = status in (ExitStatus.OK, ExitStatus.FAILED) or not state.exists()
         if is_through:
             broker.kill()  # quicker than an end in good order, and its data goes with it
     if is_through:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskqueue.config import AmqpSettings
-from taskqueue.errors import ExitStatus, StateError
+from taskqueue.errors import ExitStatus, JobUnwritable, StateError, TargetError
 from taskqueue.feed.codec import Codec, codec
 from taskqueue.feed.failures import recorded
 from taskqueue.feed.feeder import Feeder
@@ -64,9 +64,15 @@ class Feeding:
             file.write(state)
             _complete(file, state)
             going = state.again if self.only_failed and state.again else state.jobs
-            status = Feeder(
+            feeder = Feeder(
                 amqp, self.wishes, coding, state=state, going=going, file=file, begin=begin, watch=watch
-            ).run()
+            )
+            try:
+                status = feeder.run()
+            except (TargetError, JobUnwritable):
+                if state.is_untouched:  # else the command, once put right, would be refused as another's
+                    file.remove()
+                raise
             if state.again is not None and state.again.is_finished:
                 state.again = None
                 file.write(state)

@@ -75,6 +75,11 @@ class State:
     failed: int = 0  # jobs in the file of failed ones
     failed_size: int = 0  # bytes of it that belong to this state
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether no job has come to its end, so that nothing is forgotten with it."""
+        return not len(self.jobs.frontier) and not self.failed and self.again is None
+
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can express it."""
         return {

@@ -52,10 +52,14 @@ class Exchange(Protocol):
 class Call(Generic[R]):
     """One call, from when it is made until its reply is here. Any thread may use it, and `await` it."""
 
-    def __init__(self, exchange: Exchange, id_: str, task: str) -> None:
-        """Make a call that is about to be sent; clients do that."""
+    def __init__(self, exchange: Exchange, id_: str, task: str, client: object = None) -> None:
+        """Make a call that is about to be sent; clients do that.
+
+        client -- lives as long as the call does: a client that nobody keeps closes its connection
+        """
         self.id = id_
         self.task = task
+        self._client = client
         self.is_cancelled = False  # whether somebody asked for its end
         self._exchange = exchange
         self._lock = threading.Lock()

@@ -143,7 +143,7 @@ class Caller:
     def submit_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         """Make a call and send it."""
         line, id_ = self._open(), new_id()
-        call: Call[Any] = Call(line, id_, name)
+        call: Call[Any] = Call(line, id_, name, self)
         line.send(call, message.request_body(name, args, kwargs, id_), notify=self.notify)
         return call
 

@@ -173,7 +173,7 @@ class Engine(Part):
         self._leave_if_sent()
 
     def _leave_if_sent(self) -> None:
-        if self._is_closing and not self._sending:
+        if self._is_closing and not self._sending and not self._has_ended:
             self._close(self._loop.stop)
 
     def _close(self, then: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from taskqueue.workitem import JSON, checked_type, new_id
 _PREFETCH: Final = 60_000  # notices and replies that may be out here
 _MOST_OUT: Final = 50_000  # calls whose notice or reply is kept; there is always room for more to come
 _FETCHED: Final = 1000  # calls that are remembered after they were fetched
-_TAKEN_TIMEOUT: Final = 5.0  # seconds until the broker has noticed that an earlier client was killed
+_TAKEN_TIMEOUT: Final = 3.0  # seconds until the broker has noticed that an earlier client was killed
 
 
 class NamedEngine(Engine):

@@ -1,6 +1,7 @@
 """Calling tasks: what a client gets, whatever becomes of the call."""
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -366,6 +367,22 @@ def test_two_clients_of_one_name_are_one_too_many(served):
             other.add(1, 2).result(20)
     print(caught.value)
     assert str(caught.value) == "another client is called 'twin', and has its replies"
+
+
+def test_a_call_keeps_its_client(served):
+    call = AsyncClient(served.url, name="brief").add(1, 2)
+    gc.collect()
+    assert call.result(10) == 3
+
+
+def test_a_named_client_is_closed_although_the_broker_is_silent(proxy):
+    client = AsyncClient(proxy.url, name="brief")
+    first = client.add(1, 2)
+    wait_until(lambda: first.status() == "QUEUED")
+    proxy.stall()
+    second = client.add(1, 2)
+    client.close()
+    assert str(second.error()) == "the client was closed before the reply came"
 
 
 def test_a_name_that_no_queue_can_have_is_refused(served):

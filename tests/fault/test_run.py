@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.feeds import Feed
-from support.processes import cli, command, kill, tree
+from support.processes import cli, command, kill, run_cli, tree
 from support.waiting import wait_until
 
 JOBS = 400_000
@@ -49,3 +49,9 @@ def test_a_run_survives_the_death_of_each_of_its_processes_and_its_own(feed, dae
     assert set(range(JOBS)) - handled.keys() == set()
     assert handled.total() - JOBS <= 4 * 10_000  # what was out
     assert not list((feed.directory / "taskqueue" / "feeds").iterdir())
+
+
+def test_a_function_in_the_target_of_a_run_is_told_where_to_go(feed):
+    done = run_cli("run", "jobs.py:get_jobs", "2")
+    assert done.returncode == 2
+    assert "TARGET is MODULE or FILE.py; --get-jobs-callback and" in done.stderr

@@ -318,6 +318,17 @@ def test_a_state_that_cannot_be_written_is_said_before_anything_is_fed(feed):
     assert done.stderr.startswith("taskqueue: state file /proc/jobs.state cannot be written: ")
 
 
+def test_a_feed_that_did_not_begin_leaves_no_state_that_would_refuse_the_next_try(feed):
+    feed.write("def get_jobs(number):\n    return range(int(number))\ndef handle_job(i):\n    note(i)\n")
+    done = feed.run()
+    assert done.returncode == 65
+    assert "get_jobs cannot be called with nothing: missing a required argument: 'number'" in done.stderr
+    assert not feed.state.exists()
+    feed.work()
+    assert feed.run("number=10").returncode == 0
+    assert len(feed.handled()) == 10
+
+
 @pytest.mark.parametrize("command", ["feed", "work"])
 def test_a_target_that_does_not_exist_is_told_in_a_line(feed, command):
     for target, said in [
