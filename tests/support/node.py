@@ -98,8 +98,15 @@ class Node(PrivateBroker):
 
     def unacknowledged(self, vhost: str, queue: str) -> int:
         """Return how many messages of a queue were delivered and are not acknowledged."""
+        return self._count(vhost, queue, "messages_unacknowledged")
+
+    def messages(self, vhost: str, queue: str) -> int:
+        """Return how many messages a queue has, with those that were delivered and are not acknowledged."""
+        return self._count(vhost, queue, "messages")
+
+    def _count(self, vhost: str, queue: str, what: str) -> int:
         name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
-        count = "rabbit_amqqueue:info(Queue, [messages_unacknowledged])"
+        count = f"rabbit_amqqueue:info(Queue, [{what}])"
         return int(self.evaluate(f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), [{{_, N}}] = {count}, N"))
 
     def set_alarm(self, *, on: bool) -> None:

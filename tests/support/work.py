@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import amqp
 import pytest
 from support.foreign import Foreign
+from support.node import Node
 from support.waiting import wait_until
 
 POLL_DELAY = 0.005
@@ -16,8 +18,10 @@ POLL_DELAY = 0.005
 class Work:
     """Publishes workitems and fetches their results, as a client that shares no code with taskqueue."""
 
-    def __init__(self, foreign: Foreign) -> None:
+    def __init__(self, foreign: Foreign, messages: Callable[[str], int]) -> None:
+        """Declare the queues at both ends; `messages` counts all that a queue has, delivered or not."""
         self.foreign = foreign
+        self._messages = messages
         self._count = 0
         for queue in ("taskqueue", "results"):
             foreign.declare(queue)
@@ -71,8 +75,11 @@ class Work:
         assert not missing, f"no result for {sorted(missing)}"
 
     def wait_until_empty(self, *queues: str) -> None:
-        """Wait until nothing waits in the queues; what was run twice may come after the last result."""
-        wait_until(lambda: not any(map(self.foreign.depth, queues)), 60, f"empty queues {queues}")
+        """Wait until the queues have nothing, and nobody has anything of theirs.
+
+        What was run twice may come after the last result; a pool that stops gives back what it has not begun.
+        """
+        wait_until(lambda: not any(map(self._messages, queues)), 60, f"empty queues {queues}")
 
     def ask(self, worker_type: str, body: Any = None) -> Any:
         """Submit a workitem and return its result's value; it must succeed."""
@@ -108,6 +115,6 @@ class Result:
 
 
 @pytest.fixture
-def work(foreign: Foreign) -> Work:
+def work(foreign: Foreign, broker: Node, vhost: str) -> Work:
     """A producer and receiver of results."""
-    return Work(foreign)
+    return Work(foreign, partial(broker.messages, vhost))
