@@ -23,6 +23,14 @@ def begun(site):
     return sum(note.word == "begin" for note in site.notes())
 
 
+def run_short_ones(site, work):
+    """Have a pool learn that workitems for the plugin `gated` are short."""
+    site.gate("open").touch()
+    for _ in range(SHORT):
+        work.submit("gated", {"gate": str(site.gate("open"))})
+    work.results(SHORT)
+
+
 def test_short_workitems_are_taken_ahead(site, work):
     pool = site.pool("[good]\nworkers: 1")
     for number in range(SHORT):
@@ -104,10 +112,7 @@ def test_what_waits_for_a_worker_that_is_being_replaced_is_not_given_back(site, 
 
 def test_a_stopping_pool_gives_back_what_it_took_ahead(site, work):
     pool = site.pool("[gated]\nworkers: 1")
-    site.gate("open").touch()
-    for _ in range(SHORT):
-        work.submit("gated", {"gate": str(site.gate("open"))})
-    work.results(SHORT)
+    run_short_ones(site, work)
     long = work.submit("gated", {"gate": str(site.gate("later"))})
     behind = [work.submit("gated", {"gate": str(site.gate("open"))}) for _ in range(20)]
     site.wait_for_run(long)
@@ -123,10 +128,7 @@ def test_a_stopping_pool_gives_back_what_it_took_ahead(site, work):
 
 def test_what_is_cancelled_behind_another_has_no_run_and_costs_no_worker(site, work):
     pool = site.pool("[gated]\nworkers: 2")
-    site.gate("open").touch()
-    for _ in range(SHORT):
-        work.submit("gated", {"gate": str(site.gate("open"))})
-    work.results(SHORT)
+    run_short_ones(site, work)
     long, other, behind = [work.submit("gated", {"gate": str(site.gate("later"))}) for _ in range(3)]
     first, second = site.wait_for_run(long), site.wait_for_run(other)
     for workitem in (behind, other):
