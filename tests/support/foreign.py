@@ -90,14 +90,21 @@ class Foreign:
             raise
 
     def publish_many(self, bodies: Iterable[str | bytes], queue: str = "taskqueue", **properties: Any) -> int:
-        """Publish messages quickly, to a queue that exists; return their number once all are queued."""
+        """Publish messages quickly, to a queue that exists; return their number once all are confirmed."""
 
         def publish(channel: amqp.Channel) -> int:
-            number = 0
+            number, confirmed = 0, set[int]()
+
+            def confirm(tag: int, multiple: bool) -> None:  # noqa: FBT001 -- py-amqp calls it
+                confirmed.update(range(1, tag + 1) if multiple else (tag,))
+
+            channel.confirm_select()
+            channel.events["basic_ack"].add(confirm)
             for body in bodies:
                 channel.basic_publish(amqp.Message(body, **{"delivery_mode": 2} | properties), "", queue)
                 number += 1
-            channel.queue_declare(queue, passive=True)  # answered only after what was sent before
+            while len(confirmed) < number:
+                channel.connection.drain_events(timeout=PATIENCE)
             return number
 
         # On a channel of its own: confirms that nobody waits for would mislead publish_to().
