@@ -1,6 +1,7 @@
 """Starting against a broker that refuses, that is not there yet, or of which nobody has heard."""
 
 import re
+from datetime import datetime
 from itertools import pairwise
 
 import pytest
@@ -70,11 +71,9 @@ def test_attempts_to_connect_come_ever_later(site, proxy):
     site.configure("[good]\nworkers: 1", url=proxy.url)
     pool = site.start("workerpool", "-f", "-c", str(site.config))
     pool.wait_for("trying again", times=4)
-    seconds = [
-        int(hour) * 3600 + int(minute) * 60 + float(second)
-        for hour, minute, second in re.findall(r"(\d\d):(\d\d):(\d\d\.\d+) .*trying again", pool.output())
-    ]
-    pauses = [later - earlier for earlier, later in pairwise(seconds)]
+    written = re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) .*trying again", pool.output())
+    instants = [datetime.fromisoformat(each) for each in written]
+    pauses = [(later - earlier).total_seconds() for earlier, later in pairwise(instants)]
     assert 0.4 < pauses[0] < 1.2
     assert pauses[2] > 1.9
 
