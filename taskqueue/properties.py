@@ -74,8 +74,9 @@ class Properties(NamedTuple):
     def encode(self) -> bytes:
         """Return the property list as AMQP writes it."""
         flags, parts = 0, [b""]
-        for (bit, write), value in zip(_WRITERS, self, strict=True):
+        for place, value in enumerate(self):
             if value is not None:
+                bit, write = _WRITERS[place]
                 flags |= bit
                 parts.append(write(value))
         parts[0] = _SHORT.pack(flags)
@@ -146,11 +147,13 @@ def _write_short_string(value: str) -> bytes:
     data = value.encode("utf-8", "surrogateescape")
     if len(data) > 255:
         raise ValueError(f"{len(data)} bytes are too long for an AMQP short string (255 bytes)")
-    return bytes((len(data),)) + data
+    return _OCTETS[len(data)] + data
 
 
-#: The names of our headers are few.
-_write_name: Final = lru_cache(maxsize=256)(_write_short_string)
+_OCTETS: Final = tuple(bytes((number,)) for number in range(256))
+
+#: The names of our headers are few, and so are some fields' values.
+_write_known: Final = lru_cache(maxsize=1024)(_write_short_string)
 
 
 def _read_octet(raw: bytes, at: int) -> tuple[int, int]:
@@ -198,7 +201,10 @@ _WRITER_OF: Final[Mapping[Any, Callable[[Any], bytes]]] = {
     _read_octet: _write_octet,
     _read_timestamp: _LONGLONG.pack,
 }
-_WRITERS: Final = tuple((bit, _WRITER_OF[read]) for bit, _, read in _LAYOUT)
+_FEW: Final = frozenset(("content_type", "content_encoding", "expiration", "type", "user_id", "app_id"))
+_WRITERS: Final = tuple(
+    (bit, _write_known if name in _FEW else _WRITER_OF[read]) for bit, name, read in _LAYOUT
+)
 
 
 @lru_cache(maxsize=256)
@@ -292,7 +298,7 @@ def _read_list(content: bytes, depth: int) -> list[Any]:
 
 
 def _write_entry(name: str, value: Any) -> bytes:
-    return _write_name(name) + _write_value(value)
+    return _write_known(name) + _write_value(value)
 
 
 def _write_value(value: Any) -> bytes:
@@ -311,7 +317,7 @@ def _write_integer(value: int) -> bytes:
 
 
 def _write_sized(kind: bytes, content: bytes) -> bytes:
-    return b"%b%b%b" % (kind, _LONG.pack(len(content)), content)
+    return kind + _LONG.pack(len(content)) + content
 
 
 def _write_text(value: str) -> bytes:

@@ -24,9 +24,6 @@ _LAST_ENTRIES: Final = 17
 
 HOST: Final = socket.gethostname()
 
-# json.dumps makes such an encoder each time that it is asked for anything unusual.
-_encode_json: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -83,7 +80,7 @@ def encode_value(value: Any) -> tuple[str, bytes]:
                 return BINARY, value
             case str():
                 return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
-        return JSON, _encode_json(value).encode()
+        return JSON, jsonrpc.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultUnwritable(
             f"handle_task returned a {type(value).__name__} that cannot be sent: {error}"

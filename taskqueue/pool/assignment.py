@@ -89,5 +89,7 @@ def header_of(properties: Properties, name: str) -> Any:
 
 
 def _count(properties: Properties, header: str, least: int) -> int:
+    if properties.header_table is None:
+        return least  # as nearly always
     value = header_of(properties, header)
     return min(max(value, least), 2**31) if isinstance(value, int) else least

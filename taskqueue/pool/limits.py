@@ -4,7 +4,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -48,9 +48,12 @@ class Limits:
             size = self.memory_limit * _MIB
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
-    @contextmanager
-    def on_workitem(self) -> Iterator[None]:
+    def on_workitem(self) -> AbstractContextManager[None]:
         """Hold one workitem to its time; TaskTimeout is raised in it when that is up."""
+        return self._timed() if self.cpu_limit or self.timeout else nullcontext()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         if self.cpu_limit:
             used = resource.getrusage(resource.RUSAGE_SELF)
             most = int(used.ru_utime + used.ru_stime) + self.cpu_limit + 1  # the kernel counts whole seconds

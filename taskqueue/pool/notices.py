@@ -27,36 +27,43 @@ class Notices:
 
     def started(self, assignment: Assignment, worker: str) -> None:
         """Tell that a worker has begun."""
-        self._tell(assignment, "started", attempt=assignment.attempt, host=HOST, worker=worker)
+        if self._is_heard(assignment):
+            self._tell(assignment, "started", attempt=assignment.attempt, host=HOST, worker=worker)
 
     def progress(self, assignment: Assignment, fraction: float, text: str) -> None:
         """Tell how far the worker is."""
-        share = min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
-        self._tell(assignment, "progress", fraction=share, text=words.shorten(text, _LONGEST_TEXT))
+        if self._is_heard(assignment):
+            share = min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
+            self._tell(assignment, "progress", fraction=share, text=words.shorten(text, _LONGEST_TEXT))
 
     def retrying(self, assignment: Assignment, delay: float, error: str) -> None:
         """Tell that it runs again in `delay` seconds, and why."""
-        text = words.shorten(error, _LONGEST_TEXT)
-        pause = delay if math.isfinite(delay) else 0.0
-        self._tell(assignment, "retrying", attempt=assignment.attempt + 1, delay=pause, error=text)
+        if self._is_heard(assignment):
+            text = words.shorten(error, _LONGEST_TEXT)
+            pause = delay if math.isfinite(delay) else 0.0
+            self._tell(assignment, "retrying", attempt=assignment.attempt + 1, delay=pause, error=text)
 
     def finished(self, assignment: Assignment, status: str) -> None:
         """Tell that nothing more is done, a moment before the reply."""
-        self._tell(assignment, "finished", status=status)
+        if self._is_heard(assignment):
+            self._tell(assignment, "finished", status=status)
+
+    def _is_heard(self, assignment: Assignment) -> bool:
+        """Tell whether anybody wants to be told, before anything is made ready for who does not."""
+        asked = assignment.properties
+        if not asked.reply_to or header_of(asked, words.NOTIFY) is not True:
+            return False
+        return self._publisher.is_ready and not is_ours(asked.reply_to) and is_text(asked.reply_to)
 
     def _tell(self, assignment: Assignment, what: str, **params: Any) -> None:
         asked = assignment.properties
-        reply_to = asked.reply_to
-        if not reply_to or header_of(asked, words.NOTIFY) is not True or not self._publisher.is_ready:
-            return
-        if is_ours(reply_to) or not is_text(reply_to):
-            return
         call = asked.correlation_id or assignment.id
         properties = Properties(
             content_type=words.JSON, delivery_mode=1, correlation_id=call, expiration=_EXPIRATION
         )
         body = jsonrpc.request(what, {"id": call, **params}, None)
-        self._publisher.publish(Publication(reply_to, properties.encode(), body, _forget, mandatory=False))
+        queue = asked.reply_to or ""
+        self._publisher.publish(Publication(queue, properties.encode(), body, _forget, mandatory=False))
 
 
 def _forget(_publication: Publication, _fate: Fate, _reason: str) -> None:

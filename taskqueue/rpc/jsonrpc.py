@@ -29,9 +29,13 @@ def request(method: str, params: Sequence[Any] | Mapping[str, Any], id_: str | N
     return encode(body if id_ is None else body | {"id": id_})
 
 
+# json.dumps makes such an encoder each time that it is asked for anything unusual.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 def encode(value: Any) -> bytes:
     """Return JSON; TypeError, ValueError or RecursionError for what it cannot express."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def is_request(body: Any) -> bool:
