@@ -124,7 +124,7 @@ class Dispatcher(Part):
             self._publishing,
             on_ready=self._publisher_ready,
             on_lost=self._publisher_lost,
-            on_batch=self._flush,
+            on_batch=self._leave_if_done,
         )
         self._provider = Provider(self._loop, self._publishing)
         self._delays = Delays(self._loop, self._publishing, self._publisher, self._provider)
@@ -267,13 +267,6 @@ class Dispatcher(Part):
         self._subscription.pause()
         self._subscription.restart()
 
-    def _flush(self) -> None:
-        if self._draining:
-            self._subscription.flush()  # before the connection is closed
-            self._leave_if_done()
-        else:
-            self._subscription.flush_later()
-
     def session_down(self) -> None:
         """Tell what is going on; a session calls this."""
         self._on_state("waits for the broker")
@@ -314,6 +307,8 @@ class Dispatcher(Part):
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
+        if not self._draining:
+            return
         self._subscription.flush()
         if not self._subscription.unacknowledged:
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))

@@ -37,8 +37,9 @@ class Subscription(Part):
     There may be several AMQP consumers on its one channel, each with a prefetch of its own, so that one of
     them can be withheld, and one more that takes ahead what is short (`deepen`).
 
-    `settle` marks a delivery as done with; `flush` tells the broker: one acknowledgement for all up to
-    the first unsettled one, and single ones beyond it when more than `hold` of them wait there.
+    `settle` marks a delivery as done with. At the end of the loop's round, or by `flush` at once, the
+    broker hears of it: one acknowledgement for all up to the first unsettled delivery, and single ones
+    beyond it when more than `hold` of them wait there.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Subscription(Part):
         self._ahead = 0  # the prefetch of the one that takes ahead; 0 for none
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
-        self._flushes = False  # whether that will be done at the round's end
+        self._flushes = False  # whether they are acknowledged at the round's end
         self._most_bytes = most_bytes
         self._sizes: dict[int, int] = {}  # bytes of each delivery, by tag; kept only for `most_bytes`
         self._bytes = 0
@@ -148,6 +149,7 @@ class Subscription(Part):
     def restart(self) -> None:
         """Give every unacknowledged delivery back and begin anew."""
         if self._channel is not None:
+            self.flush()
             channel, self._channel = self._channel, None
             if channel.is_open:
                 channel.close()
@@ -177,6 +179,9 @@ class Subscription(Part):
             self._settled.add(delivery.tag)
             self._consumers.done(delivery.tag)
             self._count_out(delivery.tag)
+            if not self._flushes:
+                self._flushes = True
+                self._loop.at_round_end(self.flush)
 
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
@@ -193,14 +198,8 @@ class Subscription(Part):
                 prefetch_count=self._prefetch, callback=self._loop.guard(lambda _frame: then())
             )
 
-    def flush_later(self) -> None:
-        """Acknowledge what is settled, all together, at the end of the loop's round."""
-        if not self._flushes:
-            self._flushes = True
-            self._loop.at_round_end(self.flush)
-
     def flush(self) -> None:
-        """Acknowledge what is settled."""
+        """Acknowledge what is settled, now."""
         self._flushes = False
         if not self._settled or not self._is_usable:
             return

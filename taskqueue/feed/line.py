@@ -120,7 +120,7 @@ class Line(Part):
         """Have the broker forget receipts; those of a connection that was lost come again."""
         for receipt in receipts:
             self._subscription.settle(receipt)
-        self._subscription.flush()
+        self._subscription.flush()  # the connection may be closed before the round's end
 
     def count_waiting(self, done: Callable[[int], None]) -> None:
         """Ask how many chunks wait that no worker has been given; not answered without a connection."""

@@ -23,7 +23,6 @@ _MOST_PREFETCH: Final = 65_535  # a short integer in AMQP; 0, for more, is no li
 _MOST_UNCONFIRMED: Final = 500  # messages on their way back
 _MOST_BYTES: Final = 16 * 1024 * 1024  # of their bodies
 _MOST_TOLD: Final = 20  # of the messages that cannot go back
-_FLUSH_EVERY: Final = 200  # messages
 _QUIET: Final = 1.0  # seconds without a delivery after which is asked whether there is one left
 _SILENCE: Final = 30.0  # seconds without a word from the broker
 
@@ -95,18 +94,13 @@ class Reading(Part):
         self._last_word = time.monotonic()
         self._seen += 1
         self._handle(delivery, Kept.of(delivery.properties, delivery.body))
-        if self._seen % _FLUSH_EVERY == 0:
-            self._flush()
         self._leave_when_done()
-
-    def _flush(self) -> None:
-        if self._subscription is not None:
-            self._subscription.flush()
 
     def _leave_when_done(self) -> None:
         self._is_read = self._is_read or self._seen >= self._target
         if self._is_read and not self._unfinished:
-            self._flush()
+            if self._subscription is not None:
+                self._subscription.flush()
             self._close()
 
     # --- what can go wrong ---
@@ -249,7 +243,6 @@ class Retrying(Reading):
 
     def _confirmed(self) -> None:
         self._last_word = time.monotonic()
-        self._flush()
         self._leave_when_done()
 
     def _provide_queue(self, publication: Publication) -> None:

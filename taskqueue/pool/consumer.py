@@ -63,7 +63,7 @@ class Consumer(Part):
             self._publishing,
             on_ready=self._publisher_ready,
             on_lost=self._publisher_lost,
-            on_batch=self._flush,
+            on_batch=self._leave_if_done,
         )
         self._gather(group)
         self._publishing.attach(self)
@@ -142,7 +142,6 @@ class Consumer(Part):
         self._workload.performed(link, assignment, outcome)
         if self._draining:
             self._crew.let_idle_go()
-        self._flush()
 
     def _bury(self, pid: int, crash: Crash) -> None:
         """Have a worker's death charged to the workitem it was performing."""
@@ -153,11 +152,7 @@ class Consumer(Part):
         if self._draining:
             self._workload.give_back_waiting()
         self._converge()
-        self._flush()
         self._leave_if_done()
-
-    def _flush(self) -> None:
-        self._workload.flush()
 
     # --- what is wanted: to consume while there are workers and results can be published ---
 

@@ -96,11 +96,6 @@ class Intake:
         for each in self._subscriptions.values():
             each.pause()
 
-    def flush_later(self) -> None:
-        """Acknowledge what is settled at the end of the loop's round."""
-        for each in self._subscriptions.values():
-            each.flush_later()
-
     def flush(self) -> None:
         """Acknowledge what is settled, now."""
         for each in self._subscriptions.values():
@@ -137,9 +132,8 @@ class Intake:
         self._source(assignment).restore()
 
     def discard(self, group: GroupSettings, delivery: Delivery) -> None:
-        """Acknowledge what needs no run."""
-        subscription = self._subscriptions[group.worker_type]
-        subscription.settle(delivery)
+        """Settle what needs no run."""
+        self._subscriptions[group.worker_type].settle(delivery)
 
     def _source(self, assignment: Assignment) -> Subscription:
         return self._subscriptions[assignment.worker_type]

@@ -87,7 +87,7 @@ class Workload:
             ledger=self._ledger,
             group=group,
             on_old=self._grown_old,
-            on_released=self.flush,
+            on_released=on_settled,
         )
 
     @property
@@ -134,7 +134,6 @@ class Workload:
             self._leases.release(known)
         elif self._ledger.is_superfluous(delivery, properties):
             self.intake.discard(group, delivery)
-            self.flush()
         else:
             self._enter(self._ledger.enter(group, delivery, properties))
 
@@ -226,10 +225,6 @@ class Workload:
         self._ledger.close(assignment)
         self.intake.settle(assignment)
         self._leases.release(assignment)
-
-    def flush(self) -> None:
-        """Have acknowledged what is settled."""
-        self.intake.flush_later()
         self._on_settled()
 
     # --- to others ---

@@ -189,7 +189,6 @@ class NamedEngine(Engine):
 
     def _discard(self, delivery: Delivery) -> None:
         self._subscription.settle(delivery)
-        self._subscription.flush()
 
 
 def _confirmed(_publication: Publication, _fate: Fate, _reason: str) -> None:
