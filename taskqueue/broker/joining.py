@@ -7,7 +7,7 @@ import socket
 from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.wire import RawConnection, message_frames
+from taskqueue.broker.wire import RawConnection, ack_frame, message_frames
 
 _ENOUGH: Final = 65_536  # bytes that are sent without waiting for the round's end
 
@@ -34,6 +34,10 @@ class JoiningConnection(RawConnection):
         most = self.params.frame_max - _FRAME_OVERHEAD
         frames = message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
         self._output_marshaled_frames([frames])
+
+    def acknowledge(self, channel: int, tag: int, *, multiple: bool) -> None:
+        """Acknowledge a delivery, or all up to it, on an open channel."""
+        self._output_marshaled_frames([ack_frame(channel, tag, multiple=multiple)])
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._written:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from pika import spec
-
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import DIRECT_REPLY
@@ -150,19 +148,22 @@ class Publisher(Part):
 
     # --- what the broker says ---
 
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        settled = self._take(method.delivery_tag, multiple=method.multiple)
+    def _confirmed(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as it stands in the frame
+        for publication in self._take(tag, multiple=multiple):
+            fate = Fate.RETURNED if publication.returned else Fate.CONFIRMED
+            publication.settled(publication, fate, "no such queue" if publication.returned else "")
+        self._heard()
+
+    def _nacked(self, frame: Any) -> None:
+        """Try again later what the broker did not take; the connection leaves these frames to pika."""
+        for publication in self._take(frame.method.delivery_tag, multiple=frame.method.multiple):
+            self._retry(publication)
+        # Replies come only to the channel that asked.
+        self._is_stale = self._on_reply is None and time.monotonic() - self._opened > _STALE
+        self._heard()
+
+    def _heard(self) -> None:
         self._closes = 0
-        if isinstance(method, spec.Basic.Nack):
-            for publication in settled:
-                self._retry(publication)
-            # Replies come only to the channel that asked.
-            self._is_stale = self._on_reply is None and time.monotonic() - self._opened > _STALE
-        else:
-            for publication in settled:
-                fate = Fate.RETURNED if publication.returned else Fate.CONFIRMED
-                publication.settled(publication, fate, "no such queue" if publication.returned else "")
         self._on_batch()
         self._send_waiting()
 
@@ -240,7 +241,8 @@ class Publisher(Part):
         self._opened, self._is_stale = time.monotonic(), False
         channel.add_on_close_callback(guard(self._channel_closed))
         channel.add_on_return_callback(guard(self._on_return))
-        channel.confirm_delivery(guard(self._on_confirm), guard(self._confirms_on))
+        channel.connection.take_confirms(channel, guard(self._confirmed))
+        channel.confirm_delivery(guard(self._nacked), guard(self._confirms_on))
 
     def _confirms_on(self, _frame: Any) -> None:
         if self._on_reply is not None:

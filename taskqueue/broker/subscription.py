@@ -208,13 +208,16 @@ class Subscription(Part):
             last = self._order.popleft()
             self._settled.discard(last)
         if last:
-            self._channel.basic_ack(last, multiple=True)
+            self._acknowledge(last, multiple=True)
         if len(self._settled) > self._hold:
             for tag in sorted(self._settled):
-                self._channel.basic_ack(tag)
+                self._acknowledge(tag)
                 self._order.remove(tag)
             self._settled.clear()
         self._converge()
+
+    def _acknowledge(self, tag: int, *, multiple: bool = False) -> None:
+        self._channel.connection.acknowledge(self._channel.channel_number, tag, multiple=multiple)
 
     # --- the channel ---
 

@@ -1,4 +1,4 @@
-"""Frames of messages, read and written without pika where that pays, or where pika is not exact.
+"""Frames of messages and their confirms, without pika where that pays, or where pika is not exact.
 
 Message properties pass through as the bytes they came in: pika's codec is not exact (floats, negative
 integers, integer widths, strings that are not UTF-8), and a message that it cannot encode again would kill
@@ -7,6 +7,7 @@ times as long as to look at the bytes.
 """
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,8 @@ _END: Final = bytes((spec.FRAME_END,))
 _METHOD: Final = struct.Struct(">BHLI")  # a method frame's head, and class and method
 _CONTENT_HEADER: Final = struct.Struct(">BHLHHQ")  # a header frame's head, and what _CONTENT is
 _TAG: Final = struct.Struct(">QB")  # a delivery's tag, and whether it is redelivered
+_ACK: Final = struct.Struct(">BHLIQBB")  # a whole frame: what _METHOD is, tag, multiple, the frame's end
+_ACK_SIZE: Final = _ACK.size - _HEAD.size - 1  # bytes of its payload
 _HEADER: Final = bytes((spec.FRAME_HEADER,))
 
 _MOST_READ: Final = 65_536  # bytes at a time
@@ -55,6 +58,33 @@ def message_frames(
         part = body[start : start + most]
         parts += _HEAD.pack(spec.FRAME_BODY, channel, len(part)), part, _END
     return b"".join(parts)
+
+
+def ack_frame(channel: int, tag: int, *, multiple: bool) -> bytes:
+    """Return the frame of the method basic.ack (section 1.8.3.13 of the reference).
+
+    multiple -- whether all deliveries up to that of the tag are acknowledged
+    """
+    kind, method, end = spec.FRAME_METHOD, spec.Basic.Ack.INDEX, spec.FRAME_END
+    return _ACK.pack(kind, channel, _ACK_SIZE, method, tag, multiple, end)
+
+
+class Confirmed(NamedTuple):
+    """The broker's word that it has a message: a basic.ack that it sends."""
+
+    channel: int
+    tag: int
+    multiple: bool  # whether it has all up to that message
+
+
+def confirmed_at(data: bytes, start: int) -> Confirmed | None:
+    """Return the confirm whose frame begins at `start`; None if it is something else, or not whole."""
+    if len(data) - start < _ACK.size:
+        return None
+    kind, channel, size, method, tag, multiple, end = _ACK.unpack_from(data, start)
+    if (kind, size, method, end) != (spec.FRAME_METHOD, _ACK_SIZE, spec.Basic.Ack.INDEX, spec.FRAME_END):
+        return None
+    return Confirmed(channel, tag, bool(multiple))
 
 
 class Delivered(NamedTuple):
@@ -127,12 +157,24 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
     version of pika sees to it that the methods are still called that are overridden here.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Connect as pika's own does."""
+        self._on_confirm: dict[int, tuple[Any, Callable[[int, bool], None]]] = {}  # by a channel's number
+        super().__init__(*arguments, **options)
+
+    def take_confirms(self, channel: Any, on_confirm: Callable[[int, bool], None]) -> None:
+        """Call back at each confirm on an open channel: its tag, and whether it is for all up to that.
+
+        Refusals (basic.nack) are left to pika.
+        """
+        self._on_confirm[channel.channel_number] = channel, on_confirm
+
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data: bytes) -> None:
-        """Hand over the deliveries in what has come, and leave to pika all between them."""
+        """Hand over the deliveries and confirms in what has come, and leave to pika all between them."""
         self._frame_buffer += data
         while self._frame_buffer:
             self._hand_over()
@@ -143,14 +185,26 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
             self._process_frame(frame_value)
 
     def _hand_over(self) -> None:
-        """Hand over the deliveries with which the buffer begins."""
-        data, end = self._frame_buffer, 0
-        while (found := delivered_at(data, end)) is not None and (channel := self._taker(found)) is not None:
-            end = found.end
-            channel._consumers[found.consumer_tag](  # noqa: SLF001 -- as pika's connection does
-                channel, found, RawProperties(found.properties), found.body
-            )
+        """Hand over the deliveries and confirms with which the buffer begins."""
+        data, end, last = self._frame_buffer, 0, -1
+        while end != last:
+            last = end
+            if (found := delivered_at(data, end)) is not None and (channel := self._taker(found)) is not None:
+                end = found.end
+                channel._consumers[found.consumer_tag](  # noqa: SLF001 -- as pika's connection does
+                    channel, found, RawProperties(found.properties), found.body
+                )
+            elif (confirm := confirmed_at(data, end)) is not None and self._confirm(confirm):
+                end += _ACK.size
         self._trim_frame_buffer(end)
+
+    def _confirm(self, confirm: Confirmed) -> bool:
+        """Pass on a confirm; False if it is for pika."""
+        channel, on_confirm = self._on_confirm.get(confirm.channel, (None, None))
+        if on_confirm is None or self._channels.get(confirm.channel) is not channel:
+            return False
+        on_confirm(confirm.tag, confirm.multiple)
+        return True
 
     def _taker(self, found: Delivered) -> Any:
         """Return the channel that takes a delivery; None if pika has to decide what becomes of it."""
