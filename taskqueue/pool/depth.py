@@ -5,7 +5,9 @@ from typing import Final
 
 from taskqueue.broker.loop import EventLoop
 
-_MOMENT: Final = 0.05  # seconds that what is taken ahead may take a worker; others can have the rest
+_MOMENT: Final = 0.05  # seconds that what waits for a worker may take it; others can have the rest
+_CONFIRM: Final = 0.1  # seconds that a busy broker takes to confirm a result; until then its workitem counts
+_SHORT: Final = 0.0002  # seconds; the longer workitems take than that, the less they keep the broker busy
 _NEXT: Final = 0.005  # seconds that what a worker holds itself may take it
 _OVERHEAD: Final = 0.0001  # seconds that a workitem takes beside its handler
 _MOST_BYTES: Final = 4 * 1024 * 1024  # that are taken ahead for a worker
@@ -102,7 +104,9 @@ class Depth:
             self._on_change()
 
     def _wanted(self) -> int:
-        exact = max(1, min(_MOMENT / (self._mean + _OVERHEAD), _MOST_BYTES / (self._size + 1), self._most))
+        each = self._mean + _OVERHEAD
+        moment = _MOMENT + _CONFIRM * min(1.0, _SHORT / each) ** 2  # squared, so that long ones add nothing
+        exact = max(1, min(moment / each, _MOST_BYTES / (self._size + 1), self._most))
         if self.value / 2 < exact < self.value * 2:
             return self.value  # near enough: another depth costs another consumer
         return int(exact)

@@ -40,7 +40,7 @@ def looks():
     return Looks()
 
 
-@pytest.mark.parametrize(("seconds", "value"), [(0.0001, MOST), (0.01, 4), (0.025, 1), (10, 1)])
+@pytest.mark.parametrize(("seconds", "value"), [(0.0001, MOST), (0.002, 24), (0.01, 4), (0.025, 1), (10, 1)])
 def test_what_is_taken_ahead_fills_a_moment(looks, seconds, value):
     assert looks.take(1, seconds) == value
 
@@ -62,6 +62,16 @@ def test_after_a_long_one_no_more_are_taken_ahead_than_were_short_since(looks):
     assert looks.take(100, 0.0001) == MOST
 
 
+@pytest.mark.parametrize("seconds", [0.0001, 0.0002, 0.0005, 0.0009, 0.001, 0.002, 0.01, 0.02])
+def test_workitems_that_take_about_as_long_as_each_other_change_nothing(looks, seconds):
+    looks.take(100, seconds)
+    settled = looks.changes
+    for _ in range(50):
+        looks.take(20, seconds * 0.85)
+        looks.take(20, seconds * 1.15)
+    assert looks.changes - settled <= 1
+
+
 def test_nothing_is_looked_at_while_nothing_is_in_hand(looks):
     assert looks.take(1, 0.0001) == MOST
     looks.is_ahead = False
@@ -79,11 +89,11 @@ def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsens
     assert looks.take(500, 0.0001) == MOST
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(1, 500), (10, 200), (1000, 2), (5000, 1)])
+@pytest.mark.parametrize(("workers", "expected"), [(1, 1500), (10, 200), (1000, 2), (5000, 1)])
 def test_the_more_workers_the_less_is_taken_ahead_for_each(workers, expected):
     due = []
     loop = SimpleNamespace(call_later=lambda _delay, callback: due.append(callback))
     depth = Depth(loop, 10_000, workers, look=lambda: (0.0, False), on_change=list)
     depth.took(0.0)
     due.pop()()
-    assert depth.value == expected  # 50 ms of workitems that take nothing but 0.1 ms on their way
+    assert depth.value == expected  # 150 ms of workitems that take nothing but 0.1 ms on their way
