@@ -6,6 +6,7 @@ Run as `python -m benchmarks.bare ROLE ...` with the broker's URL in AMQP_URL; e
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,33 @@ def properties(**more: Any) -> Any:
         timestamp=int(time.time()),
         **more,
     )
+
+
+class Encoded(pika.BasicProperties):  # type: ignore[misc]
+    """Properties that are encoded once, so that only the broker has to do with how many they are."""
+
+    def __init__(self, properties: Any) -> None:
+        """Encode properties."""
+        super().__init__()
+        self._bytes = b"".join(properties.encode())
+
+    def encode(self) -> list[bytes]:
+        """Return the bytes in the form that pika joins, in a list that it adds to."""
+        return [self._bytes]
+
+
+def result_properties() -> Encoded:
+    """Return the properties of a result, as docs/protocol.md has them."""
+    headers = {
+        "x-taskqueue-status": "succeeded",
+        "x-taskqueue-attempt": 1,
+        "x-taskqueue-host": socket.gethostname(),
+        "x-taskqueue-worker": "noop/1",
+        "x-taskqueue-workitem": "0" * 32,
+        "x-taskqueue-started": time.time_ns(),  # as long as the floating-point numbers that pika cannot write
+        "x-taskqueue-ended": time.time_ns(),
+    }
+    return Encoded(properties(type="noop", correlation_id="0" * 32, expiration="604800000", headers=headers))
 
 
 class Submitter:
@@ -68,9 +96,13 @@ class Submitter:
 class Passer:
     """Takes each message of a queue to another, and acknowledges it when that is confirmed."""
 
-    def __init__(self, source: str, target: str) -> None:
-        """Pass messages on; `target` is a queue, "type" for worker_<type>, or "reply" for their reply_to."""
+    def __init__(self, source: str, target: str, *, reports: bool = False) -> None:
+        """Pass messages on; `target` is a queue, "type" for worker_<type>, or "reply" for their reply_to.
+
+        reports -- whether a result is published instead of each message, as a worker does it
+        """
         self._source, self._target = source, target
+        self._result = result_properties() if reports else None
         self._channel: Any = None
         self._sent = self._next = self._acknowledged = 0
         self._beyond: set[int] = set()  # confirmed out of order
@@ -93,6 +125,8 @@ class Passer:
             queue = f"worker_{header.type}"
         elif queue == "reply":
             queue = header.reply_to
+        if self._result is not None:
+            header, body = self._result, b"1"
         self._sent += 1  # the broker counts the same way: delivery and publication have the same number
         channel.basic_publish("", queue, body, header, mandatory=self._target != "reply")
 
@@ -166,8 +200,8 @@ def main(role: str, *arguments: str) -> None:
         queue, file, names, count = arguments
         bodies = [line.encode() for line in json.loads(_read(file))]
         serve(Submitter(queue, bodies, names.split(",") if names else [], int(count)).begin)
-    elif role == "pass":
-        serve(Passer(*arguments).begin)
+    elif role in ("pass", "report"):
+        serve(Passer(*arguments, reports=role == "report").begin)
     elif role == "call":
         queue, body, name, count = arguments
         serve(Caller(queue, body.encode(), name or None, int(count)).begin)

@@ -132,25 +132,29 @@ def _pace_relay(bench: Bench, types: Sequence[str], pids: Sequence[int]) -> Pace
 
 def drain(bench: Bench) -> Iterator[Finding]:
     """Two workers do nothing on workitems that wait already; every result is published and confirmed."""
-    limit, mine = bench.rounds(
-        lambda: _drain_bare(bench, bench.scale.messages), lambda: _drain_ours(bench, bench.scale.messages)
+    count = bench.scale.messages
+    limit, copies, mine = bench.rounds(
+        lambda: _drain_bare(bench, count, "report"),
+        lambda: _drain_bare(bench, count, "pass"),
+        lambda: _drain_ours(bench, count),
     )
     peers, rate = bench.race.of("drain"), _rate(mine)
     goals = [Goal.at_least(rate / _rate(limit), 0.9, "the limit")]
     if peers:
         goals.append(Goal.at_least(rate / _best(peers), 2, "the best peer without results"))
-    detail = _detail(ours=mine, limit=limit)
+    detail = _detail(ours=mine, limit=limit, copies=copies)
     yield Finding("drain", "drain, with results", "/s", rate, _rate(limit), peers, goals, detail)
 
 
-def _drain_bare(bench: Bench, count: int) -> Pace:
+def _drain_bare(bench: Bench, count: int, role: str) -> Pace:
+    """Have bare workers "report" a result for each workitem, or "pass" it on as it is, which is less."""
     _fill_worker(bench, count)
-    with bench.ground.running(_bare_workers(bench)) as pids:
+    with bench.ground.running(_bare_workers(bench, role)) as pids:
         return pace(lambda: bench.ground.depth(RESULTS), count, pids)
 
 
-def _bare_workers(bench: Bench) -> list[Process]:
-    return [bench.ground.module("benchmarks.bare", "pass", "worker_noop", RESULTS) for _ in range(2)]
+def _bare_workers(bench: Bench, role: str) -> list[Process]:
+    return [bench.ground.module("benchmarks.bare", role, "worker_noop", RESULTS) for _ in range(2)]
 
 
 def _drain_ours(bench: Bench, count: int) -> Pace:
@@ -180,17 +184,17 @@ def whole(bench: Bench) -> Iterator[Finding]:
             ours.submitter(ground, "noop", count)
             return pace(lambda: ground.depth(RESULTS), count, [*one, *other])
 
-    limit, mine = bench.rounds(lambda: run(lambda: passers(ground, RESULTS)), by_us)
+    limit, mine = bench.rounds(lambda: run(lambda: passers(ground, RESULTS, role="report")), by_us)
     peers = bench.race.of("drain")
     goals = [Goal.at_least(_rate(mine) / _best(peers), 1.0, "the best peer's drain alone")] if peers else []
     detail = _detail(ours=mine, limit=limit)
     yield Finding("whole", "whole way", "/s", _rate(mine), _rate(limit), peers, goals, detail)
 
 
-def passers(ground: Ground, target: str, workers: int = 2) -> list[Process]:
-    """Start a bare relay and bare workers."""
+def passers(ground: Ground, target: str, workers: int = 2, role: str = "pass") -> list[Process]:
+    """Start a bare relay, and bare workers that report results or pass on what comes."""
     relay_process = ground.module("benchmarks.bare", "pass", "taskqueue", "worker_noop")
-    others = [ground.module("benchmarks.bare", "pass", "worker_noop", target) for _ in range(workers)]
+    others = [ground.module("benchmarks.bare", role, "worker_noop", target) for _ in range(workers)]
     return [each.wait_for("ready") for each in (relay_process, *others)]
 
 
@@ -224,12 +228,14 @@ def trip(bench: Bench) -> Iterator[Finding]:
 def backlog(bench: Bench) -> Iterator[Finding]:
     """Drain with little and with much in the queue."""
     ground, few, many = bench.ground, 10_000, bench.scale.backlog
-    bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
+    bare_few, few_ours = bench.rounds(
+        lambda: _drain_bare(bench, few, "report"), lambda: _drain_ours(bench, few)
+    )
     _fill_worker(bench, many)
     with ours.pool(ground, NOOP) as pids:
         many_ours = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
     ground.declare(RESULTS)
-    with ground.running(_bare_workers(bench)) as pids:
+    with ground.running(_bare_workers(bench, "report")) as pids:
         bare_many = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
     ratio = many_ours.rate / _rate(few_ours)
     goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
