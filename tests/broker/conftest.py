@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from support import samples
+from support import remote, samples
 from support.ground import Ground
 from support.node import Node
 from support.site import python
@@ -51,6 +51,14 @@ def shared(new_ground: Callable[[], AbstractContextManager[Ground]]) -> Iterator
     """The ground of a module."""
     with new_ground() as ground:
         yield ground
+
+
+@pytest.fixture(scope="module")
+def served(shared: Ground) -> Ground:
+    """The ground of a module, where a dispatcher runs and the tasks of `remote` are served."""
+    shared.pool = shared.work(Path(remote.__file__), "-n", "2")
+    shared.start("dispatcher")
+    return shared
 
 
 @pytest.fixture
