@@ -20,8 +20,9 @@ from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, may_
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
+from taskqueue.headers import MalformedProperties
 from taskqueue.logs import Log
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.properties import Properties
 from taskqueue.rpc import calls
 from taskqueue.workitem import (
     DUE,

@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from taskqueue import workitem as words
 from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
-from taskqueue.properties import MalformedProperties, Properties, header_table
+from taskqueue.headers import MalformedProperties, header_table
+from taskqueue.properties import Properties
 from taskqueue.rpc import jsonrpc
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
 

@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 from taskqueue.rpc import jsonrpc
 
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.

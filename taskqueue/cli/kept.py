@@ -13,9 +13,9 @@ from taskqueue.broker.topology import FAILED, REJECTED
 from taskqueue.cli import options, tables
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import NotKept
+from taskqueue.headers import MalformedProperties
 from taskqueue.kept import Kept
 from taskqueue.logs import escape
-from taskqueue.properties import MalformedProperties
 from taskqueue.workitem import shorten
 
 _REASON_WIDTH: Final = 80  # characters of a reason in a table

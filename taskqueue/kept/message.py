@@ -7,7 +7,8 @@ from typing import Any
 from taskqueue import workitem as words
 from taskqueue.broker.topology import FAILED, TASKQUEUE, WORKER_PREFIX, is_ours, is_text, worker_queue
 from taskqueue.errors import Unroutable
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 from taskqueue.workitem import checked_type, is_untravelable
 
 

@@ -16,8 +16,8 @@ from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import Provider, Queue
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, TaskqueueError, Unroutable
+from taskqueue.headers import MalformedProperties
 from taskqueue.kept.message import Kept, Wanted, origin, restored
-from taskqueue.properties import MalformedProperties
 
 _MOST_PREFETCH: Final = 65_535  # a short integer in AMQP; 0, for more, is no limit
 _MOST_UNCONFIRMED: Final = 500  # messages on their way back

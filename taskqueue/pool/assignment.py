@@ -10,7 +10,8 @@ from taskqueue.broker.lease import Lease
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 from taskqueue.workitem import Workitem
 
 

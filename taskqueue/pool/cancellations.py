@@ -8,7 +8,8 @@ from taskqueue.broker.broadcast import Listener
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session
 from taskqueue.broker.topology import CANCEL
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 
 _REMEMBERED: Final = 10_000
 _REMEMBERED_TIME: Final = 24 * 3600.0  # seconds

@@ -13,6 +13,7 @@ from taskqueue.broker.session import Session
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import Provider
 from taskqueue.config import GroupSettings
+from taskqueue.headers import MalformedProperties
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.cancellations import Cancellations
@@ -27,7 +28,7 @@ from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.pool.notices import Notices
 from taskqueue.pool.settlement import Settlement
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.properties import Properties
 
 _EARLY: Final = 0.05  # seconds; nearer than that to when it is due, a workitem runs
 

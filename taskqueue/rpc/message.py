@@ -18,7 +18,8 @@ from taskqueue.errors import (
     TaskqueueError,
     UnknownTask,
 )
-from taskqueue.properties import MalformedProperties, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 from taskqueue.results import SUCCEEDED
 from taskqueue.rpc import jsonrpc
 from taskqueue.rpc.call import Call, Progress, Status

@@ -16,6 +16,7 @@ PACKAGE = PROJECT / "taskqueue"
 #: inside a package. "pool" stands for what of it is not named by itself.
 LAYERS = """
 errors
+headers
 properties
 rpc.jsonrpc
 workitem
@@ -94,7 +95,7 @@ def test_the_broker_package_knows_errors_workitems_properties_and_types_of_the_c
     for name, tree in MODULES.items():
         if place(name) == "broker":
             ours = {place(other) for other in imports(tree, types=False) if other in MODULES}
-            assert ours <= {"broker", "errors", "workitem", "properties"}
+            assert ours <= {"broker", "errors", "workitem", "properties", "headers"}
             types = {place(other) for other in imports(tree) if other in MODULES}
             assert types - ours <= {"config"}
 

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 from amqp import Message
 
-from taskqueue.properties import MAX_DEPTH, MalformedProperties, Properties
+from taskqueue.headers import MAX_DEPTH, MalformedProperties
+from taskqueue.properties import Properties
 
 HEADERS = {
     "text": "grüß",

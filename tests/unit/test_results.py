@@ -6,7 +6,8 @@ import pytest
 
 from taskqueue import workitem as words
 from taskqueue.errors import ResultUnwritable
-from taskqueue.properties import MAX_DEPTH, Properties
+from taskqueue.headers import MAX_DEPTH
+from taskqueue.properties import Properties
 from taskqueue.results import (
     FAILED,
     HOST,
