@@ -6,7 +6,7 @@ their widths.
 """
 
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
 
@@ -112,6 +112,29 @@ class Properties(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """Return the fields that are present, headers decoded, as one dict."""
         return self.fields | ({"headers": self.headers} if self.header_table else {})
+
+
+class Form:
+    """Properties that are the same for many messages but for a few fields: those that are, encoded once."""
+
+    def __init__(self, fixed: Properties, varying: Sequence[str]) -> None:
+        """Encode the fields of `fixed` that are there; `varying` names those that `encode` is given."""
+        flags, parts, places = 0, [b""], {}
+        for (bit, write), (name, value) in zip(_WRITERS, fixed._asdict().items(), strict=True):
+            if name in varying:
+                places[name] = len(parts), write
+            if name in varying or value is not None:
+                flags |= bit
+                parts.append(b"" if value is None else write(value))
+        self._parts = [_SHORT.pack(flags), *parts[1:]]
+        self._places = tuple(places[name] for name in varying)
+
+    def encode(self, *values: Any) -> bytes:
+        """Return the property list of a message that has these values in the fields that vary."""
+        parts = self._parts.copy()
+        for (place, write), value in zip(self._places, values, strict=True):
+            parts[place] = write(value)
+        return b"".join(parts)
 
 
 _SHORT: Final = struct.Struct(">H")

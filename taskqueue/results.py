@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from taskqueue import workitem as words
 from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
 from taskqueue.headers import MalformedProperties, header_table
-from taskqueue.properties import Properties
+from taskqueue.properties import Form, Properties
 from taskqueue.rpc import jsonrpc
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
 
@@ -132,24 +132,17 @@ class Run(NamedTuple):
     possibly_doubled: bool = False  # whether somebody else may have run the workitem, too
 
 
-def result(run: Run, status: str, content_type: str, expire: float) -> Properties:
-    """Return the properties of a result.
+def encode_result(run: Run, status: str, content_type: str, expire: float) -> bytes:
+    """Return the properties of a result, as AMQP writes them.
 
     expire -- seconds until the broker may drop a result that nobody fetched; 0 for never
     """
-    asked = run.workitem.properties
-    own = {words.WORKITEM_ID: run.workitem.id, words.STARTED: run.started, words.ENDED: run.ended}
-    shared = _shared_headers(status, run.workitem.attempt, run.worker, run.possibly_doubled)
-    return Properties(
-        content_type=content_type,
-        delivery_mode=2,
-        correlation_id=asked.correlation_id or run.workitem.id,
-        expiration=str(int(expire * 1000)) if expire else None,
-        message_id=words.new_id(),
-        timestamp=int(time.time()),
-        type=run.workitem.worker_type,
-        header_table=shared + header_table(own),
-    )
+    workitem, worker, started, ended, doubled = run
+    own = {words.WORKITEM_ID: workitem.id, words.STARTED: started, words.ENDED: ended}
+    table = _shared_headers(status, workitem.attempt, worker, doubled) + header_table(own)
+    asked = workitem.properties.correlation_id or workitem.id
+    form = _form(content_type, workitem.worker_type, expire)
+    return form.encode(table, asked, words.new_id(), int(time.time()))
 
 
 @lru_cache(maxsize=1024)
@@ -164,6 +157,14 @@ def _shared_headers(status: str, attempt: int, worker: str, doubled: bool) -> by
             words.POSSIBLY_DOUBLED: doubled or None,
         }
     )
+
+
+@lru_cache(maxsize=1024)
+def _form(content_type: str, worker_type: str, expire: float) -> Form:
+    """Return what the properties of many results have in common."""
+    expiration = str(int(expire * 1000)) if expire else None
+    fixed = Properties(content_type=content_type, delivery_mode=2, expiration=expiration, type=worker_type)
+    return Form(fixed, ("header_table", "correlation_id", "message_id", "timestamp"))
 
 
 def kept_copy(run: Run, reason: str, queue: str) -> Properties:

@@ -115,7 +115,7 @@ class Settlement:
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem."""
         properties = words.rejected(assignment.properties, reason, worker_queue(assignment.worker_type))
-        self._begin(assignment, [self._to(assignment, REJECTED, properties)])
+        self._begin(assignment, [self._to(assignment, REJECTED, properties.encode())])
 
     def connection_lost(self) -> None:
         """Note what nobody knows the fate of: all that is unconfirmed."""
@@ -139,7 +139,7 @@ class Settlement:
             content_type == words.JSON and not body
         ):  # JSON-RPC: a notification has no response
             return []
-        properties = results.result(run, status, content_type, self._group.results_expire)
+        properties = results.encode_result(run, status, content_type, self._group.results_expire)
         return [self._to(assignment, queue, properties, body)]
 
     def _reply_queue(self, assignment: Assignment) -> str | None:
@@ -158,17 +158,17 @@ class Settlement:
 
     def _kept(self, assignment: Assignment, run: Run, queue: str, reason: str) -> Publication:
         came_from = worker_queue(assignment.worker_type)
-        return self._to(assignment, queue, results.kept_copy(run, reason, came_from))
+        return self._to(assignment, queue, results.kept_copy(run, reason, came_from).encode())
 
     def _to_worker(self, assignment: Assignment, properties: Properties) -> Publication:
-        return self._to(assignment, worker_queue(assignment.worker_type), properties)
+        return self._to(assignment, worker_queue(assignment.worker_type), properties.encode())
 
     def _to(
-        self, assignment: Assignment, queue: str, properties: Properties, body: bytes | None = None
+        self, assignment: Assignment, queue: str, properties: bytes, body: bytes | None = None
     ) -> Publication:
         return Publication(
             queue,
-            properties.encode(),
+            properties,
             assignment.body if body is None else body,
             lambda publication, fate, reason: self._published(assignment, publication, fate, reason),
             # RabbitMQ before 4.2 returns what it has delivered to a direct reply's consumer.
@@ -241,7 +241,7 @@ class Settlement:
             self._log.error("kept without its properties: %s", reason, workitem=assignment.id)
             bare = Properties(delivery_mode=2, type=assignment.worker_type, message_id=assignment.id)
             headers = {words.REASON: reason, words.QUEUE: worker_queue(assignment.worker_type)}
-            smaller = [self._to(assignment, FAILED, bare.with_headers(headers))]
+            smaller = [self._to(assignment, FAILED, bare.with_headers(headers).encode())]
         else:
             self._log.error("failed: the broker refuses the result: %s", reason, workitem=assignment.id)
             smaller = self._refused_result(assignment, publication.queue, reason)
@@ -253,7 +253,7 @@ class Settlement:
         """Return a failure that says so, at the second refusal without the workitem, and the copy to keep."""
         run = assignment.run("", 0, 0)
         failure = Failure("ResultRefused", f"the broker refuses the result: {reason}")
-        properties = results.result(run, STATUS_FAILED, words.JSON, self._group.results_expire)
+        properties = results.encode_result(run, STATUS_FAILED, words.JSON, self._group.results_expire)
         body = results.encode_failure(failure, _quotable(run) if not assignment.refusals else None)
         assignment.refusals += 1
         report = self._to(assignment, queue, properties, body)
