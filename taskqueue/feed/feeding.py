@@ -89,7 +89,7 @@ class Feeding:
         through = (
             "all jobs are done"
             if state.jobs.is_finished
-            else "not all jobs are done; the same command goes on"
+            else "not all jobs are done; started again, without --reset, it goes on"
         )
         failed = f", {state.failed} of them failed, see {file.failed_path}" if state.failed else ""
         return f"{done} jobs done{failed}; {through}"

@@ -37,12 +37,12 @@ class Condition:
     def _words(self) -> str:
         if not (self._publishing.is_up and self._consuming.is_up):
             return "waits for the broker" if self.had_trouble else ""  # the first connection is being made
-        if not self._crew.ready:
-            return "waits for a worker"
         if self._publishing.is_blocked:
             return _ALARM
         if self.is_draining:
             return "takes nothing new"
+        if not self._crew.ready:
+            return "waits for a worker"
         if self._intake.takes_work or self.is_crowded:
             return "takes work"
         return ""  # it is about to consume

@@ -106,7 +106,7 @@ def test_a_pause_finishes_what_workers_have_and_the_next_start_goes_on_there(fee
     feed.wait_for(50)
     feeder.signal(signal.SIGINT)
     assert feeder.wait() == 130
-    assert "not all jobs are done; the same command goes on" in feeder.output()
+    assert "not all jobs are done; started again, without --reset, it goes on" in feeder.output()
     handled = feed.handled()
     assert 50 <= len(handled) < 200
     assert set(handled.values()) == {1}

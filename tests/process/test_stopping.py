@@ -46,11 +46,12 @@ def test_a_consumer_that_is_told_to_stop_is_followed_by_another(site, work):
     assert work.ask("good")["attempt"] == 1
 
 
-def test_an_idle_pool_ends_at_once(site):
+def test_an_idle_pool_ends_at_once_and_waits_for_nobody(site):
     pool = site.pool("[good]\nworkers: 3")
     begun = time.monotonic()
     assert pool.stop() == 0
     assert time.monotonic() - begun < 3
+    assert "waits for a worker" not in pool.output().partition("takes work")[2]
     pool.assert_nothing_left()
 
 
