@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.processes import children, environment, exists
+from support.processes import children, environment, exists, tree
 from support.waiting import wait_until
 
 
@@ -23,8 +23,10 @@ def background(site):
         return pids[-1], pidfile, log
 
     yield start
+    family = [each for pid in filter(exists, pids) for each in tree(pid)]
     for pid in filter(exists, pids):
         os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(exists, family)))  # they write into a directory that is removed next
 
 
 @pytest.mark.parametrize("name", ["workerpool", "dispatcher"])
