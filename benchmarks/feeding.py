@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,9 @@ def nothing(_job: int) -> None:
 
 def pool(jobs: int, chunksize: int) -> float:
     """Return the jobs a second of multiprocessing.Pool.imap_unordered."""
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it ends the workers, who inherit it
     with multiprocessing.Pool(WORKERS) as workers:
+        signal.signal(signal.SIGTERM, handler)
         begun = time.monotonic()
         for _ in workers.imap_unordered(nothing, range(jobs), chunksize):
             pass
