@@ -11,6 +11,7 @@ from support.site import workers
 from support.waiting import wait_until
 
 SHORT = 400
+FEWER = 150
 
 
 def ready(foreign):
@@ -36,10 +37,11 @@ def test_short_workitems_are_taken_ahead(site, work):
     for number in range(SHORT):
         work.submit("good", number)
     assert len(work.results(SHORT)) == SHORT
-    items = {work.submit("good", {"seconds": 0.002}) for _ in range(SHORT)}
+    # Still short, but longer than it takes to submit one.
+    items = {work.submit("good", {"seconds": 0.01}) for _ in range(FEWER)}
     # With one at a time, the broker would have handed over at most one that has not begun.
-    wait_until(lambda: SHORT - ready(work.foreign) > begun(site) - SHORT + 1)
-    assert set(work.results(SHORT)) == items
+    wait_until(lambda: FEWER - ready(work.foreign) > begun(site) - SHORT + 1)
+    assert set(work.results(FEWER)) == items
     assert pool.stop() == 0
 
 
