@@ -213,7 +213,8 @@ def test_results_for_a_full_queue_wait_for_room(shared: Ground, pool: Daemon) ->
     for number in range(3):
         shared.foreign.publish(b"%d" % number, "worker_echo", reply_to="narrow")
     pool.wait_for("queue narrow takes nothing now")
-    assert [message.body for message in shared.foreign.collect("narrow", 3)] == [b"0", b"1", b"2"]
+    first, *others = (message.body for message in shared.foreign.collect("narrow", 3))
+    assert (first, set(others)) == (b"0", {b"1", b"2"})  # whoever is tried again when there is room
 
 
 def test_without_reports_nothing_is_published_but_for_who_asks(ground: Ground) -> None:
