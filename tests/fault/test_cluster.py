@@ -87,6 +87,7 @@ def test_every_result_arrives_while_one_node_after_another_is_killed(cluster, si
     pool = site.pool()
     account = Account(foreign)
     account.submit()
+    wait_until(lambda: foreign.depth("results") is not None, 20, "the first result's queue")
     account.settle()  # so every queue is older than the first death
     # Whom everybody speaks with; then only whom the queues are led by; then with whom they speak now.
     for victim, refuge in ((first, second), (third, second), (second, third)):
