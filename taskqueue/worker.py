@@ -34,7 +34,7 @@ from taskqueue.properties import Properties
 from taskqueue.results import Failure, encode_answer, encode_failure
 from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
 
-_CHUNK: Final = 262_144  # bytes read from the consumer at a time
+_CHUNK: Final = 65_536  # bytes read from the consumer at a time
 _NO_DELAY: Final = -1.0  # the group's settings say
 _PROGRESS_DELAY: Final = 0.1  # seconds; who tells of progress more often is heard so often
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure

@@ -170,7 +170,9 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         self._on_confirm[channel.channel_number] = channel, on_confirm
 
     def _proto_connection_made(self, transport: Any) -> None:
-        transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time
+        transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time,
+        if self.params.ssl_options is None:
+            transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 -- and again, until it is told that there is no more
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data: bytes) -> None:

@@ -16,7 +16,7 @@ from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Progre
 from taskqueue.pool.output import OutputPump
 from taskqueue.pool.permits import Permits
 
-_CHUNK: Final = 262_144  # bytes read from a worker at a time
+_CHUNK: Final = 65_536  # bytes read from a worker at a time
 _PROGRESS_DELAY: Final = 0.05  # seconds; a worker that tells of its progress more often is not heeded
 _TELL_DELAY: Final = 1.0  # seconds after lines were dropped until the log says how many
 
