@@ -1,7 +1,7 @@
 """`@task`: a function that can also be called from elsewhere."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from taskqueue.errors import BadArguments, TaskError, Unroutable
@@ -10,6 +10,9 @@ from taskqueue.workitem import checked_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_AT_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_ANY_NUMBER: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 #: Every task of this process, by module and name in it: a module that is loaded anew defines it anew.
 _tasks: Final[dict[tuple[str, str], "Task[..., Any]"]] = {}
@@ -30,6 +33,7 @@ class Task(Generic[P, R]):
         self.timeout = timeout  # seconds; None: as the workers' group has it
         self.retries = retries
         self.signature = inspect.signature(function)
+        self._by_position = _numbers_by_position(self.signature)
         self.module = function.__module__
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -69,12 +73,26 @@ class Task(Generic[P, R]):
             named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         return named
 
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise BadArguments where arguments do not fit the signature."""
+        if kwargs or len(args) not in self._by_position:
+            self.bind(args, kwargs)
+
     def bind(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """Fit arguments to the signature; BadArguments where they do not."""
         try:
             return self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise BadArguments(f"{self.name}{self.signature}: {error}") from None
+
+
+def _numbers_by_position(signature: inspect.Signature) -> range:
+    """Return how many arguments surely fit that are all by position, which are nearly all calls."""
+    parameters = signature.parameters.values()
+    needed = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
+    if any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in needed):
+        return range(0)
+    return range(len(needed), sum(each.kind in _AT_PLACE for each in parameters) + 1)
 
 
 @overload

@@ -108,8 +108,9 @@ class TaskWorker(BaseWorker):
         return found
 
     def _run(self, called: Task[..., Any], arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
-        bound = called.bind(*arguments)
-        value = called.function(*bound.args, **bound.kwargs)
+        args, kwargs = arguments
+        called.check(args, kwargs)
+        value = called.function(*args, **kwargs)
         if not inspect.iscoroutine(value):
             return value
         self._runner = self._runner or asyncio.Runner()
