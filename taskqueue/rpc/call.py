@@ -104,12 +104,8 @@ class Call(Generic[R]):
             CallCancelled: somebody has cancelled it.
             BrokerUnavailable, BrokerRefused: it could not be sent, or its reply cannot come any more.
         """
-        if not self.wait(timeout):
-            raise CallTimeout(f"no result of {self.task} within {timeout:g} s; call {self.id} goes on")
-        self._exchange.fetched(self)
-        if self._error is not None:
-            raise self._error
-        return cast("R", self._value)
+        self.wait(timeout)
+        return self.outcome(timeout)
 
     def error(self) -> TaskqueueError | None:
         """Return what `result` raises for a call that is done, None where it returns."""
@@ -154,6 +150,15 @@ class Call(Generic[R]):
         return self.result()
 
     # --- for the client ---
+
+    def outcome(self, timeout: float | None) -> R:
+        """Return or raise what it came to; CallTimeout if it is not done after so many seconds."""
+        if not self.done():
+            raise CallTimeout(f"no result of {self.task} within {timeout:g} s; call {self.id} goes on")
+        self._exchange.fetched(self)
+        if self._error is not None:
+            raise self._error
+        return cast("R", self._value)
 
     def move(self, status: Status) -> None:
         """Note a step on the way."""

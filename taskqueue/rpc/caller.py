@@ -19,8 +19,15 @@ BROKER_TIMEOUT: Final = 10.0
 class Line(Exchange, Protocol):
     """What sends a client's calls: the engine, or a test's bench."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more calls."""
+
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call."""
+
+    def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
+        """Send a call and return when it is done, or after `timeout` seconds."""
 
     def find(self, id_: str) -> Call[Any] | None:
         """Return a call that was made, before this process too; None where there is none."""
@@ -142,19 +149,29 @@ class Caller:
 
     def submit_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         """Make a call and send it."""
-        line, id_ = self._open(), new_id()
-        call: Call[Any] = Call(line, id_, name, self)
-        line.send(call, message.request_body(name, args, kwargs, id_), notify=self.notify)
+        line, call, body = self._new_call(name, args, kwargs)
+        line.send(call, body, notify=self.notify)
         return call
+
+    def _new_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Line, Call[Any], bytes]:
+        """Return a call that is to be sent, over which line, and its request."""
+        line, id_ = self._open(), new_id()
+        return line, Call(line, id_, name, self), message.request_body(name, args, kwargs, id_)
 
     def _open(self) -> Line:
         with self._lock:
             line = self._line
-            if line is None:
+            if line is None or line.is_over:
                 engine = self._make()
-                engine.start()
+                try:
+                    engine.start()
+                    self._ending = weakref.finalize(self, engine.close)  # also at exit
+                except BaseException:  # of a signal's handler, after which nobody else would close it
+                    engine.close_soon()
+                    raise
                 self._line = line = engine
-                self._ending = weakref.finalize(self, engine.close)  # also at exit
             return line
 
     def forked(self) -> None:

@@ -44,12 +44,7 @@ class Client(Caller):
             BrokerUnavailable, BrokerRefused: the call could not be sent, or its reply cannot come.
         """
         timeout = kwargs.pop("timeout", None) if isinstance(task, str) else None
-        call = self.submit_call(*_named(task, args, kwargs))
-        try:
-            return call.result(timeout)
-        finally:
-            if not call.done():
-                call.forget()
+        return self._ask(*_named(task, args, kwargs), timeout)
 
     def map(self, task: Task[..., R] | str, arguments: Iterable[Any]) -> Iterator[R]:
         """Call a task for each of the arguments; yield the values in the same order, as they come.
@@ -72,7 +67,17 @@ class Client(Caller):
 
     def invoke(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a task and return its value."""
-        return self.submit_call(name, args, kwargs).result()
+        return self._ask(name, args, kwargs, None)
+
+    def _ask(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+        """Send a call and wait for its value, at most `timeout` seconds; who does not get it, forgets it."""
+        line, call, body = self._new_call(name, args, kwargs)
+        try:
+            line.call(call, body, timeout)
+            return call.outcome(timeout)
+        finally:
+            if not call.done():
+                call.forget()
 
 
 class AsyncClient(Caller):

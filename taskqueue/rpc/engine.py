@@ -1,8 +1,10 @@
-"""The thread behind a client: one connection, the calls that are out, and what comes back.
+"""What is behind a client: one connection, the calls that are out, and what comes back.
 
-Other threads hand in what they want by `do`; everything else here runs in the client's own thread.
+Other threads hand in what they want by `do`, or `call`; everything else here runs in the thread that has the
+lead, the client's own or one that waits for a call.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,11 +31,13 @@ from taskqueue.results import encode_value
 from taskqueue.rpc import message
 from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.inbox import Inbox
+from taskqueue.rpc.lead import Lead
 from taskqueue.submission import Submission
 from taskqueue.workitem import new_id
 
 _LONGEST_DELAY: Final = 2.0  # seconds between two attempts to connect
 _LOOK_DELAY: Final = 0.25  # seconds between two looks for calls that the broker does not confirm
+_ROOM_DELAY: Final = 0.005  # seconds between two looks for room to send
 _CLOSE_TIMEOUT: Final = 5.0  # seconds
 _MOST_SENDING: Final = 10_000  # calls that are made and not confirmed, before whoever makes more has to wait
 
@@ -61,8 +65,8 @@ class Engine(Part):
         self._direct = direct
         self._broker_timeout = broker_timeout
         self._inbox = Inbox()
-        self._room = threading.Semaphore(_MOST_SENDING)
         self._loop = EventLoop()
+        self._lead = Lead(self._loop, self._is_idle)
         self._sending: dict[str, Sent] = {}  # in the order they were made
         self._calls: dict[str, Call[Any]] = {}  # whose reply is awaited
         self._trouble: TaskqueueError | None = None  # with the broker, as long as there is any
@@ -89,20 +93,51 @@ class Engine(Part):
 
     # --- for other threads ---
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more calls: it was closed, or interrupted half-way through its work."""
+        return self._loop.is_stopped
+
     def start(self) -> None:
         """Connect, in a thread of its own."""
         self._thread.start()
 
     def do(self, action: Callable[[], None]) -> None:
-        """Have something done in the client's thread, soon and in the order it was handed in."""
+        """Have something done by whoever has the lead, soon and in the order it was handed in."""
         self._inbox.put(action)
+        self._lead.recall()
 
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; waits while very many are unconfirmed. BrokerUnavailable where that takes too long."""
-        if not self._room.acquire(timeout=self._broker_timeout):
-            raise self._unavailable()
+        self._hand_over(self._sending_of(call, body, notify=notify))
+
+    def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
+        """Send a call and return when it is done, or after `timeout` seconds; raises what `send` does."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        send = self._sending_of(call, body, notify=False)
+        if not self._lead.take(send, call.done, until):
+            self._hand_over(send)
+        if self._lead.is_mine and self._loop.is_stopped:  # a signal's handler calls: nobody else can end it
+            self._end(call, self._closed())
+        if not call.done():
+            self.wait(call, None if timeout is None else until - time.monotonic())
+
+    def _sending_of(self, call: Call[Any], body: bytes, *, notify: bool) -> Callable[[], None]:
+        """Return what sends a call, when there is room for one more."""
+        self._wait_for_room()
         until = time.monotonic() + self._broker_timeout
-        self.do(lambda: self._send(call, body, until, notify=notify))
+        return lambda: self._send(call, body, until, notify=notify)
+
+    def _wait_for_room(self) -> None:
+        """Look again and again: Python's semaphores do not survive every signal's handler that raises."""
+        until = time.monotonic() + self._broker_timeout
+        while len(self._sending) + len(self._inbox) >= _MOST_SENDING:
+            if time.monotonic() > until:
+                raise self._unavailable()
+            time.sleep(_ROOM_DELAY)
+
+    def _hand_over(self, send: Callable[[], None]) -> None:
+        self.do(send)
         if self._has_ended:
             self._inbox.empty()
 
@@ -141,10 +176,14 @@ class Engine(Part):
 
     def close(self) -> None:
         """Send what is not sent yet, close the connection, end the thread; in bounded time."""
-        if self._has_ended or threading.current_thread() is self._thread:
-            return
-        self.do(self._begin_to_close)
-        self._thread.join(2 * _CLOSE_TIMEOUT)
+        self.close_soon()
+        if not self._lead.is_mine:  # a callback or a signal's handler: what it interrupts goes on first
+            self._thread.join(2 * _CLOSE_TIMEOUT)
+
+    def close_soon(self) -> None:
+        """Begin to do what `close` does; without effect once it is done."""
+        if not self._has_ended:
+            self.do(self._begin_to_close)
 
     def abandon(self) -> None:
         """Let go of everything in a process that was forked from the one whose thread uses it."""
@@ -157,15 +196,19 @@ class Engine(Part):
         self._loop.watch(self._inbox, self._inbox.take_in)
         self._connect()
         try:
-            self._loop.run()
+            self._lead.serve()
         finally:
             self._is_closing = self._has_ended = True
+            self._session.abandon()
             self._loop.close()
             self._inbox.empty()
-            self._fail_all(BrokerUnavailable("the client was closed before the reply came"))
+            self._fail_all(self._closed())
 
     def _connect(self) -> None:
         self._session.open()
+
+    def _is_idle(self) -> bool:
+        return not (self._calls or self._sending or self._inbox)
 
     def _begin_to_close(self) -> None:
         self._is_closing = True
@@ -193,7 +236,7 @@ class Engine(Part):
     def _send(self, call: Call[Any], body: bytes, until: float, *, notify: bool) -> None:
         queue = worker_queue(call.task) if self._direct else TASKQUEUE
         properties = message.request_properties(call.task, call.id, self._reply_to, notify=notify)
-        publication = Publication(queue, properties.encode(), body, partial(self._published, call))
+        publication = Publication(queue, properties, body, partial(self._published, call))
         self._sending[call.id] = Sent(call, publication, until)
         self._calls[call.id] = call
         if self._is_closing:
@@ -227,7 +270,6 @@ class Engine(Part):
 
     def _sent(self, id_: str) -> None:
         if self._sending.pop(id_, None) is not None:
-            self._room.release()
             self._leave_if_sent()
 
     def _send_again(self) -> None:
@@ -289,6 +331,9 @@ class Engine(Part):
         self._trouble = error
         if isinstance(error, BrokerRefused):
             self._fail_all(error)
+
+    def _closed(self) -> TaskqueueError:
+        return BrokerUnavailable("the client was closed before the reply came")
 
     def _unavailable(self) -> TaskqueueError:
         limit = f"within {self._broker_timeout:g} s"

@@ -11,8 +11,11 @@ class Inbox:
     def __init__(self) -> None:
         """Begin empty."""
         self._actions: deque[Callable[[], None]] = deque()
-        self._is_woken = False
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __len__(self) -> int:
+        """Return how many actions wait."""
+        return len(self._actions)
 
     def fileno(self) -> int:
         """Return the file descriptor."""
@@ -21,14 +24,11 @@ class Inbox:
     def put(self, action: Callable[[], None]) -> None:
         """Have something done; from any thread."""
         self._actions.append(action)
-        if not self._is_woken:
-            self._is_woken = True
-            os.eventfd_write(self._descriptor, 1)
+        os.eventfd_write(self._descriptor, 1)
 
     def take_in(self) -> None:
         """Do what is wanted; the loop calls this."""
         os.eventfd_read(self._descriptor)
-        self._is_woken = False
         self.empty()
 
     def empty(self) -> None:

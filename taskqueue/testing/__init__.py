@@ -45,6 +45,8 @@ class Bench:
     pass, so that a retry in an hour is there at once; `advance` has it pass without waiting.
     """
 
+    is_over = False  # never; a client asks
+
     def __init__(
         self,
         *served: "ModuleType | tasks.Task[..., Any]",
@@ -191,8 +193,14 @@ class Bench:
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; a client calls this."""
         self._calls[call.id] = self._known[call.id] = call
-        self.put(TASKQUEUE, message.request_properties(call.task, call.id, _REPLIES, notify=notify), body)
+        properties = message.request_properties(call.task, call.id, _REPLIES, notify=notify)
+        self.put(TASKQUEUE, Properties.decode(properties), body)
         call.move(Status.QUEUED)
+
+    def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
+        """Send a call and have it performed; a client calls this."""
+        self.send(call, body, notify=False)
+        self.wait(call, timeout)
 
     def submit_many(self, worker_type: str, workitems: Iterable[Any]) -> int:
         """Submit workitems; return how many."""

@@ -1,0 +1,197 @@
+"""A client whose loop is run by whoever waits: signals, other threads and losses while one does."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from support.waiting import wait_until
+
+from taskqueue import BrokerUnavailable, CallTimeout, Client
+
+AT_REST = 0.5  # seconds after which a client that waits has nothing to look after for some seconds
+
+
+@pytest.fixture
+def client(served):
+    with Client(served.url) as client:
+        yield client
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file that a call of `wait` waits for."""
+    gate = tmp_path / "gate"
+    yield gate
+    gate.touch()
+
+
+def engine_of(client):
+    """Return what is behind a client that has made a call, when the next call will run its loop."""
+    wait_until(lambda: client.add(1, 2) and not client._line._lead._turn)
+    return client._line
+
+
+@pytest.fixture
+def alarm():
+    """Have something done by the handler of a signal, in so many seconds."""
+
+    def arm(seconds, do):
+        signal.signal(signal.SIGALRM, lambda *_: do())
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    yield arm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def soon():
+    """Fail where something waits for the 5 s after which every loop wakes."""
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < 4
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_a_waiting_call_is_interrupted_and_the_client_goes_on(client, alarm, gate):
+    engine = engine_of(client)
+    alarm(AT_REST, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.wait(str(gate))
+    assert client.add(5, 6) == 11
+    assert client._line is engine
+    wait_until(lambda: not engine._calls)  # nobody waits for the reply any more
+
+
+def test_what_is_interrupted_at_work_makes_room_for_another_connection(client, monkeypatch):
+    engine = engine_of(client)
+    monkeypatch.setattr(engine._publisher, "_on_reply", lambda *_: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        client.add(5, 6)
+    assert client.add(5, 6) == 11
+    assert client._line is not engine
+    wait_until(lambda: not engine._thread.is_alive())
+
+
+INTERRUPTED = """
+import random, signal, sys, threading, time
+from taskqueue import Client
+
+def handle(*_):
+    if is_armed:
+        raise KeyboardInterrupt
+
+client, moments, interrupted, is_armed = Client(sys.argv[1]), random.Random(1), 0, False
+signal.signal(signal.SIGALRM, handle)
+for _ in range(200):
+    assert client.add(1, 1) == 2  # Python's own start of a thread does not survive everything
+    try:
+        is_armed = True
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.0001, 0.003))
+        for number in range(10):
+            assert client.add(number, 1) == number + 1
+    except KeyboardInterrupt:
+        interrupted += 1
+    is_armed = False
+assert interrupted > 100, interrupted
+assert client.call("add", 5, 6, timeout=20) == 11
+client.close()
+deadline = time.monotonic() + 10
+while threading.active_count() > 1:
+    assert time.monotonic() < deadline, threading.enumerate()
+    time.sleep(0.02)
+print("usable, and alone")
+"""
+
+
+def test_a_client_may_be_interrupted_at_any_moment(served):
+    command = [sys.executable, "-c", INTERRUPTED, served.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "usable, and alone\n"), done.stderr
+
+
+def test_a_signals_handler_calls_while_a_call_waits(client, alarm, gate):
+    engine = engine_of(client)
+    found = []
+
+    def handle():
+        found.extend((engine._lead.is_mine, client.add(1, 1)))
+        gate.touch()
+
+    alarm(AT_REST, handle)
+    assert isinstance(client.wait(str(gate)), int)
+    assert found == [True, 2]
+    assert client.add(5, 6) == 11
+
+
+def test_what_a_call_waits_for_may_come_while_a_signals_handler_has_interrupted_it(client, alarm, gate):
+    engine = engine_of(client)
+
+    def handle():
+        gate.touch()
+        wait_until(lambda: client.add(1, 1) and not engine._calls)
+
+    alarm(AT_REST, handle)
+    with soon():
+        assert isinstance(client.wait(str(gate)), int)
+
+
+def test_a_signals_handler_cannot_call_in_the_midst_of_work(client, alarm, monkeypatch):
+    engine = engine_of(client)
+    found = []
+
+    def reply(*reply):
+        with pytest.raises(RuntimeError, match="would wait for the client that it interrupts") as raised:
+            client.add(1, 1)
+        found.append(raised.value)
+        engine.take(*reply)
+
+    monkeypatch.setattr(engine._publisher, "_on_reply", reply)
+    assert client.add(5, 6) == 11
+    assert len(found) == 1
+
+
+def test_a_signals_handler_closes_the_client_that_waits(client, alarm, gate):
+    engine = engine_of(client)
+    alarm(AT_REST, client.close)
+    with soon(), pytest.raises(BrokerUnavailable, match="closed before the reply"):
+        client.wait(str(gate))
+    wait_until(lambda: not engine._thread.is_alive())
+
+
+def test_other_threads_call_and_close_while_one_waits(client, gate):
+    engine = engine_of(client)
+    failed = []
+
+    def wait():
+        with pytest.raises(BrokerUnavailable, match="closed before the reply") as raised:
+            client.wait(str(gate))
+        failed.append(raised.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(lambda: engine._calls)
+    assert [client.add(number, 1) for number in range(20)] == list(range(1, 21))
+    client.close()
+    waiting.join(10)
+    assert len(failed) == 1
+
+
+def test_a_timeout_ends_the_wait_of_who_runs_the_loop(client, gate):
+    engine = engine_of(client)
+    with soon(), pytest.raises(CallTimeout, match=r"no result of wait within 0\.5 s"):
+        client.call("wait", str(gate), timeout=AT_REST)
+    wait_until(lambda: not engine._calls)
+    assert client.add(5, 6) == 11
+
+
+def test_the_clients_own_thread_takes_the_loop_back_when_nobody_calls(client):
+    engine = engine_of(client)
+    wait_until(lambda: engine._lead._turn == {"leader": engine._thread.ident})
