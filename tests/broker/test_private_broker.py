@@ -135,6 +135,8 @@ def test_data_port_and_password_survive_stop_and_kill(rabbitmq: None, node_direc
         client.declare("memory")
         client.publish("first", "memory")
         client.publish("second", "memory")
+    node.stop()  # so that the queue is written down: RabbitMQ confirms a declaration before that
+    node.start()
     node.kill()
     assert not node.alive
     assert running(node.state_dir) is None
