@@ -1,6 +1,7 @@
 """A call: one invocation of a task somewhere else, and what has become of it so far."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Generator
@@ -62,10 +63,11 @@ class Call(Generic[R]):
         self._client = client
         self.is_cancelled = False  # whether somebody asked for its end
         self._exchange = exchange
-        self._lock = threading.Lock()
+        self._gate = threading.Lock()  # for threads that wait; it is opened once
+        self._gate.acquire()
+        self._is_open = False
         self._status = Status.SENDING
         self._progress: Progress | None = None
-        self._event: threading.Event | None = None  # for threads that wait
         self._callbacks: list[Callable[[Call[R]], Any]] = []
         self._value: Any = None
         self._error: TaskqueueError | None = None
@@ -129,11 +131,9 @@ class Call(Generic[R]):
 
     def add_done_callback(self, callback: Callable[["Call[R]"], Any]) -> None:
         """Call back with the call when it is done, at once if it is; in the client's thread, so be quick."""
-        with self._lock:
-            if not self.done():
-                self._callbacks.append(callback)
-                return
-        _call_back(callback, self)
+        self._callbacks.append(callback)
+        if self.done():
+            self._call_all_back()
 
     def __await__(self) -> Generator[Any, None, R]:
         """Wait in asyncio; return or raise what `result` does."""
@@ -171,26 +171,31 @@ class Call(Generic[R]):
         self.move(Status.RUNNING)
 
     def settle(self, status: Status, value: Any = None, error: TaskqueueError | None = None) -> bool:
-        """Note what it came to, once; tell whether this was the first time."""
-        with self._lock:
-            if self.done():
-                return False
-            self._value, self._error, self._status = value, error, status
-            callbacks, self._callbacks, event = self._callbacks, [], self._event
-        if event is not None:
-            event.set()
-        for callback in callbacks:
-            _call_back(callback, self)
-        return True
+        """Note what it came to, once; tell whether this was the first time.
 
-    def event(self) -> threading.Event:
-        """Return an event that is set when the call is done."""
-        with self._lock:
-            if self._event is None:
-                self._event = threading.Event()
-            if self.done():
-                self._event.set()
-            return self._event
+        What a signal's handler has interrupted may be done again: who waits is told until then.
+        """
+        is_first = not self.done()
+        if is_first:
+            self._value, self._error, self._status = value, error, status
+        if not self._is_open:
+            self._is_open = True
+            self._gate.release()
+        self._call_all_back()
+        return is_first
+
+    def wait_at_gate(self, timeout: float | None) -> None:
+        """Return when the call is done, or after `timeout` seconds, while another thread runs the loop."""
+        if timeout is None:
+            with self._gate:
+                pass
+        elif self._gate.acquire(timeout=max(0.0, timeout)):
+            self._gate.release()
+
+    def _call_all_back(self) -> None:
+        while self._callbacks:
+            with contextlib.suppress(IndexError):  # another thread has taken the last one
+                _call_back(self._callbacks.pop(0), self)
 
 
 _ENDS: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})

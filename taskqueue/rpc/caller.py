@@ -89,7 +89,7 @@ class Caller:
 
     def _begin(self, make: Callable[[], Engine]) -> None:
         self._make = make
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call, too
         self._line: Line | None = None
         self._ending: weakref.finalize[..., Any] | None = None
         _clients.add(self)
@@ -102,7 +102,7 @@ class Caller:
         return client
 
     def _take(self, line: Line) -> None:
-        self._lock, self._line, self._ending = threading.Lock(), line, None
+        self._lock, self._line, self._ending = threading.RLock(), line, None
 
     def __getattr__(self, name: str) -> Remote:
         """Return a task by name."""
@@ -163,20 +163,27 @@ class Caller:
     def _open(self) -> Line:
         with self._lock:
             line = self._line
-            if line is None or line.is_over:
-                engine = self._make()
-                try:
-                    engine.start()
-                    self._ending = weakref.finalize(self, engine.close)  # also at exit
-                except BaseException:  # of a signal's handler, after which nobody else would close it
-                    engine.close_soon()
-                    raise
-                self._line = line = engine
-            return line
+            if line is not None and not line.is_over:
+                return line
+            engine = self._make()
+            try:
+                engine.start()
+                ending = weakref.finalize(self, engine.close)  # also at exit
+            except BaseException:  # of a signal's handler, after which nobody else would close it
+                engine.close_soon()
+                raise
+            if self._line is not None and self._line is not line:
+                ending.detach()  # a signal's handler has opened one meanwhile
+                engine.close_soon()
+                return self._line
+            if self._ending is not None:
+                self._ending.detach()
+            self._line, self._ending = engine, ending
+            return engine
 
     def forked(self) -> None:
         """Let go of the line in a child process, where its thread is not: the next call opens another."""
-        line, self._line, self._lock = self._line, None, threading.Lock()
+        line, self._line, self._lock = self._line, None, threading.RLock()
         if self._ending is not None:
             self._ending.detach()
         if isinstance(line, Engine):

@@ -22,7 +22,8 @@ class Client(Caller):
     """Calls tasks and waits for what they return: `Client().add(5, 6)`.
 
     Any thread may use it. The connection is made at the first call, again after it was lost, and anew in a
-    process that was forked.
+    process that was forked. A signal's handler may end a call by an exception, and may make another; it must
+    not wait for a thread that does.
     """
 
     @overload

@@ -117,8 +117,6 @@ class Engine(Part):
         send = self._sending_of(call, body, notify=False)
         if not self._lead.take(send, call.done, until):
             self._hand_over(send)
-        if self._lead.is_mine and self._loop.is_stopped:  # a signal's handler calls: nobody else can end it
-            self._end(call, self._closed())
         if not call.done():
             self.wait(call, None if timeout is None else until - time.monotonic())
 
@@ -142,8 +140,14 @@ class Engine(Part):
             self._inbox.empty()
 
     def wait(self, call: Call[Any], timeout: float | None) -> None:
-        """Return when a call is done, or after `timeout` seconds."""
-        call.event().wait(timeout)
+        """Return when a call is done, or after `timeout` seconds; RuntimeError in a callback."""
+        if not self._lead.is_mine:
+            call.wait_at_gate(timeout)
+            return
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        self._lead.take(lambda: None, call.done, until)
+        if self._loop.is_stopped:  # nobody else can end it while a signal's handler waits here
+            self._end(call, self._closed())
 
     def cancel(self, call: Call[Any]) -> None:
         """Ask all consumers for the end of a call."""
@@ -289,8 +293,8 @@ class Engine(Part):
             return
         found = message.notice(content)
         if found is None:
-            self._drop(call.id)
             message.take_reply(call, properties, content)
+            self._drop(call.id)
         else:
             message.take_notice(call, *found)
             if found[0] == "started" and call.is_cancelled:
@@ -311,8 +315,8 @@ class Engine(Part):
         self._sent(id_)
 
     def _end(self, call: Call[Any], error: TaskqueueError) -> None:
-        self._drop(call.id)
         call.settle(Status.FAILED, error=error)
+        self._drop(call.id)
 
     def _fail_all(self, error: TaskqueueError) -> None:
         for call in tuple(self._calls.values()):

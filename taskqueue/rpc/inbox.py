@@ -1,5 +1,6 @@
 """What other threads want done in a client's own thread."""
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -28,13 +29,18 @@ class Inbox:
 
     def take_in(self) -> None:
         """Do what is wanted; the loop calls this."""
-        os.eventfd_read(self._descriptor)
+        with contextlib.suppress(BlockingIOError):  # a signal's handler ran the loop, and has read it
+            os.eventfd_read(self._descriptor)
         self.empty()
 
     def empty(self) -> None:
         """Do what is wanted now."""
-        while self._actions:
-            self._actions.popleft()()
+        while True:
+            try:
+                action = self._actions.popleft()
+            except IndexError:
+                return
+            action()
 
     def close(self) -> None:
         """Close it, once."""

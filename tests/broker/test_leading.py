@@ -1,6 +1,8 @@
 """A client whose loop is run by whoever waits: signals, other threads and losses while one does."""
 
 import contextlib
+import gc
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,8 @@ import time
 import pytest
 from support.waiting import wait_until
 
-from taskqueue import BrokerUnavailable, CallTimeout, Client
+from taskqueue import AsyncClient, BrokerUnavailable, CallTimeout, Client
+from taskqueue.rpc import message
 
 AT_REST = 0.5  # seconds after which a client that waits has nothing to look after for some seconds
 
@@ -84,12 +87,19 @@ INTERRUPTED = """
 import random, signal, sys, threading, time
 from taskqueue import Client
 
-def handle(*_):
+def leave():
     if is_armed:
         raise KeyboardInterrupt
 
-client, moments, interrupted, is_armed = Client(sys.argv[1]), random.Random(1), 0, False
-signal.signal(signal.SIGALRM, handle)
+def call():
+    try:
+        assert client.add(1, 2) == 3
+    except RuntimeError as error:
+        assert "would wait for the client" in str(error)
+
+client, moments, number, is_armed = Client(sys.argv[1]), random.Random(1), 0, False
+handle, seen = {"leave": leave, "call": call}[sys.argv[2]], []
+signal.signal(signal.SIGALRM, lambda *_: (seen.append(1), handle()))
 for _ in range(200):
     assert client.add(1, 1) == 2  # Python's own start of a thread does not survive everything
     try:
@@ -98,9 +108,9 @@ for _ in range(200):
         for number in range(10):
             assert client.add(number, 1) == number + 1
     except KeyboardInterrupt:
-        interrupted += 1
+        pass
     is_armed = False
-assert interrupted > 100, interrupted
+assert len(seen) > 150, seen
 assert client.call("add", 5, 6, timeout=20) == 11
 client.close()
 deadline = time.monotonic() + 10
@@ -111,10 +121,84 @@ print("usable, and alone")
 """
 
 
-def test_a_client_may_be_interrupted_at_any_moment(served):
-    command = [sys.executable, "-c", INTERRUPTED, served.url]
+@pytest.mark.parametrize("what", ["leave", "call"])
+def test_a_signals_handler_may_leave_or_call_at_any_moment(served, what):
+    command = [sys.executable, "-c", INTERRUPTED, served.url, what]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "usable, and alone\n"), done.stderr
+
+
+def test_who_waits_in_another_thread_hears_of_a_reply_that_an_interrupt_lost(
+    client, gate, tmp_path, monkeypatch
+):
+    engine_of(client)
+    lasting, ended = tmp_path / "lasting", []
+
+    def wait():
+        with pytest.raises(BrokerUnavailable, match="closed before the reply") as raised:
+            client.wait(str(gate))
+        ended.append(raised.value)
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        interrupt()
+
+    def let_go():
+        wait_until(lambda: engine._lead._turn == {"leader": threading.main_thread().ident})
+        waiting.start()
+        wait_until(lambda: len(engine._calls) == 2)
+        monkeypatch.setattr(message, "take_reply", interrupted)
+        gate.touch()
+
+    engine = client._line
+    waiting, letting = threading.Thread(target=wait), threading.Thread(target=let_go)
+    letting.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.wait(str(lasting))  # it runs the loop when the other's reply comes
+    lasting.touch()
+    waiting.join(10)
+    assert len(ended) == 1
+
+
+def test_a_signals_handler_maps(client, alarm, gate):
+    engine_of(client)
+    found = []
+
+    def handle():
+        found.extend(client.map("add", [(1, 2), (3, 4)]))
+        gate.touch()
+
+    alarm(AT_REST, handle)
+    assert isinstance(client.wait(str(gate)), int)
+    assert found == [3, 7]
+
+
+def test_a_callback_that_would_wait_for_its_own_client_hears_that_it_cannot(served):
+    found = []
+
+    def wait(_call):
+        with pytest.raises(RuntimeError, match="would wait for the client") as raised:
+            client.add(3, 4).result()
+        found.append(raised.value)
+
+    with AsyncClient(served.url) as client:
+        client.add(1, 2).add_done_callback(wait)
+        wait_until(lambda: found)
+        assert client.add(5, 6).result(10) == 11
+
+
+def test_a_client_that_is_closed_again_and_again_leaves_nothing_behind(served):
+    def files():
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- names are enough
+
+    client = Client(served.url)
+    numbers = []
+    for _ in range(4):
+        assert client.add(1, 2) == 3
+        client.close()
+        gc.collect()
+        numbers.append(files())
+    assert numbers[-1] <= numbers[0]
 
 
 def test_a_signals_handler_calls_while_a_call_waits(client, alarm, gate):
