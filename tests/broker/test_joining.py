@@ -15,9 +15,12 @@ PROPERTIES = Properties(message_id="m", header_table=b"\1hd\x3f\xf8\0\0\0\0\0\0"
 
 @pytest.fixture
 def publish(foreign, amqp_url):
-    """Publish bodies to the queue target in one round of a loop; return what was written to the socket."""
+    """Publish bodies to the queue target in one round of a loop; return what was written to the socket.
 
-    def publish(bodies):
+    How many bytes each read was to return and did return, None for a read in vain, is put into `reads`.
+    """
+
+    def publish(bodies, reads=None):
         loop, writes, fates = EventLoop(), [], []
         amqp = AmqpSettings.from_url(amqp_url)
         session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
@@ -27,7 +30,17 @@ def publish(foreign, amqp_url):
             if len(fates) == len(bodies):
                 session.close(loop.stop)
 
+        def read(sock, size):
+            data = None
+            try:
+                data = sock.recv(size)
+            finally:
+                reads.append((size, data and len(data)))
+            return data
+
         def begin():
+            if reads is not None:
+                session._connection._transport._sigint_safe_recv = read
             send_now = session._connection._send_now
             session._connection._send_now = lambda data: (writes.append(data), send_now(data))[1]
             for body in bodies:
@@ -51,6 +64,13 @@ def test_messages_published_in_one_round_are_one_write(publish, foreign):
     assert [foreign.get("target").body for _ in bodies] == bodies
     assert sum(b"target" in data for data in writes) == 1
     assert len(writes) > 1, "the end of the connection went another way"
+
+
+def test_what_comes_is_read_in_large_pieces_and_never_in_vain(publish):
+    reads = []
+    publish([b"1"], reads)
+    assert {size for size, _ in reads} == {65_536}
+    assert None not in {found for _, found in reads}
 
 
 @pytest.mark.parametrize("size", [0, 1, FRAME_MAX - 8, FRAME_MAX - 7, 3 * FRAME_MAX])
