@@ -173,7 +173,7 @@ class Call(Generic[R]):
     def settle(self, status: Status, value: Any = None, error: TaskqueueError | None = None) -> bool:
         """Note what it came to, once; tell whether this was the first time.
 
-        What a signal's handler has interrupted may be done again: who waits is told until then.
+        What a signal's handler has interrupted may be done again, so that all who wait are told.
         """
         is_first = not self.done()
         if is_first:

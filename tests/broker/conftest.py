@@ -13,6 +13,8 @@ from support.ground import Ground
 from support.node import Node
 from support.site import python
 
+from taskqueue import AsyncClient, Client
+
 __all__ = ["python"]
 
 
@@ -59,6 +61,20 @@ def served(shared: Ground) -> Ground:
     shared.pool = shared.work(Path(remote.__file__), "-n", "2")
     shared.start("dispatcher")
     return shared
+
+
+@pytest.fixture
+def client(served: Ground) -> Iterator[Client]:
+    """A client of the tasks of `remote`."""
+    with Client(served.url) as client:
+        yield client
+
+
+@pytest.fixture
+def async_client(served: Ground) -> Iterator[AsyncClient]:
+    """A client of the tasks of `remote` that does not wait."""
+    with AsyncClient(served.url) as client:
+        yield client
 
 
 @pytest.fixture

@@ -12,16 +12,10 @@ import time
 import pytest
 from support.waiting import wait_until
 
-from taskqueue import AsyncClient, BrokerUnavailable, CallTimeout, Client
+from taskqueue import BrokerUnavailable, CallTimeout, Client
 from taskqueue.rpc import message
 
 AT_REST = 0.5  # seconds after which a client that waits has nothing to look after for some seconds
-
-
-@pytest.fixture
-def client(served):
-    with Client(served.url) as client:
-        yield client
 
 
 @pytest.fixture
@@ -84,7 +78,7 @@ def test_what_is_interrupted_at_work_makes_room_for_another_connection(client, m
 
 
 INTERRUPTED = """
-import random, signal, sys, threading, time
+import random, signal, sys, threading
 from taskqueue import Client
 
 def leave():
@@ -113,10 +107,10 @@ for _ in range(200):
 assert len(seen) > 150, seen
 assert client.call("add", 5, 6, timeout=20) == 11
 client.close()
-deadline = time.monotonic() + 10
-while threading.active_count() > 1:
-    assert time.monotonic() < deadline, threading.enumerate()
-    time.sleep(0.02)
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join(10)
+assert threading.active_count() == 1, threading.enumerate()
 print("usable, and alone")
 """
 
@@ -173,18 +167,35 @@ def test_a_signals_handler_maps(client, alarm, gate):
     assert found == [3, 7]
 
 
-def test_a_callback_that_would_wait_for_its_own_client_hears_that_it_cannot(served):
+def test_a_callback_that_would_wait_for_its_own_client_hears_that_it_cannot(async_client, gate):
     found = []
 
     def wait(_call):
         with pytest.raises(RuntimeError, match="would wait for the client") as raised:
-            client.add(3, 4).result()
+            async_client.add(3, 4).result()
         found.append(raised.value)
 
-    with AsyncClient(served.url) as client:
-        client.add(1, 2).add_done_callback(wait)
-        wait_until(lambda: found)
-        assert client.add(5, 6).result(10) == 11
+    async_client.wait(str(gate)).add_done_callback(wait)
+    gate.touch()
+    wait_until(lambda: found)
+    assert async_client.add(5, 6).result(10) == 11
+
+
+def test_a_signals_handler_calls_while_the_client_connects(client):
+    make, found, made = client._make, [], []
+
+    def interrupted():
+        client._make = make
+        engine = make()
+        made.append(engine)
+        found.append(client.add(1, 1))  # as the handler of a signal that comes here would
+        return engine
+
+    client._make = interrupted
+    assert client.add(5, 6) == 11
+    assert found == [2]
+    assert client._line is not made[0]
+    wait_until(lambda: not made[0]._thread.is_alive())
 
 
 def test_a_client_that_is_closed_again_and_again_leaves_nothing_behind(served):
