@@ -32,12 +32,13 @@ class JoiningConnection(RawConnection):
     ) -> None:
         """Publish a message on an open channel; `properties` are as AMQP writes them."""
         most = self.params.frame_max - _FRAME_OVERHEAD
-        frames = message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
-        self._output_marshaled_frames([frames])
+        self._adapter_emit_data(
+            message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
+        )
 
     def acknowledge(self, channel: int, tag: int, *, multiple: bool) -> None:
         """Acknowledge a delivery, or all up to it, on an open channel."""
-        self._output_marshaled_frames([ack_frame(channel, tag, multiple=multiple)])
+        self._adapter_emit_data(ack_frame(channel, tag, multiple=multiple))
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._written:

@@ -178,7 +178,8 @@ class Subscription(Part):
         if self.is_current(delivery):
             self._settled.add(delivery.tag)
             self._consumers.done(delivery.tag)
-            self._count_out(delivery.tag)
+            if self._most_bytes is not None:
+                self._count_out(delivery.tag, self._most_bytes)
             if not self._flushes:
                 self._flushes = True
                 self._loop.at_round_end(self.flush)
@@ -298,34 +299,26 @@ class Subscription(Part):
             if self._is_usable:
                 self._channel.basic_cancel(tag, callback=self._loop.guard(lambda _frame: self._converge()))
 
-    def _count_in(self, tag: int, size: int) -> None:
-        if self._most_bytes is not None:
-            self._sizes[tag] = size
-            self._bytes += size
-            if self._bytes > self._most_bytes:
-                self._session.valve.close()
+    def _count_in(self, tag: int, size: int, most: int) -> None:
+        self._sizes[tag] = size
+        self._bytes += size
+        if self._bytes > most:
+            self._session.valve.close()
 
-    def _count_out(self, tag: int) -> None:
-        if self._most_bytes is not None:
-            self._bytes -= self._sizes.pop(tag, 0)
-            if self._bytes <= self._most_bytes // 2:
-                self._session.valve.open()
+    def _count_out(self, tag: int, most: int) -> None:
+        self._bytes -= self._sizes.pop(tag, 0)
+        if self._bytes <= most // 2:
+            self._session.valve.open()
 
     def _deliver(self, channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         if channel is not self._channel:
             return  # it is being closed, and its tags mean other messages on the new one
-        self._order.append(method.delivery_tag)
-        self._consumers.came(method.delivery_tag, method.consumer_tag)
-        self._count_in(method.delivery_tag, len(body))
-        self._on_delivery(
-            Delivery(
-                method.delivery_tag,
-                self.epoch,
-                method.redelivered,
-                properties.raw,
-                body,
-            )
-        )
+        tag = method.delivery_tag
+        self._order.append(tag)
+        self._consumers.came(tag, method.consumer_tag)
+        if self._most_bytes is not None:
+            self._count_in(tag, len(body), self._most_bytes)
+        self._on_delivery(Delivery(tag, self.epoch, method.redelivered, properties.raw, body))
 
     def _cancelled(self, frame: Any) -> None:
         """Begin anew after the queue was deleted; each of the consumers is told of that."""

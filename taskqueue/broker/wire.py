@@ -15,13 +15,22 @@ import pika
 from pika import exceptions, frame, spec
 
 _HEAD: Final = struct.Struct(">BHL")  # a frame's type, channel and size (AMQP 0-9-1, section 4.2.3)
+_NEXT: Final = struct.Struct(">BBHL")  # the end of a frame, and the head of the next
 _CONTENT: Final = struct.Struct(">HHQ")  # class, weight and body size (section 4.2.6.1)
+_CONTENT_HEADER: Final = struct.Struct(">BHLHHQ")  # a header frame's head, and what _CONTENT is
+_NEXT_HEADER: Final = struct.Struct(">BBHLIQ")  # the same behind a frame's end; class and weight in one
 _PUBLISH: Final = struct.pack(">IH", spec.Basic.Publish.INDEX, 0)  # class and method, and a reserved field
 _END: Final = bytes((spec.FRAME_END,))
-_METHOD: Final = struct.Struct(">BHLI")  # a method frame's head, and class and method
-_CONTENT_HEADER: Final = struct.Struct(">BHLHHQ")  # a header frame's head, and what _CONTENT is
+_DELIVER: Final = struct.Struct(
+    ">BHLIB"
+)  # a method frame's head, class and method, the consumer tag's length
 _TAG: Final = struct.Struct(">QB")  # a delivery's tag, and whether it is redelivered
-_ACK: Final = struct.Struct(">BHLIQBB")  # a whole frame: what _METHOD is, tag, multiple, the frame's end
+_ACK: Final = struct.Struct(
+    ">BHLIQBB"
+)  # a whole frame: head, class and method, tag, multiple, the frame's end
+_METHOD_KIND, _HEADER_KIND, _BODY_KIND = spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY
+_DELIVER_INDEX, _CONTENT_CLASS = spec.Basic.Deliver.INDEX, spec.Basic.INDEX
+_THREE_ENDS: Final = (spec.FRAME_END,) * 3
 _ACK_SIZE: Final = _ACK.size - _HEAD.size - 1  # bytes of its payload
 _HEADER: Final = bytes((spec.FRAME_HEADER,))
 
@@ -50,13 +59,13 @@ def message_frames(
     size = _CONTENT.size + len(properties)
     parts = [
         _publish_method(channel, exchange, queue, mandatory),
-        _CONTENT_HEADER.pack(spec.FRAME_HEADER, channel, size, spec.Basic.INDEX, 0, len(body)),
+        _CONTENT_HEADER.pack(_HEADER_KIND, channel, size, _CONTENT_CLASS, 0, len(body)),
         properties,
-        _END,
     ]
     for start in range(0, len(body), most):
         part = body[start : start + most]
-        parts += _HEAD.pack(spec.FRAME_BODY, channel, len(part)), part, _END
+        parts += _NEXT.pack(spec.FRAME_END, _BODY_KIND, channel, len(part)), part
+    parts.append(_END)
     return b"".join(parts)
 
 
@@ -88,13 +97,16 @@ def confirmed_at(data: bytes, start: int) -> Confirmed | None:
 
 
 class Delivered(NamedTuple):
-    """A message that the broker hands over, in its frames: a method, a header, and a body or none."""
+    """A message that the broker hands over, in its frames: a method, a header, and a body or none.
+
+    It has what consumers look for in pika's method and in RawProperties, and stands for both.
+    """
 
     channel: int
     consumer_tag: str
     delivery_tag: int
     redelivered: bool
-    properties: bytes
+    raw: bytes  # the properties, as in RawProperties
     body: bytes
     end: int  # where in the buffer the next frame begins
 
@@ -105,32 +117,35 @@ def delivered_at(data: bytes, start: int) -> Delivered | None:
     A body of several frames is something else, too, and so is whatever is malformed: pika is to deal with it.
     """
     try:
-        kind, channel, size, method = _METHOD.unpack_from(data, start)
-        if kind != spec.FRAME_METHOD or method != spec.Basic.Deliver.INDEX:
+        kind, channel, size, method, tag_size = _DELIVER.unpack_from(data, start)
+        if method != _DELIVER_INDEX or kind != _METHOD_KIND:
             return None
-        header = start + _HEAD.size + size + 1
-        *heads, header_size, _, _, length = _CONTENT_HEADER.unpack_from(data, header)
-        body = header + _HEAD.size + header_size + 1
-        end = body + _HEAD.size + length + 1 if length else body
+        header = (
+            start + _HEAD.size + size
+        )  # begins with the byte that ends the method frame; so do the others
+        end_1, kind_2, channel_2, header_size, _, length = _NEXT_HEADER.unpack_from(data, header)
+        body = end = header + _NEXT.size + header_size
+        end_2, kind_3, channel_3, body_size = data[body], _BODY_KIND, channel, length
         if length:
-            heads += _HEAD.unpack_from(data, body)
-        ends = data[header - 1], data[body - 1], data[end - 1]
+            end_2, kind_3, channel_3, body_size = _NEXT.unpack_from(data, body)
+            end = body + _NEXT.size + length
+        end_3 = data[end]
     except (struct.error, IndexError):  # the rest is still to come
         return None
-    expected = [spec.FRAME_HEADER, channel, spec.FRAME_BODY, channel, length][: len(heads)]
-    if heads != expected or ends != (spec.FRAME_END,) * 3:
+    found = kind_2, channel_2, kind_3, channel_3, body_size, end_1, end_2, end_3
+    if found != (_HEADER_KIND, channel, _BODY_KIND, channel, length, *_THREE_ENDS):
         return None
-    tag = start + _METHOD.size + 1
-    tag_end = tag + data[tag - 1]
+    tag = start + _DELIVER.size
+    tag_end = tag + tag_size
     delivery_tag, redelivered = _TAG.unpack_from(data, tag_end)
     return Delivered(
         channel,
         data[tag:tag_end].decode(),
         delivery_tag,
-        bool(redelivered),
-        data[header + _CONTENT_HEADER.size : body - 1],
-        data[body + _HEAD.size : end - 1],
-        end,
+        redelivered == 1,
+        data[header + _NEXT_HEADER.size : body],
+        data[body + _NEXT.size : end],
+        end + 1,
     )
 
 
@@ -191,11 +206,8 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         data, end, last = self._frame_buffer, 0, -1
         while end != last:
             last = end
-            if (found := delivered_at(data, end)) is not None and (channel := self._taker(found)) is not None:
+            if (found := delivered_at(data, end)) is not None and self._deliver(found):
                 end = found.end
-                channel._consumers[found.consumer_tag](  # noqa: SLF001 -- as pika's connection does
-                    channel, found, RawProperties(found.properties), found.body
-                )
             elif (confirm := confirmed_at(data, end)) is not None and self._confirm(confirm):
                 end += _ACK.size
         self._trim_frame_buffer(end)
@@ -208,12 +220,16 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         on_confirm(confirm.tag, confirm.multiple)
         return True
 
-    def _taker(self, found: Delivered) -> Any:
-        """Return the channel that takes a delivery; None if pika has to decide what becomes of it."""
-        channel = self._channels.get(found.channel)
-        tag = found.consumer_tag
-        is_taken = channel is not None and tag in channel._consumers and tag not in channel._cancelled  # noqa: SLF001
-        return channel if is_taken else None
+    def _deliver(self, found: Delivered) -> bool:
+        """Pass on a delivery as pika's channel does; False if pika has to decide what becomes of it."""
+        channel, tag = self._channels.get(found.channel), found.consumer_tag
+        if channel is None or tag in channel._cancelled:  # noqa: SLF001
+            return False
+        consumer = channel._consumers.get(tag)  # noqa: SLF001
+        if consumer is None:
+            return False
+        consumer(channel, found, found, found.body)
+        return True
 
     def _read_frame(self) -> tuple[int, Any]:
         """Return the first frame in the buffer and how many bytes it has; (0, None) while some is missing."""
