@@ -95,15 +95,15 @@ def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
     caller of a JSON-RPC request gets a response; b"" says that nothing is wanted.
     """
     body = _readable(workitem) if workitem else None
-    if isinstance(body, dict) and ruote_type(body) is not None:
-        return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
     if jsonrpc.is_request(body) or jsonrpc.is_batch(body):
         data = {"type": failure.type, "traceback": failure.traceback}
         return jsonrpc.errors(body, failure.code, failure.message or failure.type, data)
     error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
     try:
+        if isinstance(body, dict) and ruote_type(body) is not None:
+            return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
         return _compact({"error": error, "workitem": body})
-    except (ValueError, RecursionError):  # what could just be read, but not written one level deeper
+    except (ValueError, RecursionError):  # what could just be read, but not written
         return _compact({"error": error, "workitem": None})
 
 

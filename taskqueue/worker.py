@@ -37,6 +37,7 @@ from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
 _CHUNK: Final = 65_536  # bytes read from the consumer at a time
 _NO_DELAY: Final = -1.0  # the group's settings say
 _PROGRESS_DELAY: Final = 0.1  # seconds; who tells of progress more often is heard so often
+_NOTIFY: Final = NOTIFY.encode()
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure
 
 
@@ -103,7 +104,7 @@ class _Line:
             self._link.sendall(frame)
 
     def begin(self, task: frames.Task) -> None:
-        asked = NOTIFY.encode() in task.properties  # what the header says exactly, the consumer looks at
+        asked = _NOTIFY in task.properties  # what the header says exactly, the consumer looks at
         self._number, self._told = task.number if asked else None, 0.0
         labels.begin(task.number)
 

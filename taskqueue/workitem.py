@@ -304,7 +304,7 @@ def decode_body(workitem: Workitem) -> Any:
     kind = workitem.content_type
     try:
         if kind == JSON or kind.endswith("+json"):
-            return json.loads(workitem.body)
+            return jsonrpc.decode(workitem.body)
         if kind.startswith("text/"):
             return workitem.body.decode(_charset(workitem.properties.content_type))
     except RecursionError:

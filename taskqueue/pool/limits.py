@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MIB: Final = 1024 * 1024
 _PAGE: Final = resource.getpagesize()
+_UNTIMED: Final = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Limits:
 
     def on_workitem(self) -> AbstractContextManager[None]:
         """Hold one workitem to its time; TaskTimeout is raised in it when that is up."""
-        return self._timed() if self.cpu_limit or self.timeout else nullcontext()
+        return self._timed() if self.cpu_limit or self.timeout else _UNTIMED
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

@@ -31,7 +31,8 @@ class Permits:
     def take_back(self) -> set[int]:
         """Return the numbers of tasks that the worker has not begun and will not begin."""
         with contextlib.suppress(OSError):  # there are none
-            return set(_numbers(self._using.recv(_MOST, socket.MSG_DONTWAIT)))
+            data = self._using.recv(_MOST, socket.MSG_DONTWAIT)
+            return {number for (number,) in _NUMBER.iter_unpack(data)}
         return set()
 
     def end(self) -> None:
@@ -48,8 +49,4 @@ class Permits:
 def granted(permits: socket.socket) -> Iterator[int]:
     """Yield the numbers of tasks as the worker may begin with them, until there will be no more."""
     while data := permits.recv(_NUMBER.size):
-        yield from _numbers(data)
-
-
-def _numbers(data: bytes) -> Iterator[int]:
-    return (number for (number,) in _NUMBER.iter_unpack(data))
+        yield _NUMBER.unpack(data)[0]

@@ -5,7 +5,7 @@ Everything here is a pure function of values; a body is what its JSON gave.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +36,20 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 def encode(value: Any) -> bytes:
     """Return JSON; TypeError, ValueError or RecursionError for what it cannot express."""
     return _encode(value).encode()
+
+
+# The C function that json.loads calls in the end, after it has looked for other encodings, and for space.
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def decode(body: bytes) -> Any:
+    """Return what JSON says, as json.loads does; ValueError or RecursionError where it is none."""
+    try:
+        text = body.decode()
+        value, end = _scan(text, 0)
+    except (ValueError, StopIteration):
+        return json.loads(body)
+    return value if end == len(text) else json.loads(body)
 
 
 def is_request(body: Any) -> bool:

@@ -3,7 +3,6 @@
 Pure functions of values; docs/protocol.md describes the messages.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -90,7 +89,7 @@ def decode(raw: bytes, body: bytes) -> tuple[Properties, Any]:
     kind = words.media_type(properties.content_type)
     try:
         if kind == words.JSON:
-            return properties, json.loads(body)
+            return properties, jsonrpc.decode(body)
         return properties, body.decode("utf-8") if kind.startswith("text/") else body
     except (ValueError, RecursionError):
         return properties, body

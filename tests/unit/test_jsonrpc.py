@@ -85,3 +85,40 @@ def test_the_result_of_a_plugin_that_is_no_response_is_a_value_or_a_failure():
     body = b'{"error": {"type": "KeyError", "message": "a", "traceback": "..."}, "workitem": null}'
     message.take_reply(call, *message.decode(bad.encode(), body))
     assert str(call.error()) == "KeyError: a"
+
+
+def outcome(function, body):
+    try:
+        return repr(function(body))  # NaN is unequal to itself
+    except (ValueError, RecursionError) as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le", "latin-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, 2.5]}',
+        ' "x"\n',
+        "null",
+        "NaN",
+        '"\\ud800"',
+        '"\u00fc"',
+        "",
+        " ",
+        "[1,]",
+        '{"a":',
+        "1 2",
+        '"\0"',
+    ],
+)
+def test_json_is_read_as_pythons_own_reader_reads_it(text, encoding):
+    body = text.encode(encoding)
+    assert outcome(jsonrpc.decode, body) == outcome(json.loads, body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b'"\xed\xa0\x80"', b"[" * 100_000], ids=["no text", "half a pair", "deep"]
+)
+def test_what_is_hardly_json_ends_as_with_pythons_own_reader(body):
+    assert outcome(jsonrpc.decode, body) == outcome(json.loads, body)
