@@ -106,22 +106,17 @@ class Crew:
         """How many workers can take work, now or when they have done what they have."""
         return sum(link.is_ready for link in self._links.values())
 
-    def idlest(self, depth: int) -> WorkerLink | None:
-        """Return the worker with the least to do, if that is less than `depth` workitems.
+    def with_room(self, depth: int) -> list[WorkerLink]:
+        """Return the workers that can be given a workitem, where each may have `depth` of them.
 
         Nothing is given to who has been at one workitem for long: nobody knows for how long he will be.
         """
-        idlest, least, now = None, depth, 0.0
-        for link in self._links.values():
-            number = len(link.tasks)
-            if number >= least or not link.is_ready or not link.has_room(depth):
-                continue
-            if not number:
-                return link
-            now = now or time.monotonic()
-            if now - link.begun < _LONG:
-                idlest, least = link, number
-        return idlest
+        late = time.monotonic() - _LONG
+        return [
+            link
+            for link in self._links.values()
+            if link.has_room(depth) and (not link.tasks or link.begun > late)
+        ]
 
     def take_back(self, after: float = _LONG) -> list[Assignment]:
         """Return what waits behind workitems that have been in work for `after` seconds."""

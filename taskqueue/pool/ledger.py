@@ -59,15 +59,13 @@ class Ledger:
         return assignment
 
     def adopt(self, delivery: Delivery, properties: Properties) -> Assignment | None:
-        """Give a delivery to the open assignment of the same workitem, if there is one that lost its own.
+        """Give a delivery that has come before to the open assignment that lost its own, if there is one.
 
         One that is leased is delivered again when its lease was lost, or when the broker did not get the
         acknowledgement of the delivery that was leased.
         """
         known = self._by_id.get(properties.message_id or "")
-        if known is None or not _has_come_before(delivery, properties):
-            return None
-        if known.lease is None and not self._comes_again(known):
+        if known is None or (known.lease is None and not self._comes_again(known)):
             return None
         if _content(known.properties, known.body) != _content(properties, delivery.body):
             return None
@@ -75,15 +73,16 @@ class Ledger:
         return known
 
     def is_superfluous(self, delivery: Delivery, properties: Properties) -> bool:
-        """Tell whether a delivery needs no run: one more copy of a lost lease, or of what was finished here.
+        """Tell whether a delivery that has come before needs no run.
 
+        It may be one more copy of a lost lease, or of what was finished here.
         What was finished under a delivery that was lost is known once, and for some minutes.
         """
         workitem = properties.message_id or ""
         known = self._by_id.get(workitem)
         if known is not None and header_of(properties, words.LEASE) is not None:
             return _content(known.properties, known.body) == _content(properties, delivery.body)
-        if workitem not in self._finished or not _has_come_before(delivery, properties):
+        if workitem not in self._finished:
             return False
         content, finished = self._finished[workitem]
         if content != _content(properties, delivery.body) or time.monotonic() - finished > _MEMORY:
@@ -107,8 +106,11 @@ class Ledger:
             del self._by_id[assignment.id]
 
 
-def _has_come_before(delivery: Delivery, properties: Properties) -> bool:
-    return delivery.redelivered or header_of(properties, words.LEASE) is not None
+def has_come_before(delivery: Delivery, properties: Properties) -> bool:
+    """Tell whether a workitem may have been delivered before, here or elsewhere: it says so itself."""
+    if delivery.redelivered:
+        return True
+    return properties.header_table is not None and header_of(properties, words.LEASE) is not None
 
 
 def _content(properties: Properties, body: bytes) -> _Content:

@@ -52,8 +52,7 @@ class WorkerLink:
         self.name = name
         self.is_ready = False
         self.tasks: deque[Assignment] = deque()  # in the order the worker performs them
-        self.since = 0.0  # when the first of them was begun, in seconds since 1970
-        self.begun = 0.0  # the same, monotonic
+        self.begun = 0.0  # when the first of them was begun, on the monotonic clock
         self.sentence = ""  # why the worker must be killed, if it must
         self._is_filling = True
         self.is_dismissed = False  # whether it is to be killed for no fault of what it performs
@@ -80,30 +79,29 @@ class WorkerLink:
 
     def give(self, assignment: Assignment) -> bool:
         """Send a workitem to the worker, which performs one after the other; False if it died before."""
+        number = assignment.number
         task = Task(
-            assignment.number,
-            assignment.attempt,
-            assignment.worker_type,
-            assignment.raw_properties,
-            assignment.body,
-        )
-        if self.tasks:
-            self._send_later(task)
-        elif self._send(task.encode()):
-            self._permits.give((task.number,))
+            number, assignment.attempt, assignment.worker_type, assignment.raw_properties, assignment.body
+        ).encode()
+        if self.tasks:  # the worker does not wait for it
+            if not self._together:
+                self._loop.at_round_end(self._send_together)
+            self._together.append((number, task))
+            self.tasks.append(assignment)
+        elif self._send(task):
+            self._permits.give((number,))
+            self.tasks.append(assignment)
+            self._begin()
         else:
             self.is_ready = False
             return False
-        self.tasks.append(assignment)
-        if len(self.tasks) == 1:
-            self._begin()
         return True
 
     def has_room(self, depth: int) -> bool:
         """Tell whether it can be given another workitem: of many, when it has done half of them."""
         number = len(self.tasks)
         self._is_filling = number < depth and (self._is_filling or number <= depth // 2)
-        return self._is_filling
+        return self._is_filling and self.is_ready
 
     def take_back(self) -> list[Assignment]:
         """Return what the worker has not begun: somebody else can have it."""
@@ -122,15 +120,16 @@ class WorkerLink:
 
     def _begin(self) -> None:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
-        self.since, self.begun = time.time(), time.monotonic()
+        self.begun = time.monotonic()
         self._stop_timer()
         if not self.tasks:
             return
-        group = self.tasks[0].group
+        first = self.tasks[0]
+        group = first.group
         if group.timeout:
             patience = group.timeout + group.timeout_grace
             self._timer = self._loop.call_later(patience, lambda: self._overdue(patience))
-        self._on_begin(self, self.tasks[0])
+        self._on_begin(self, first)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -166,17 +165,16 @@ class WorkerLink:
         self._stop_timer()
 
     @property
+    def since(self) -> float:
+        """When the first of its tasks was begun, in seconds since 1970."""
+        return time.time() - (time.monotonic() - self.begun)
+
+    @property
     def had_begun(self) -> bool:
         """Whether the worker, which is dead, had begun with the first of its tasks, as far as can be told."""
         return bool(self.tasks) and not self._is_retiring and self.tasks[0].number not in self._unused
 
     # --- the socket ---
-
-    def _send_later(self, task: Task) -> None:
-        """Send a task that the worker does not wait for together with others."""
-        if not self._together:
-            self._loop.at_round_end(self._send_together)
-        self._together.append((task.number, task.encode()))
 
     def _send_together(self) -> None:
         if not self._together:
@@ -243,17 +241,17 @@ class WorkerLink:
         return True
 
     def _take(self, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.READY and not self.is_ready:
-            services = services_of(payload)
-            self.is_ready = True
-            self._on_ready(services)
-        elif kind is Kind.OUTCOME:
+        if kind is Kind.OUTCOME:
             outcome = Outcome.decode(payload)
             if not self.tasks or self.tasks[0].number != outcome.number:
                 raise FrameError(f"an outcome of task {outcome.number}, which it was not given")
             assignment = self.tasks.popleft()
             self._begin()
             self._on_outcome(self, assignment, outcome)
+        elif kind is Kind.READY and not self.is_ready:
+            services = services_of(payload)
+            self.is_ready = True
+            self._on_ready(services)
         elif kind is Kind.PROGRESS:
             self._take_progress(Progress.decode(payload))
         elif kind is Kind.RETIRING:

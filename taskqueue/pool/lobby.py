@@ -1,5 +1,6 @@
 """Where workitems wait that were delivered and that no worker has been given yet."""
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +32,7 @@ class Lobby:
         self._waiting: deque[Assignment] = deque()
         self._given = 0  # how many workers were given something so far
         self._is_looking = False
+        self._assigns = False  # whether that is done at the end of the loop's round
         self.is_crowded = False
 
     def __len__(self) -> int:
@@ -39,7 +41,7 @@ class Lobby:
     def enter(self, assignment: Assignment) -> None:
         """Let a workitem wait, if it must."""
         self._waiting.append(assignment)
-        self.assign()
+        self.assign_soon()
 
     def enter_first(self, assignment: Assignment) -> None:
         """Let a workitem wait that has waited before."""
@@ -60,17 +62,34 @@ class Lobby:
             (taken if wanted(each) else self._waiting).append(each)
         return taken
 
+    def assign_soon(self) -> None:
+        """Give what waits to the workers that have room when the loop's round ends, all in one go."""
+        if self._waiting and not self._assigns:
+            self._assigns = True
+            self._loop.at_round_end(self.assign)
+
     def assign(self) -> None:
-        """Give what waits to the workers that have room."""
-        while self._waiting:
-            link = self._crew.idlest(self._depth.ahead)
-            if link is None:
-                self._look_later()
-                return
+        """Give what waits to the workers that have room, one by one to the idlest."""
+        self._assigns = False
+        if not self._waiting and not self.is_crowded:
+            return
+        depth = self._depth.ahead
+        links = self._crew.with_room(depth)
+        idlest = [(len(link.tasks), place) for place, link in enumerate(links)]
+        heapq.heapify(idlest)
+        while self._waiting and idlest:
+            number, place = idlest[0]
+            link = links[place]
             if link.give(self._waiting[0]):
                 self._waiting.popleft()
                 self._given += 1
-        if self.is_crowded and self._crew.idlest(self._depth.ahead):
+            if link.has_room(depth):
+                heapq.heapreplace(idlest, (number + 1, place))
+            else:
+                heapq.heappop(idlest)
+        if self._waiting:
+            self._look_later()
+        elif idlest:
             self.is_crowded = False
 
     def _look_later(self) -> None:

@@ -23,7 +23,7 @@ from taskqueue.pool.frames import LARGEST_BODY, Outcome, Progress, Service
 from taskqueue.pool.intake import Intake
 from taskqueue.pool.judge import Judge
 from taskqueue.pool.leases import Leases
-from taskqueue.pool.ledger import Ledger
+from taskqueue.pool.ledger import Ledger, has_come_before
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.pool.notices import Notices
@@ -128,6 +128,9 @@ class Workload:
         except MalformedProperties as error:
             self._judge.reject(self._ledger.enter(group, delivery, Properties()), str(error))
             return
+        if not has_come_before(delivery, properties):
+            self._enter(self._ledger.enter(group, delivery, properties))
+            return
         known = self._ledger.adopt(delivery, properties)
         if known is not None:
             self._log.info("goes on: delivered again while it is in work", workitem=known.id)
@@ -139,20 +142,27 @@ class Workload:
             self._enter(self._ledger.enter(group, delivery, properties))
 
     def _enter(self, assignment: Assignment) -> None:
+        size = len(assignment.body)
         if self._cancellations.takes(assignment.id):
             self._judge.cancelled(assignment)
-        elif assignment.deadline is not None and assignment.deadline < time.time():
-            self._judge.give_up(
-                assignment, "WorkitemExpired", "its expiration passed before a worker was free"
-            )
-        elif len(assignment.body) > LARGEST_BODY:
-            reason = f"{len(assignment.body)} bytes; a worker takes at most {LARGEST_BODY}"
+        elif size > LARGEST_BODY:
+            reason = f"{size} bytes; a worker takes at most {LARGEST_BODY}"
             self._judge.give_up(assignment, "WorkitemUnreadable", reason)
-        elif assignment.due is not None and assignment.due > time.time() + _EARLY:
-            self._settlement.postpone(assignment, assignment.due)
-        else:
+        elif assignment.properties.header_table is None or self._is_timely(assignment):
             self._lobby.enter(assignment)
-            self._depth.came(len(assignment.body))
+            self._depth.came(size)
+
+    def _is_timely(self, assignment: Assignment) -> bool:
+        """Tell whether a workitem is to run now; else see to what becomes of it."""
+        now, deadline, due = time.time(), assignment.deadline, assignment.due
+        if deadline is not None and deadline < now:
+            reason = "its expiration passed before a worker was free"
+            self._judge.give_up(assignment, "WorkitemExpired", reason)
+            return False
+        if due is not None and due > now + _EARLY:
+            self._settlement.postpone(assignment, due)
+            return False
+        return True
 
     def assign(self) -> None:
         """Give what waits to the workers that have room."""
@@ -187,11 +197,14 @@ class Workload:
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
         self._depth.took(outcome.ended - outcome.started)
-        self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
+        if assignment.lease is None:
+            self._judge.performed(assignment, link.name, outcome)
+        else:
+            self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
         if self._lobby.is_crowded:
             self._on_change()
         else:
-            self._lobby.assign()
+            self._lobby.assign_soon()
 
     def died(self, link: WorkerLink, crash: Crash) -> None:
         """Charge a worker's death to the workitem it was performing; the others go to other workers."""

@@ -6,7 +6,7 @@ import pytest
 
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.pool.ledger import Ledger
+from taskqueue.pool.ledger import Ledger, has_come_before
 from taskqueue.properties import Properties
 
 GOOD = GroupSettings("good", "good")
@@ -28,6 +28,8 @@ class Line:
 
     def knows(self, body):
         delivery = self.deliver(body)
+        if not has_come_before(delivery, SAME):
+            return False
         return self.ledger.adopt(delivery, SAME) or self.ledger.is_superfluous(delivery, SAME)
 
 

@@ -1,0 +1,130 @@
+"""Who is given what waits: the idlest, one by one, and nobody who has been at one workitem for long."""
+
+import logging
+import os
+import socket
+
+import pytest
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.subscription import Delivery
+from taskqueue.config import GroupSettings
+from taskqueue.logs import Log
+from taskqueue.pool import control, frames
+from taskqueue.pool.crew import Crew
+from taskqueue.pool.depth import Depth
+from taskqueue.pool.ledger import Ledger
+from taskqueue.pool.lobby import Lobby
+from taskqueue.properties import Properties
+
+GOOD = GroupSettings("good", "good")
+AHEAD = 8  # workitems that a worker may hold of those that take half a millisecond
+LONG = 0.06  # seconds at one workitem after which nothing is given behind it
+
+
+class Floor:
+    """A lobby, and three workers that are ready and do nothing by themselves."""
+
+    def __init__(self):
+        self.loop = EventLoop()
+        self.ledger = Ledger(lambda _assignment: False)
+        self.ends = control.pair()
+        self.crew = Crew(
+            self.loop,
+            self.ends[0],
+            Log("test"),
+            GOOD,
+            on_ready=logging.debug,
+            on_begin=logging.debug,
+            on_progress=logging.debug,
+            on_outcome=logging.debug,
+        )
+        depth = Depth(self.loop, 100, 3, look=lambda: (0.0, False), on_change=lambda: None)
+        depth.value = 100
+        depth.took(0.0005)
+        self.lobby = Lobby(self.loop, self.crew, depth, on_crowded=list)
+        self.lines = [self.hire(pid) for pid in (1, 2, 3)]
+        self.run(0.01)
+        assert self.crew.ready == 3
+
+    def hire(self, pid):
+        link, line = socket.socketpair()
+        giving, using = socket.socketpair()
+        output, written = os.pipe()
+        os.close(written)
+        files = (link.detach(), output, giving.detach(), using.detach())
+        self.crew.welcome(control.Message("worker", {"pid": pid, "name": f"good/{pid}"}, files))
+        line.send(frames.ready())
+        return line
+
+    def assignment(self):
+        raw = Properties(message_id="id").encode()
+        return self.ledger.enter(GOOD, Delivery(1, 0, False, raw, b""), Properties.decode(raw))
+
+    def enter(self, number):
+        for _ in range(number):
+            self.lobby.enter(self.assignment())
+
+    def give(self, *numbers):
+        for link, number in zip(self.crew.with_room(100), numbers, strict=True):
+            for _ in range(number):
+                assert link.give(self.assignment())
+
+    @property
+    def loads(self):
+        return [len(self.crew._links[pid].tasks) for pid in (1, 2, 3)]
+
+    def run(self, seconds=0.0):
+        self.loop.call_later(seconds, self.loop.stop)
+        self.loop.run()
+
+    def close(self):
+        for pid in (1, 2, 3):
+            self.crew.bury(pid)
+        self.loop.close()
+        for end in (*self.ends, *self.lines):
+            end.close()
+
+
+@pytest.fixture
+def floor():
+    floor = Floor()
+    yield floor
+    floor.close()
+
+
+def test_the_idlest_is_given_the_next(floor):
+    floor.give(0, 2, 5)
+    floor.enter(6)
+    floor.run()
+    assert floor.loads == [4, 4, 5]
+
+
+def test_what_comes_in_one_round_is_given_away_at_its_end(floor):
+    floor.enter(4)
+    assert floor.loads == [0, 0, 0]
+    floor.run()
+    assert floor.loads == [2, 1, 1]
+    assert not floor.lobby
+
+
+def test_nobody_is_given_more_than_there_is_room_for(floor):
+    floor.enter(3 * AHEAD + 2)
+    floor.run()
+    assert floor.loads == [AHEAD] * 3
+    assert len(floor.lobby) == 2
+
+
+def test_nothing_is_given_to_who_has_been_at_one_workitem_for_long(floor):
+    floor.give(1, 1, 0)
+    floor.run(LONG)
+    floor.enter(3)
+    floor.run()
+    assert floor.loads == [1, 1, 3]
+
+
+def test_a_worker_that_has_died_is_passed_over(floor):
+    floor.lines[0].close()
+    floor.enter(2)
+    floor.run()
+    assert floor.loads == [0, 1, 1]
