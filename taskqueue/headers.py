@@ -7,7 +7,7 @@ The layout is that of AMQP 0-9-1, section 4.2.5.5, with the field types as Rabbi
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import NoneType
 from typing import Any, Final
 
@@ -37,7 +37,8 @@ class MalformedProperties(ValueError):
 _LONG: Final = struct.Struct(">I")
 _LONGLONG: Final = struct.Struct(">Q")
 _SIGNED: Final = struct.Struct(">q")
-_DOUBLE: Final = struct.Struct(">d")
+_TYPED_DOUBLE: Final = struct.Struct(">cd")
+_TEXT_HEAD: Final = struct.Struct(">cI")
 
 
 def read_short_string(raw: bytes, at: int) -> tuple[str, int]:
@@ -47,6 +48,11 @@ def read_short_string(raw: bytes, at: int) -> tuple[str, int]:
         raise IndexError(end)
     # Names of foreign encodings must leave as they came: surrogateescape is exact both ways.
     return raw[at + 1 : end].decode("utf-8", "surrogateescape"), end
+
+
+def as_bytes(text: str) -> bytes:
+    """Return a text as the bytes it came in: those that are not UTF-8 were made surrogates."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def write_short_string(value: str) -> bytes:
@@ -63,12 +69,35 @@ _OCTETS: Final = tuple(bytes((number,)) for number in range(256))
 write_known: Final = lru_cache(maxsize=1024)(write_short_string)
 
 
+def short_string_pieces(size: int) -> tuple[bytes, str]:
+    """Return what a short string of `size` bytes is written with, in a form (properties.Form)."""
+    return _OCTETS[size], f"{size}s"
+
+
+def table_pieces(fixed: bytes, texts: Mapping[str, int], doubles: Iterable[str]) -> list[bytes | str]:
+    """Return what a header table is written with, in a form (properties.Form).
+
+    Args:
+        fixed: entries that stay the same.
+        texts: how many bytes the texts have that differ, by the names of their headers.
+        doubles: the names of headers with floating-point numbers that differ.
+    """
+    pieces: list[bytes | str] = [fixed]
+    for name, size in texts.items():
+        pieces += write_known(name) + _TEXT_HEAD.pack(b"S", size), f"{size}s"
+    for name in doubles:
+        pieces += write_known(name) + b"d", "d"
+    size = sum(len(piece) if isinstance(piece, bytes) else struct.calcsize(">" + piece) for piece in pieces)
+    return [_LONG.pack(size), *pieces]
+
+
 def header_table(headers: Mapping[str, Any]) -> bytes:
     """Return headers as `Properties.header_table` holds them; those that are None are left out."""
     parts: list[bytes] = []
     for name, value in headers.items():
         if value is not None:
-            parts += write_known(name), _writer(value)(value)
+            write = _VALUE_WRITERS.get(type(value)) or _writer(value)
+            parts += write_known(name), write(value)
     return b"".join(parts)
 
 
@@ -177,7 +206,8 @@ def _write_sized(kind: bytes, content: bytes) -> bytes:
 
 
 def _write_text(value: str) -> bytes:
-    return _write_sized(b"S", value.encode("utf-8", "surrogateescape"))
+    content = value.encode("utf-8", "surrogateescape")
+    return _TEXT_HEAD.pack(b"S", len(content)) + content
 
 
 def _write_map(value: Mapping[str, Any]) -> bytes:
@@ -198,7 +228,7 @@ _VALUE_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     NoneType: lambda _: b"V",
     bool: lambda value: b"t" + bytes((value,)),
     int: _write_integer,
-    float: lambda value: b"d" + _DOUBLE.pack(value),
+    float: partial(_TYPED_DOUBLE.pack, b"d"),
     str: _write_text,
     bytes: lambda value: _write_sized(b"x", value),
     datetime: lambda value: b"T" + _LONGLONG.pack(int(value.timestamp())),

@@ -50,9 +50,17 @@ class Properties(NamedTuple):
             (flags,) = _SHORT.unpack_from(raw)
             if flags & 3:
                 raise MalformedProperties("flags for properties that AMQP 0-9-1 does not have")
-            at, values = 2, [None] * len(_LAYOUT)
+            at = 2
+            values: list[Any] = [None] * len(_LAYOUT)
             for place, read in _announced(flags):
-                values[place], at = read(raw, at)
+                if read is read_short_string:  # most are, and calling it takes as long as what it does
+                    start = at + 1
+                    at = start + raw[at]
+                    values[place] = raw[start:at].decode("utf-8", "surrogateescape")
+                else:
+                    values[place], at = read(raw, at)
+            if at > len(raw):
+                raise IndexError(at)
         except (struct.error, IndexError):
             raise MalformedProperties("the property list ends early") from None
         return cls._make(values)
@@ -114,27 +122,42 @@ class Properties(NamedTuple):
         return self.fields | ({"headers": self.headers} if self.header_table else {})
 
 
-class Form:
-    """Properties that are the same for many messages but for a few fields: those that are, encoded once."""
+#: What a field is written with: bytes, and the codes that struct has for values that differ.
+Pieces = Sequence[bytes | str]
 
-    def __init__(self, fixed: Properties, varying: Sequence[str]) -> None:
-        """Encode the fields of `fixed` that are there; `varying` names those that `encode` is given."""
-        flags, parts, places = 0, [b""], {}
+
+class Form:
+    """Properties that are the same for many messages but for a few values, each of a known size."""
+
+    def __init__(self, fixed: Properties, varying: Mapping[str, Pieces]) -> None:
+        """Encode what stays the same.
+
+        fixed -- the fields that do
+        varying -- the pieces of the other fields, by name
+        """
+        flags, written, codes = 0, [b""], []
         for (bit, write), (name, value) in zip(_WRITERS, fixed._asdict().items(), strict=True):
-            if name in varying:
-                places[name] = len(parts), write
-            if name in varying or value is not None:
-                flags |= bit
-                parts.append(b"" if value is None else write(value))
-        self._parts = [_SHORT.pack(flags), *parts[1:]]
-        self._places = tuple(places[name] for name in varying)
+            if name not in varying and value is None:
+                continue
+            flags |= bit
+            for piece in varying.get(name) or (write(value),):
+                if isinstance(piece, str):
+                    codes.append(piece)
+                    written.append(b"")
+                else:
+                    written[-1] += piece
+        written[0] = _SHORT.pack(flags) + written[0]
+        pieces: list[Any] = [None] * (len(written) + len(codes))
+        pieces[::2], pieces[1::2] = written, codes
+        sizes = (piece if isinstance(piece, str) else f"{len(piece)}s" for piece in pieces)
+        self._struct = struct.Struct(">" + "".join(sizes))
+        self._pieces = pieces
 
     def encode(self, *values: Any) -> bytes:
-        """Return the property list of a message that has these values in the fields that vary."""
-        parts = self._parts.copy()
-        for (place, write), value in zip(self._places, values, strict=True):
-            parts[place] = write(value)
-        return b"".join(parts)
+        """Return the property list of a message that has these values, text as bytes, in their order."""
+        pieces = self._pieces.copy()
+        pieces[1::2] = values
+        return self._struct.pack(*pieces)
 
 
 _SHORT: Final = struct.Struct(">H")

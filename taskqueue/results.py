@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from taskqueue import workitem as words
 from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
-from taskqueue.headers import MalformedProperties, header_table
+from taskqueue.headers import MalformedProperties, as_bytes, header_table, short_string_pieces, table_pieces
 from taskqueue.properties import Form, Properties
 from taskqueue.rpc import jsonrpc
 from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
@@ -123,13 +123,22 @@ def _readable(workitem: Workitem) -> Any:
 
 
 class Run(NamedTuple):
-    """One run of a workitem: which attempt it was, where, and when."""
+    """One run of a workitem: the workitem as it was then, and where, and when that was."""
 
-    workitem: Workitem
+    id: str
+    worker_type: str
+    attempt: int
+    properties: Properties
+    body: bytes
     worker: str
     started: float  # seconds since 1970
     ended: float
     possibly_doubled: bool = False  # whether somebody else may have run the workitem, too
+
+    @property
+    def workitem(self) -> Workitem:
+        """The workitem."""
+        return Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
 
 
 def encode_result(run: Run, status: str, content_type: str, expire: float) -> bytes:
@@ -137,34 +146,38 @@ def encode_result(run: Run, status: str, content_type: str, expire: float) -> by
 
     expire -- seconds until the broker may drop a result that nobody fetched; 0 for never
     """
-    workitem, worker, started, ended, doubled = run
-    own = {words.WORKITEM_ID: workitem.id, words.STARTED: started, words.ENDED: ended}
-    table = _shared_headers(status, workitem.attempt, worker, doubled) + header_table(own)
-    asked = workitem.properties.correlation_id or workitem.id
-    form = _form(content_type, workitem.worker_type, expire)
-    return form.encode(table, asked, words.new_id(), int(time.time()))
+    workitem, worker_type, attempt, properties, _, worker, started, ended, doubled = run
+    asked = properties.correlation_id or workitem
+    ids = as_bytes(workitem), as_bytes(asked), as_bytes(words.new_id())
+    shared = status, attempt, worker, doubled, content_type, worker_type, expire
+    form = _form(shared, tuple(map(len, ids)))
+    return form.encode(ids[0], started, ended, ids[1], ids[2], int(time.time()))
 
 
 @lru_cache(maxsize=1024)
-def _shared_headers(status: str, attempt: int, worker: str, doubled: bool) -> bytes:  # noqa: FBT001 -- cached
-    """Return those headers of a result that many others have, too."""
-    return header_table(
-        {
-            words.STATUS: status,
-            words.ATTEMPT: attempt,
-            words.HOST: HOST,
-            words.WORKER: worker,
-            words.POSSIBLY_DOUBLED: doubled or None,
-        }
-    )
-
-
-@lru_cache(maxsize=1024)
-def _form(content_type: str, worker_type: str, expire: float) -> Form:
-    """Return what the properties of many results have in common."""
+def _form(shared: tuple[str, int, str, bool, str, str, float], sizes: tuple[int, ...]) -> Form:
+    """Return what the properties of many results have in common; `sizes` are those of their three ids."""
+    status, attempt, worker, doubled, content_type, worker_type, expire = shared
     expiration = str(int(expire * 1000)) if expire else None
-    fixed = Properties(content_type=content_type, delivery_mode=2, expiration=expiration, type=worker_type)
-    return Form(fixed, ("header_table", "correlation_id", "message_id", "timestamp"))
+    headers = {
+        words.STATUS: status,
+        words.ATTEMPT: attempt,
+        words.HOST: HOST,
+        words.WORKER: worker,
+        words.POSSIBLY_DOUBLED: doubled or None,
+    }
+    workitem, asked, own = sizes
+    return Form(
+        Properties(content_type=content_type, delivery_mode=2, expiration=expiration, type=worker_type),
+        {
+            "header_table": table_pieces(
+                header_table(headers), {words.WORKITEM_ID: workitem}, (words.STARTED, words.ENDED)
+            ),
+            "correlation_id": short_string_pieces(asked),
+            "message_id": short_string_pieces(own),
+            "timestamp": ("Q",),
+        },
+    )
 
 
 def kept_copy(run: Run, reason: str, queue: str) -> Properties:
@@ -172,7 +185,7 @@ def kept_copy(run: Run, reason: str, queue: str) -> Properties:
     headers = {
         words.REASON: shorten(reason, 2000),
         words.QUEUE: queue,
-        words.ATTEMPT: run.workitem.attempt,
+        words.ATTEMPT: run.attempt,
         words.HOST: HOST,
         words.WORKER: run.worker,
         words.STARTED: run.started,
@@ -180,7 +193,7 @@ def kept_copy(run: Run, reason: str, queue: str) -> Properties:
         words.POSSIBLY_DOUBLED: run.possibly_doubled or None,
         words.DUE: None,
     }
-    return again(run.workitem.properties).with_headers(headers)
+    return again(run.properties).with_headers(headers)
 
 
 def next_run(run: Run, counter: str, count: int, due: float | None) -> Properties:
@@ -192,8 +205,8 @@ def next_run(run: Run, counter: str, count: int, due: float | None) -> Propertie
         count: its new value.
         due: when it is to run, in seconds since 1970; None for at once.
     """
-    headers = {words.ATTEMPT: run.workitem.attempt + 1, counter: count, words.DUE: due}
-    return again(run.workitem.properties).with_headers(headers)
+    headers = {words.ATTEMPT: run.attempt + 1, counter: count, words.DUE: due}
+    return again(run.properties).with_headers(headers)
 
 
 def with_history(run: Run, what: str, error: str, peak_memory: int | None = None) -> Run:
@@ -202,12 +215,12 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
     The first and the latest entries are kept: what repeats a hundred times says nothing more in the middle.
     """
     try:
-        history = run.workitem.properties.header(words.HISTORY)
+        history = run.properties.header(words.HISTORY)
     except MalformedProperties:
         history = None
     entries = history if isinstance(history, list) else []
     entry = {
-        "attempt": run.workitem.attempt,
+        "attempt": run.attempt,
         "what": what,
         "error": shorten(error, 500),
         "host": HOST,
@@ -216,8 +229,7 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
         "ended": run.ended,
     } | ({} if peak_memory is None else {"peak_memory": peak_memory})
     entries = [*entries[:_FIRST_ENTRIES], *entries[_FIRST_ENTRIES:][-_LAST_ENTRIES:], entry]
-    properties = run.workitem.properties.with_headers({words.HISTORY: entries})
-    return run._replace(workitem=run.workitem._replace(properties=properties))
+    return run._replace(properties=run.properties.with_headers({words.HISTORY: entries}))
 
 
 def again(properties: Properties) -> Properties:

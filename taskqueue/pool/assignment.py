@@ -12,7 +12,6 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.headers import MalformedProperties
 from taskqueue.properties import Properties
-from taskqueue.workitem import Workitem
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +68,8 @@ class Assignment:
 
     def run(self, worker: str, started: float, ended: float) -> results.Run:
         """Describe a run of it."""
-        workitem = Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
-        return results.Run(workitem, worker, started, ended, self.possibly_doubled)
+        workitem = self.id, self.worker_type, self.attempt, self.properties, self.body
+        return results.Run(*workitem, worker, started, ended, self.possibly_doubled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What becomes of a workitem after its worker had it: a result, another run, or the end of all attempts."""
 
+import logging
 import time
 
 from taskqueue import results
@@ -25,7 +26,8 @@ class Judge:
         """Act on what a worker says became of a workitem."""
         run = assignment.run(worker, outcome.started, outcome.ended)
         if outcome.verdict is Verdict.SUCCEEDED:
-            self._log.debug("succeeded", workitem=assignment.id, worker=worker)
+            if self._log.isEnabledFor(logging.DEBUG):
+                self._log.debug("succeeded", workitem=assignment.id, worker=worker)
             self._notices.finished(assignment, results.SUCCEEDED)
             self._settlement.succeed(assignment, run, outcome)
             return

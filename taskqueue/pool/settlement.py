@@ -194,14 +194,14 @@ class Settlement:
     def _published(self, assignment: Assignment, publication: Publication, fate: Fate, reason: str) -> None:
         if publication not in assignment.unpublished:
             return  # replaced, or settled after a reconnect
-        if publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
+        if fate is Fate.CONFIRMED:
+            self._done(assignment, publication)
+        elif publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
             self._delays.publish_again(publication)
         elif fate is Fate.RETURNED:
             self._provide_queue(assignment, publication)
-        elif fate is Fate.REFUSED:
-            self._replace(assignment, publication, reason)
         else:
-            self._done(assignment, publication)
+            self._replace(assignment, publication, reason)
 
     def _done(self, assignment: Assignment, publication: Publication) -> None:
         assignment.unpublished.remove(publication)
@@ -264,4 +264,4 @@ class Settlement:
 
 def _quotable(run: Run) -> Workitem | None:
     """Return the workitem that a failure shall quote; None if decoding it here would take too long."""
-    return run.workitem if len(run.workitem.body) <= _LARGEST_QUOTED else None
+    return run.workitem if len(run.body) <= _LARGEST_QUOTED else None

@@ -18,7 +18,7 @@ from taskqueue.errors import (
     TaskqueueError,
     UnknownTask,
 )
-from taskqueue.headers import MalformedProperties
+from taskqueue.headers import MalformedProperties, as_bytes, short_string_pieces
 from taskqueue.properties import Form, Properties
 from taskqueue.results import SUCCEEDED
 from taskqueue.rpc import jsonrpc
@@ -43,16 +43,18 @@ def request_properties(task: str, id_: str, reply_to: str, *, notify: bool) -> b
 
     notify -- whether the caller wants to be told what happens on the way
     """
-    return _form(task, reply_to, notify).encode(id_, id_, int(time.time()))
+    own = as_bytes(id_)
+    return _form(task, reply_to, notify, len(own)).encode(own, own, int(time.time()))
 
 
 @lru_cache(maxsize=1024)
-def _form(task: str, reply_to: str, notify: bool) -> Form:  # noqa: FBT001 -- cached
-    """Return what the properties of many requests have in common."""
+def _form(task: str, reply_to: str, notify: bool, size: int) -> Form:  # noqa: FBT001 -- cached
+    """Return what the properties of many requests have in common; `size` is that of their ids."""
     fixed = Properties(content_type=words.JSON, delivery_mode=2, reply_to=reply_to, type=task)
     if notify:
         fixed = fixed.with_headers({words.NOTIFY: True})
-    return Form(fixed, ("correlation_id", "message_id", "timestamp"))
+    own = short_string_pieces(size)
+    return Form(fixed, {"correlation_id": own, "message_id": own, "timestamp": ("Q",)})
 
 
 def submitted_body(id_: str, task: str) -> bytes:

@@ -38,7 +38,7 @@ def workitem(body=b"{}", properties=None, attempt=3):
 
 
 def run(**properties):
-    return Run(workitem(properties=Properties(**properties)), "digest/1", 1.25, 2.5)
+    return Run(*workitem(properties=Properties(**properties)), "digest/1", 1.25, 2.5)
 
 
 def raised(error):
@@ -194,6 +194,14 @@ def test_a_result_carries_the_workitems_own_correlation_id():
     assert reported(run(correlation_id="mine"), SUCCEEDED, "text/plain", 0).correlation_id == "mine"
 
 
+@pytest.mark.parametrize("name", ["x", "grüß", "\udcff\udcfe", "i" * 255])
+def test_a_result_has_ids_of_any_length_as_they_came(name):
+    properties = reported(run(correlation_id=name)._replace(id=name[::-1]), SUCCEEDED, "text/plain", 60)
+    assert properties.correlation_id == name
+    assert properties.header(words.WORKITEM_ID) == name[::-1]
+    assert (properties.header(words.ENDED), properties.type) == (2.5, "digest")
+
+
 @pytest.mark.parametrize(("expire", "written"), [(0, None), (604800.0, "604800000"), (0.5, "500")])
 def test_a_result_expires_in_milliseconds_or_never(expire, written):
     assert reported(run(), SUCCEEDED, "text/plain", expire).expiration == written
@@ -201,7 +209,7 @@ def test_a_result_expires_in_milliseconds_or_never(expire, written):
 
 def test_a_kept_copy_keeps_the_properties_and_says_why():
     properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
-    copy = kept_copy(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest")
+    copy = kept_copy(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest")
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
         "mine": 1,
@@ -221,7 +229,7 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
 def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, due, when):
     old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5}
     properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
-    back = next_run(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), counter, 2, due)
+    back = next_run(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), counter, 2, due)
     counted = {words.ATTEMPT: 4, words.CRASHES: 1, words.FAILURES: 1} | {counter: 2}
     assert back.headers == {"mine": 1} | counted | when
     assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
@@ -229,7 +237,7 @@ def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, du
 
 def test_a_kept_copy_is_not_due_any_more():
     properties = Properties(message_id="m").with_headers({words.DUE: 12.5})
-    copy = kept_copy(Run(workitem(properties=properties), "digest/1", 1.0, 2.0), "why", "worker_digest")
+    copy = kept_copy(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), "why", "worker_digest")
     assert words.DUE not in copy.headers
 
 
@@ -240,7 +248,7 @@ def history_of(number, history=None):
     """Return the history after `number` runs that failed, upon what a producer may have written there."""
     properties = Properties() if history is None else Properties().with_headers({words.HISTORY: history})
     for attempt in range(1, number + 1):
-        latest = Run(workitem(properties=properties, attempt=attempt), "digest/1", 1.0, 2.0)
+        latest = Run(*workitem(properties=properties, attempt=attempt), "digest/1", 1.0, 2.0)
         properties = with_history(latest, "failed", f"error {attempt}").workitem.properties
     return properties.headers[words.HISTORY]
 
