@@ -4,13 +4,15 @@ Only who asks for it by a header is told. A notice that is lost does no harm: th
 """
 
 import math
+from functools import lru_cache
 from typing import Any, Final
 
 from taskqueue import workitem as words
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.topology import is_ours, is_text
+from taskqueue.headers import as_bytes, short_string_pieces
 from taskqueue.pool.assignment import Assignment, header_of
-from taskqueue.properties import Properties
+from taskqueue.properties import Form, Properties
 from taskqueue.results import HOST
 from taskqueue.rpc import jsonrpc
 
@@ -50,20 +52,31 @@ class Notices:
 
     def _is_heard(self, assignment: Assignment) -> bool:
         """Tell whether anybody wants to be told, before anything is made ready for who does not."""
-        asked = assignment.properties
-        if not asked.reply_to or header_of(asked, words.NOTIFY) is not True:
-            return False
-        return self._publisher.is_ready and not is_ours(asked.reply_to) and is_text(asked.reply_to)
+        if assignment.is_followed is None:
+            assignment.is_followed = _is_followed(assignment.properties)
+        return assignment.is_followed and self._publisher.is_ready
 
     def _tell(self, assignment: Assignment, what: str, **params: Any) -> None:
         asked = assignment.properties
         call = asked.correlation_id or assignment.id
-        properties = Properties(
-            content_type=words.JSON, delivery_mode=1, correlation_id=call, expiration=_EXPIRATION
-        )
+        own = as_bytes(call)
+        properties = _form(len(own)).encode(own)
         body = jsonrpc.request(what, {"id": call, **params}, None)
         queue = asked.reply_to or ""
-        self._publisher.publish(Publication(queue, properties.encode(), body, _forget, mandatory=False))
+        self._publisher.publish(Publication(queue, properties, body, _forget, mandatory=False))
+
+
+def _is_followed(asked: Properties) -> bool:
+    if not asked.reply_to or header_of(asked, words.NOTIFY) is not True:
+        return False
+    return not is_ours(asked.reply_to) and is_text(asked.reply_to)
+
+
+@lru_cache(maxsize=256)
+def _form(size: int) -> Form:
+    """Return what the properties of notices have in common; `size` is that of the call's id."""
+    fixed = Properties(content_type=words.JSON, delivery_mode=1, expiration=_EXPIRATION)
+    return Form(fixed, {"correlation_id": short_string_pieces(size)})
 
 
 def _forget(_publication: Publication, _fate: Fate, _reason: str) -> None:
