@@ -21,13 +21,9 @@ _CONTENT_HEADER: Final = struct.Struct(">BHLHHQ")  # a header frame's head, and 
 _NEXT_HEADER: Final = struct.Struct(">BBHLIQ")  # the same behind a frame's end; class and weight in one
 _PUBLISH: Final = struct.pack(">IH", spec.Basic.Publish.INDEX, 0)  # class and method, and a reserved field
 _END: Final = bytes((spec.FRAME_END,))
-_DELIVER: Final = struct.Struct(
-    ">BHLIB"
-)  # a method frame's head, class and method, the consumer tag's length
+_DELIVER: Final = struct.Struct(">BHLIB")  # a method frame's head, its method, the size of the consumer tag
 _TAG: Final = struct.Struct(">QB")  # a delivery's tag, and whether it is redelivered
-_ACK: Final = struct.Struct(
-    ">BHLIQBB"
-)  # a whole frame: head, class and method, tag, multiple, the frame's end
+_ACK: Final = struct.Struct(">BHLIQBB")  # a whole frame: head, method, tag, multiple, the frame's end
 _METHOD_KIND, _HEADER_KIND, _BODY_KIND = spec.FRAME_METHOD, spec.FRAME_HEADER, spec.FRAME_BODY
 _DELIVER_INDEX, _CONTENT_CLASS = spec.Basic.Deliver.INDEX, spec.Basic.INDEX
 _THREE_ENDS: Final = (spec.FRAME_END,) * 3
@@ -120,9 +116,7 @@ def delivered_at(data: bytes, start: int) -> Delivered | None:
         kind, channel, size, method, tag_size = _DELIVER.unpack_from(data, start)
         if method != _DELIVER_INDEX or kind != _METHOD_KIND:
             return None
-        header = (
-            start + _HEAD.size + size
-        )  # begins with the byte that ends the method frame; so do the others
+        header = start + _HEAD.size + size  # the byte that ends the frame before: it is read with the next
         end_1, kind_2, channel_2, header_size, _, length = _NEXT_HEADER.unpack_from(data, header)
         body = end = header + _NEXT.size + header_size
         end_2, kind_3, channel_3, body_size = data[body], _BODY_KIND, channel, length
@@ -142,7 +136,7 @@ def delivered_at(data: bytes, start: int) -> Delivered | None:
         channel,
         data[tag:tag_end].decode(),
         delivery_tag,
-        redelivered == 1,
+        bool(redelivered),
         data[header + _NEXT_HEADER.size : body],
         data[body + _NEXT.size : end],
         end + 1,
@@ -206,7 +200,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         data, end, last = self._frame_buffer, 0, -1
         while end != last:
             last = end
-            if (found := delivered_at(data, end)) is not None and self._deliver(found):
+            if (found := delivered_at(data, end)) is not None and self._pass_on(found):
                 end = found.end
             elif (confirm := confirmed_at(data, end)) is not None and self._confirm(confirm):
                 end += _ACK.size
@@ -220,7 +214,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         on_confirm(confirm.tag, confirm.multiple)
         return True
 
-    def _deliver(self, found: Delivered) -> bool:
+    def _pass_on(self, found: Delivered) -> bool:
         """Pass on a delivery as pika's channel does; False if pika has to decide what becomes of it."""
         channel, tag = self._channels.get(found.channel), found.consumer_tag
         if channel is None or tag in channel._cancelled:  # noqa: SLF001

@@ -30,9 +30,7 @@ class Assignment:
     lease: Lease | None = None
     possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
     is_cancelled: bool = False  # whether its caller wants no run of it any more
-    is_followed: bool | None = (
-        None  # whether its caller wants to be told of it on the way; None: not looked up
-    )
+    is_followed: bool | None = None  # whether its caller wants notices; None: nobody has looked yet
 
     @property
     def worker_type(self) -> str:

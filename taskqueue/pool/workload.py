@@ -266,6 +266,7 @@ class Workload:
     def _deepen(self) -> None:
         self.intake.deepen(self._depth.value)
         if self._depth.value == 1:
+            self._lobby.assign()  # what can be begun now stays
             self._leave_to_others()
 
     def _crowded(self) -> None:
