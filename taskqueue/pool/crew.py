@@ -112,11 +112,8 @@ class Crew:
         Nothing is given to who has been at one workitem for long: nobody knows for how long he will be.
         """
         late = time.monotonic() - _LONG
-        return [
-            link
-            for link in self._links.values()
-            if link.has_room(depth) and (not link.tasks or link.begun > late)
-        ]
+        few = [link for link in self._links.values() if len(link.tasks) < depth]
+        return [link for link in few if link.has_room(depth) and (not link.tasks or link.begun > late)]
 
     def take_back(self, after: float = _LONG) -> list[Assignment]:
         """Return what waits behind workitems that have been in work for `after` seconds."""
