@@ -14,7 +14,8 @@ def test_a_rotated_log_is_written_on_by_consumers_that_cannot_make_a_new_one(sit
     log, old = directory / "pool.log", directory / "pool.log.1"
     site.configure(f"[logging]\ndestination: {log}\n[flooding]\nworkers: 1")
     pool = site.start("workerpool", "-f", "-c", str(site.config))
-    wait_until(lambda: log.exists() and "ready:" in log.read_text(), 20, pool.output)
+    begun = ("ready:", "takes work")  # both, in either order: whoever writes after the rename makes a new log
+    wait_until(lambda: log.exists() and all(word in log.read_text() for word in begun), 20, pool.output)
     log.rename(old)
     work.ask("flooding", {"lines": 1})
     wait_until(lambda: "flood 0" in old.read_text())
