@@ -57,7 +57,7 @@ def as_bytes(text: str) -> bytes:
 
 def write_short_string(value: str) -> bytes:
     """Return a short string; ValueError for more than 255 bytes."""
-    data = value.encode("utf-8", "surrogateescape")
+    data = as_bytes(value)
     if len(data) > 255:
         raise ValueError(f"{len(data)} bytes are too long for an AMQP short string (255 bytes)")
     return _OCTETS[len(data)] + data
@@ -206,7 +206,7 @@ def _write_sized(kind: bytes, content: bytes) -> bytes:
 
 
 def _write_text(value: str) -> bytes:
-    content = value.encode("utf-8", "surrogateescape")
+    content = as_bytes(value)
     return _TEXT_HEAD.pack(b"S", len(content)) + content
 
 
