@@ -43,7 +43,8 @@ class Exchange(Part):
         channel.exchange_declare(self._name, "fanout", durable=True, callback=declared)
 
     def _declared(self, channel: Any) -> None:
-        channel.close()
+        if channel.is_open:  # or the connection is being closed, and does it
+            channel.close()
         self._is_there = True
         waiting, self._waiting = self._waiting, []
         for then in waiting:
@@ -91,6 +92,8 @@ class Listener(Part):
         channel.queue_declare("", exclusive=True, callback=declared)
 
     def _listen(self, channel: Any, queue: str) -> None:
+        if not channel.is_open:
+            return  # the connection is being closed
         channel.queue_bind(queue, self._exchange)
         guard = self._loop.guard
         channel.basic_consume(

@@ -245,6 +245,8 @@ class Publisher(Part):
         channel.confirm_delivery(guard(self._nacked), guard(self._confirms_on))
 
     def _confirms_on(self, _frame: Any) -> None:
+        if not self._channel.is_open:
+            return  # the connection is being closed
         if self._on_reply is not None:
             self._channel.basic_consume(DIRECT_REPLY, self._loop.guard(self._replied), auto_ack=True)
         self._confirms = True

@@ -178,6 +178,8 @@ class Declaration:
             self._declare_queue(channel)
 
     def _declare_queue(self, channel: Any) -> None:
+        if not channel.is_open:
+            return  # the connection is being closed
         guard = self._loop.guard
         channel.queue_declare(
             self._queue.name,
@@ -200,6 +202,8 @@ class Declaration:
             self._bind(channel)
 
     def _bind(self, channel: Any) -> None:
+        if not channel.is_open:
+            return  # the connection is being closed
         bound = self._loop.guard(lambda _frame: self._finish(channel))
         channel.queue_bind(self._queue.name, self._queue.name, callback=bound)
 

@@ -1,0 +1,78 @@
+"""A connection that is closed while the broker still answers what was asked on it: that is no bug of ours."""
+
+import pytest
+
+from taskqueue.broker.broadcast import Exchange, Listener
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.publisher import Publisher
+from taskqueue.broker.session import Session
+from taskqueue.broker.topology import Declaration, Queue
+from taskqueue.config import AmqpSettings
+
+
+@pytest.fixture
+def close_behind(amqp_url, monkeypatch):
+    """Have a connection closed as soon as a method has asked something of the broker; serve until it is."""
+
+    def close_behind(kind, method, begin):
+        loop = EventLoop()
+        session = Session(
+            loop, AmqpSettings.from_url(amqp_url), "test", on_trouble=lambda _error: loop.stop()
+        )
+        ask, asked = getattr(kind, method), []
+
+        def ask_and_close(self, *arguments):
+            ask(self, *arguments)
+            asked.append(self)
+            session.close(loop.stop)
+
+        monkeypatch.setattr(kind, method, ask_and_close)
+        begin(loop, session)
+        session.open()
+        loop.call_later(20, loop.stop)
+        loop.run()  # raises what a callback raised
+        loop.close()
+        assert asked
+
+    return close_behind
+
+
+def on_up(session, action):
+    """Have something done when the session is up."""
+    session.attach(type("WhenUp", (), {"session_up": lambda _: action(), "session_down": lambda _: None})())
+
+
+def test_a_listener_that_is_closed_before_its_queue_is_there_ends_in_peace(close_behind):
+    close_behind(
+        Listener,
+        "_open",
+        lambda loop, session: Listener(loop, session, "test-fanout", on_message=print, on_settled=list),
+    )
+
+
+def test_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(close_behind):
+    def begin(loop, session):
+        exchange = Exchange(loop, session, "test-fanout")
+        on_up(session, lambda: exchange.provide(list))
+
+    close_behind(Exchange, "_declare", begin)
+
+
+@pytest.mark.parametrize("method", ["_declare", "_declare_queue"])
+def test_a_queue_with_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(
+    close_behind, foreign, method
+):
+    queue = Queue("test-queue", has_exchange=True)
+    foreign.declare(queue.name)  # so that there is something to go on with
+
+    def begin(loop, session):
+        on_up(session, lambda: Declaration(loop, session, queue, done=list, failed=print))
+
+    close_behind(Declaration, method, begin)
+
+
+def test_a_publisher_that_is_closed_before_it_hears_replies_ends_in_peace(close_behind):
+    def begin(loop, session):
+        Publisher(loop, session, on_ready=list, on_lost=list, on_batch=list, on_reply=print)
+
+    close_behind(Publisher, "_channel_open", begin)
