@@ -28,8 +28,9 @@ SLOWING = ("delay a line",)
 BEFORE = 0.1
 AFTER = 0.5
 #: Seconds before its death of which RabbitMQ forgets the acknowledgements when it is killed: they have no
-#: confirm, and a queue to which nothing is published writes them down when it has been idle for a while, or when
-#: they are very many. Of 12,539 that bare pika sent in 5 seconds 3.10.8 forgot 7,001, the oldest 2.8 seconds old.
+#: confirm, and a queue to which nothing is published writes them down when it has been idle for a while, or
+#: when they are very many. Of 12,539 that bare pika sent in 5 seconds 3.10.8 forgot 7,001, the oldest of them
+#: 2.8 seconds old.
 FORGOTTEN = 4.0
 
 PRODUCED_TWICE = "confirm lost by the producer"
