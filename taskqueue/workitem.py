@@ -171,7 +171,6 @@ def ruote_type(workitem: Any) -> Any:
     return workitem
 
 
-_scan: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -203,9 +202,9 @@ def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:
     while text[at : at + 1] != "}":
         if members:
             at = _skip_space(text, _expect(text, at, ","))
-        name, at = _scan(text, _expect(text, at, '"') - 1)
+        name, at = jsonrpc.scan(text, _expect(text, at, '"') - 1)
         start = _skip_space(text, _expect(text, _skip_space(text, at), ":"))
-        value, end = _scan(text, start)
+        value, end = jsonrpc.scan(text, start)
         members[name] = (value, text[start:end])
         at = _skip_space(text, end)
     if _skip_space(text, at + 1) != len(text):

@@ -38,15 +38,16 @@ def encode(value: Any) -> bytes:
     return _encode(value).encode()
 
 
-# The C function that json.loads calls in the end, after it has looked for other encodings, and for space.
-_scan: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+#: Reads the value that begins at a place of a text; returns it and where it ends. Raises ValueError, or
+#: StopIteration where none begins. json.loads calls it after a look for other encodings, and for space.
+scan: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def decode(body: bytes) -> Any:
     """Return what JSON says, as json.loads does; ValueError or RecursionError where it is none."""
     try:
         text = body.decode()
-        value, end = _scan(text, 0)
+        value, end = scan(text, 0)
     except (ValueError, StopIteration):
         return json.loads(body)
     return value if end == len(text) else json.loads(body)
