@@ -57,13 +57,16 @@ class Properties(NamedTuple):
                     start = at + 1
                     at = start + raw[at]
                     values[place] = raw[start:at].decode("utf-8", "surrogateescape")
+                elif read is _read_octet:
+                    values[place] = raw[at]
+                    at += 1
                 else:
                     values[place], at = read(raw, at)
             if at > len(raw):
                 raise IndexError(at)
         except (struct.error, IndexError):
             raise MalformedProperties("the property list ends early") from None
-        return cls._make(values)
+        return tuple.__new__(cls, values)  # what _make does, which looks at their number, too
 
     def encode(self) -> bytes:
         """Return the property list as AMQP writes it."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, Protocol
 
 from pika.adapters.select_connection import IOLoop
@@ -108,20 +109,16 @@ class EventLoop:
 
     def guard(self, callback: Callable[_P, Any]) -> Callable[_P, None]:
         """Return the callback in a form that may be given to pika."""
+        return partial(self._call, callback)
 
-        def guarded(*args: Any, **kwargs: Any) -> None:  # _P.args would be made anew by each call of `guard`
-            if self._error is not None:
-                return
-            try:
-                callback(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 -- raised by `run`
-                self._error = error
-                self.stop()
-
-        return guarded
-
-    def _call(self, callback: Callable[[], Any]) -> None:
-        self.guard(callback)()
+    def _call(self, callback: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        if self._error is not None:
+            return
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 -- raised by `run`
+            self._error = error
+            self.stop()
 
     def at_round_end(self, callback: Callable[[], Any]) -> None:
         """Call back once, when all that is ready in this round has been handled."""

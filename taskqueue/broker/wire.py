@@ -187,24 +187,25 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
     def _on_data_available(self, data: bytes) -> None:
         """Hand over the deliveries and confirms in what has come, and leave to pika all between them."""
         self._frame_buffer += data
-        while self._frame_buffer:
-            self._hand_over()
+        while self._hand_over():
             size, frame_value = self._read_frame()
             if frame_value is None:
                 return
             self._trim_frame_buffer(size)
             self._process_frame(frame_value)
 
-    def _hand_over(self) -> None:
-        """Hand over the deliveries and confirms with which the buffer begins."""
-        data, end, last = self._frame_buffer, 0, -1
-        while end != last:
-            last = end
+    def _hand_over(self) -> bool:
+        """Hand over the deliveries and confirms with which the buffer begins; tell whether more is in it."""
+        data, end = self._frame_buffer, 0
+        while end < len(data):
             if (found := delivered_at(data, end)) is not None and self._pass_on(found):
                 end = found.end
             elif (confirm := confirmed_at(data, end)) is not None and self._confirm(confirm):
                 end += _ACK.size
+            else:
+                break
         self._trim_frame_buffer(end)
+        return end < len(data)
 
     def _confirm(self, confirm: Confirmed) -> bool:
         """Pass on a confirm; False if it is for pika."""

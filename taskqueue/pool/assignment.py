@@ -69,7 +69,7 @@ class Assignment:
 
     def run(self, worker: str, started: float, ended: float) -> results.Run:
         """Describe a run of it."""
-        workitem = self.id, self.worker_type, self.attempt, self.properties, self.body
+        workitem = self.id, self.group.worker_type, self.attempt, self.properties, self.delivery.body
         return results.Run(*workitem, worker, started, ended, self.possibly_doubled)
 
 

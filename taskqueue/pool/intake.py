@@ -136,4 +136,4 @@ class Intake:
         self._subscriptions[group.worker_type].settle(delivery)
 
     def _source(self, assignment: Assignment) -> Subscription:
-        return self._subscriptions[assignment.worker_type]
+        return self._subscriptions[assignment.group.worker_type]

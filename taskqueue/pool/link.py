@@ -80,9 +80,8 @@ class WorkerLink:
     def give(self, assignment: Assignment) -> bool:
         """Send a workitem to the worker, which performs one after the other; False if it died before."""
         number = assignment.number
-        task = Task(
-            number, assignment.attempt, assignment.worker_type, assignment.raw_properties, assignment.body
-        ).encode()
+        worker_type, body = assignment.group.worker_type, assignment.delivery.body
+        task = Task(number, assignment.attempt, worker_type, assignment.raw_properties, body).encode()
         if self.tasks:  # the worker does not wait for it
             if not self._together:
                 self._loop.at_round_end(self._send_together)
