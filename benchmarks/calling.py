@@ -14,6 +14,7 @@ from typing import Final
 from benchmarks import bare, ours
 from benchmarks.findings import Finding, Goal
 from benchmarks.ground import Ground, Process
+from benchmarks.racing import Rivals
 from benchmarks.rows import Bench, passers
 from taskqueue import AsyncClient, Client
 
@@ -24,6 +25,7 @@ def calls(bench: Bench) -> Iterator[Finding]:
     """A call of `add` with Client, one at a time, and with AsyncClient, ten thousand at once."""
     ground, trips, rates = bench.ground, [], []
     limits = []
+    rivals = Rivals(bench.race, bench.race.best("p50"))
     for _ in range(bench.scale.rounds):
         ground.declare("taskqueue", "worker_noop")
         with ground.running(passers(ground, "reply", 1)):
@@ -34,7 +36,8 @@ def calls(bench: Bench) -> Iterator[Finding]:
         with ours.dispatcher(ground), ground.running([_node(ground)]):
             trips.append(_caller(ground, "trip", bench.scale.calls).result(120))
             rates.append(_caller(ground, "many", OUTSTANDING).result(120))
-    yield from _trips(bench, limits, trips)
+        rivals.run()
+    yield from _trips(rivals, limits, trips)
     yield _many(rates)
 
 
@@ -46,10 +49,12 @@ def _caller(ground: Ground, role: str, number: int) -> Process:
     return ground.module("benchmarks.calling", role, number)
 
 
-def _trips(bench: Bench, limits: list[dict[str, float]], trips: list[dict[str, float]]) -> Iterator[Finding]:
+def _trips(
+    rivals: Rivals, limits: list[dict[str, float]], trips: list[dict[str, float]]
+) -> Iterator[Finding]:
     for which, name in (("p50", "call with Client, median"), ("p99", "call with Client, 99 %")):
         limit, mine = (median(one[which] for one in found) for found in (limits, trips))
-        peers = bench.race.of(which)
+        peers = rivals.of(which)
         goals = [Goal("≤ 1.3 x bare", mine / limit, mine <= 1.3 * limit)] if which == "p50" else []
         if peers:
             best = min(peers.values())

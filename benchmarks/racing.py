@@ -1,15 +1,20 @@
-"""Runs the peers, once each; every row takes its figures from there."""
+"""Runs the peers: once each for all rows, and those that a row is compared with again in its rounds."""
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Final
 
 from benchmarks.ground import BenchmarkFailed, Ground, Process
 from benchmarks.meter import pace, tree, unique_memory
 from benchmarks.peers import CLIENT, PEERS, PROCESSES, Peer
 
-_CALLS = 300
+_CALLS: Final = 300
+_LESS_IS_BETTER: Final = ("p50", "p99", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +31,7 @@ class PeerFigures:
 
 def race(ground: Ground, peer: Peer, tasks: int) -> PeerFigures:
     """Measure one peer with so many tasks; an error becomes part of the figures."""
-    directory = ground.directory / peer.name.replace(" ", "_").replace(",", "")
-    directory.mkdir()
+    directory = Path(tempfile.mkdtemp(dir=ground.directory, prefix="peer-"))
     for name, text in (
         ("mod.py", peer.module),
         ("submit.py", peer.submit),
@@ -61,19 +65,23 @@ def _race(ground: Ground, peer: Peer, tasks: int, directory: Path) -> PeerFigure
 
 
 class Race:
-    """The figures of all peers, measured when they are first asked for."""
+    """The figures of all peers; each is measured once, when they are first asked for."""
 
     def __init__(self, ground: Ground, tasks: int, wanted: bool) -> None:  # noqa: FBT001
         """Prepare; nothing is measured where peers are not wanted."""
         self._ground, self._tasks = ground, tasks
-        self._peers = PEERS if wanted else ()
+        self._peers = {peer.name: peer for peer in PEERS if wanted}
         self._figures: dict[str, PeerFigures] | None = None
 
     def figures(self) -> dict[str, PeerFigures]:
         """Return the figures by peer."""
         if self._figures is None:
-            self._figures = {peer.name: race(self._ground, peer, self._tasks) for peer in self._peers}
+            self._figures = {name: self.again(name) for name in self._peers}
         return self._figures
+
+    def again(self, name: str) -> PeerFigures:
+        """Measure one peer."""
+        return race(self._ground, self._peers[name], self._tasks)
 
     def known(self) -> dict[str, PeerFigures]:
         """Return the figures that have been measured."""
@@ -83,3 +91,32 @@ class Race:
         """Return one figure of each peer that has it."""
         found = {name: getattr(figures, what) for name, figures in self.figures().items()}
         return {name: figure for name, figure in found.items() if figure is not None}
+
+    def best(self, what: str) -> list[str]:
+        """Return the name of the peer with the best figure; none where no peers are measured."""
+        found = self.of(what)
+        better = min if what in _LESS_IS_BETTER else max
+        return [better(found, key=lambda name: found[name])] if found else []
+
+
+class Rivals:
+    """The peers that a row is compared with; they take part in its rounds: the machine changes meanwhile."""
+
+    def __init__(self, race: Race, names: Iterable[str]) -> None:
+        """Prepare; only what the race knows can be measured."""
+        self._race = race
+        self._found: dict[str, list[PeerFigures]] = {name: [] for name in names if name in race.figures()}
+
+    def run(self) -> None:
+        """Measure each once more."""
+        for name, found in self._found.items():
+            found.append(self._race.again(name))
+
+    def of(self, what: str) -> dict[str, float]:
+        """Return one figure of each peer: a rival's from this row's rounds, another's from the race."""
+        figures = self._race.of(what)
+        for name, found in self._found.items():
+            taken = [figure for each in found if (figure := getattr(each, what)) is not None]
+            if taken:
+                figures[name] = median(taken)
+        return figures

@@ -9,7 +9,7 @@ from benchmarks import ours
 from benchmarks.findings import Finding, Goal
 from benchmarks.ground import Ground, Process
 from benchmarks.meter import Pace, pace
-from benchmarks.racing import Race
+from benchmarks.racing import Race, Rivals
 
 NOOP: Final = "[noop]\nworkers: 2"
 RESULTS: Final = "results"
@@ -19,7 +19,7 @@ RESULTS: Final = "results"
 class Scale:
     """How much is measured."""
 
-    rounds: int = 3  # of limit and ours in turn; the median counts
+    rounds: int = 5  # of limit, ours and the best peer in turn; the median counts
     messages: int = 30_000
     tasks: int = 10_000  # of each peer
     calls: int = 2_000
@@ -41,9 +41,13 @@ class Bench:
     scale: Scale
     race: Race
 
-    def rounds(self, *measures: Callable[[], Pace]) -> list[list[Pace]]:
+    def rounds(self, *measures: Callable[[], Pace], rivals: Rivals | None = None) -> list[list[Pace]]:
         """Make measurements in turn, round by round, so that a change of the machine meets all of them."""
-        taken = [[measure() for measure in measures] for _ in range(self.scale.rounds)]
+        taken = []
+        for _ in range(self.scale.rounds):
+            taken.append([measure() for measure in measures])
+            if rivals is not None:
+                rivals.run()
         return [list(column) for column in zip(*taken, strict=True)]
 
 
@@ -78,8 +82,9 @@ def submit(bench: Bench) -> Iterator[Finding]:
         found = ours.submitter(ground, "noop", count).result(300)
         return Pace(found["rate"], found["cpu"] * 1e6)
 
-    limit, mine = bench.rounds(by_pika, by_us)
-    peers, rate = bench.race.of("submit"), _rate(mine)
+    rivals = Rivals(bench.race, ("Dramatiq", "Huey"))
+    limit, mine = bench.rounds(by_pika, by_us, rivals=rivals)
+    peers, rate = rivals.of("submit"), _rate(mine)
     goals = [Goal.at_least(rate / _rate(limit), 0.85, "the limit")]
     if peers:
         goals.append(Goal.at_least(rate / peers["Dramatiq"], 7, "Dramatiq"))
@@ -133,28 +138,26 @@ def _pace_relay(bench: Bench, types: Sequence[str], pids: Sequence[int]) -> Pace
 def drain(bench: Bench) -> Iterator[Finding]:
     """Two workers do nothing on workitems that wait already; every result is published and confirmed."""
     count = 2 * bench.scale.messages  # so that starting up, of which a part is measured, hardly counts
-    limit, copies, mine = bench.rounds(
-        lambda: _drain_bare(bench, count, "report"),
-        lambda: _drain_bare(bench, count, "pass"),
-        lambda: _drain_ours(bench, count),
+    rivals = Rivals(bench.race, bench.race.best("drain"))
+    limit, mine = bench.rounds(
+        lambda: _drain_bare(bench, count), lambda: _drain_ours(bench, count), rivals=rivals
     )
-    peers, rate = bench.race.of("drain"), _rate(mine)
+    peers, rate = rivals.of("drain"), _rate(mine)
     goals = [Goal.at_least(rate / _rate(limit), 0.9, "the limit")]
     if peers:
         goals.append(Goal.at_least(rate / _best(peers), 2, "the best peer without results"))
-    detail = _detail(ours=mine, limit=limit, copies=copies)
+    detail = _detail(ours=mine, limit=limit)
     yield Finding("drain", "drain, with results", "/s", rate, _rate(limit), peers, goals, detail)
 
 
-def _drain_bare(bench: Bench, count: int, role: str) -> Pace:
-    """Have bare workers "report" a result for each workitem, or "pass" it on as it is, which is less."""
+def _drain_bare(bench: Bench, count: int) -> Pace:
     _fill_worker(bench, count)
-    with bench.ground.running(_bare_workers(bench, role)) as pids:
+    with bench.ground.running(_bare_workers(bench)) as pids:
         return pace(lambda: bench.ground.depth(RESULTS), count, pids)
 
 
-def _bare_workers(bench: Bench, role: str) -> list[Process]:
-    return [bench.ground.module("benchmarks.bare", role, "worker_noop", RESULTS) for _ in range(2)]
+def _bare_workers(bench: Bench) -> list[Process]:
+    return [bench.ground.module("benchmarks.bare", "report", "worker_noop", RESULTS) for _ in range(2)]
 
 
 def _drain_ours(bench: Bench, count: int) -> Pace:
@@ -184,8 +187,11 @@ def whole(bench: Bench) -> Iterator[Finding]:
             ours.submitter(ground, "noop", count)
             return pace(lambda: ground.depth(RESULTS), count, [*one, *other])
 
-    limit, mine = bench.rounds(lambda: run(lambda: passers(ground, RESULTS, role="report")), by_us)
-    peers = bench.race.of("drain")
+    rivals = Rivals(bench.race, bench.race.best("drain"))
+    limit, mine = bench.rounds(
+        lambda: run(lambda: passers(ground, RESULTS, role="report")), by_us, rivals=rivals
+    )
+    peers = rivals.of("drain")
     goals = [Goal.at_least(_rate(mine) / _best(peers), 1.0, "the best peer's drain alone")] if peers else []
     detail = _detail(ours=mine, limit=limit)
     yield Finding("whole", "whole way", "/s", _rate(mine), _rate(limit), peers, goals, detail)
@@ -208,15 +214,17 @@ def trip(bench: Bench) -> Iterator[Finding]:
         caller = ground.module("benchmarks.bare", "call", "taskqueue", body, "noop", bench.scale.calls)
         found[who].append(caller.result(120))
 
+    rivals = Rivals(bench.race, bench.race.best("p50"))
     for _ in range(bench.scale.rounds):
         ground.declare("taskqueue", "worker_noop", RESULTS)
         with ground.running(passers(ground, "reply", 1)):
             call("limit")
         with ours.dispatcher(ground), ours.pool(ground, NOOP):
             call("ours")
+        rivals.run()
     for which, name in (("p50", "round trip, median"), ("p99", "round trip, 99 %")):
         mine, limit = (median(one[which] for one in found[who]) for who in ("ours", "limit"))
-        peers = bench.race.of(which)
+        peers = rivals.of(which)
         goals = [Goal(f"≤ 1.3 x bare ({which})", mine / limit, mine <= 1.3 * limit)]
         if peers:
             best = min(peers.values())
@@ -228,14 +236,12 @@ def trip(bench: Bench) -> Iterator[Finding]:
 def backlog(bench: Bench) -> Iterator[Finding]:
     """Drain with little and with much in the queue."""
     ground, few, many = bench.ground, 10_000, bench.scale.backlog
-    bare_few, few_ours = bench.rounds(
-        lambda: _drain_bare(bench, few, "report"), lambda: _drain_ours(bench, few)
-    )
+    bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
     _fill_worker(bench, many)
     with ours.pool(ground, NOOP) as pids:
         many_ours = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
     ground.declare(RESULTS)
-    with ground.running(_bare_workers(bench, "report")) as pids:
+    with ground.running(_bare_workers(bench)) as pids:
         bare_many = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
     ratio = many_ours.rate / _rate(few_ours)
     goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
