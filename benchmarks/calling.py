@@ -57,8 +57,7 @@ def _trips(
         peers = rivals.of(which)
         goals = [Goal("≤ 1.3 x bare", mine / limit, mine <= 1.3 * limit)] if which == "p50" else []
         if peers:
-            best = min(peers.values())
-            goals.append(Goal("below every peer", mine / best, mine < best))
+            goals.append(Goal.below(mine, limit, peers.values()))
         yield Finding("calls", name, "ms", mine, limit, peers, goals, {"limit": limits, "ours": trips})
 
 

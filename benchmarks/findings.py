@@ -1,5 +1,6 @@
 """What a row of the table found."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,19 @@ class Goal:
     text: str  # "≥ 85 % of the limit"
     value: float  # the ratio, or the figure itself
     met: bool
+    limit: float | None = None  # what bare pika reaches of it
 
     @classmethod
-    def at_least(cls, value: float, least: float, of: str) -> "Goal":
-        """Expect a share of something else, or so many times as much."""
+    def at_least(cls, value: float, least: float, of: str, limit: float | None = None) -> "Goal":
+        """Expect a share of something else, or so many times as much; `limit` is what bare pika has."""
         text = f"≥ {least:.0%} of {of}" if least <= 1 else f"≥ {least:g} x {of}"
-        return cls(text, value, value >= least)
+        return cls(text, value, value >= least, limit)
+
+    @classmethod
+    def below(cls, mine: float, limit: float, peers: Collection[float]) -> "Goal":
+        """Expect less than the least of the peers' figures."""
+        best = min(peers)
+        return cls("below every peer", mine / best, mine < best, limit / best)
 
     @classmethod
     def at_most(cls, value: float, most: float, unit: str) -> "Goal":

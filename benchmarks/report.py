@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from benchmarks.findings import Finding
+from benchmarks.findings import Finding, Goal
 
 _PACKAGES: Final = ("pika", "celery", "dramatiq", "taskiq", "taskiq-aio-pika", "huey", "rq", "redis")
 
@@ -31,7 +31,7 @@ def table(findings: Sequence[Finding]) -> Table:
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
-    ratios = "\n".join(shown(goal.value) for goal in finding.goals)
+    ratios = "\n".join(_ratio(goal) for goal in finding.goals)
     goals = "\n".join(goal.text for goal in finding.goals)
     marks = "\n".join("[green]met[/]" if goal.met else "[red]not met[/]" for goal in finding.goals)
     limit = shown(finding.limit) if finding.limit is not None else ""
@@ -44,6 +44,13 @@ def _cells(finding: Finding) -> tuple[str, ...]:
         goals,
         marks,
     )
+
+
+def _ratio(goal: Goal) -> str:
+    """Return what a goal's figure is, and what bare pika's is where the goal is not met."""
+    if goal.met or goal.limit is None:
+        return shown(goal.value)
+    return f"{shown(goal.value)} (bare: {shown(goal.limit)})"
 
 
 def best(finding: Finding) -> str:
@@ -66,7 +73,7 @@ def markdown(findings: Sequence[Finding]) -> str:
     for finding in findings:
         measure, mine, limit, peer, *_ = _cells(finding)
         goals = "; ".join(
-            f"{shown(goal.value)}: {goal.text}{'' if goal.met else ' (not met)'}" for goal in finding.goals
+            f"{_ratio(goal)}: {goal.text}{'' if goal.met else ' (not met)'}" for goal in finding.goals
         )
         lines.append(f"| {measure} | {mine} | {limit} | {peer} | {goals} |")
     return "\n".join(lines) + "\n"

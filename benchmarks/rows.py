@@ -61,10 +61,6 @@ def _detail(**paces: Sequence[Pace]) -> dict[str, Any]:
     return rates | cpus
 
 
-def _best(figures: dict[str, float]) -> float:
-    return max(figures.values(), default=float("nan"))
-
-
 # --- the rows ----------------------------------------------------------------------------------
 
 
@@ -84,13 +80,13 @@ def submit(bench: Bench) -> Iterator[Finding]:
 
     rivals = Rivals(bench.race, ("Dramatiq", "Huey"))
     limit, mine = bench.rounds(by_pika, by_us, rivals=rivals)
-    peers, rate = rivals.of("submit"), _rate(mine)
-    goals = [Goal.at_least(rate / _rate(limit), 0.85, "the limit")]
-    if peers:
-        goals.append(Goal.at_least(rate / peers["Dramatiq"], 7, "Dramatiq"))
-        goals.append(Goal.at_least(rate / peers["Huey"], 1.0, "Huey, unconfirmed"))
+    peers, rate, most = rivals.of("submit"), _rate(mine), _rate(limit)
+    goals = [Goal.at_least(rate / most, 0.85, "the limit")]
+    for name, least, what in (("Dramatiq", 7, "Dramatiq"), ("Huey", 1, "Huey, unconfirmed")):
+        if peers:
+            goals.append(Goal.at_least(rate / peers[name], least, what, most / peers[name]))
     detail = _detail(ours=mine, limit=limit)
-    yield Finding("submit", "submit, confirmed", "/s", rate, _rate(limit), peers, goals, detail)
+    yield Finding("submit", "submit, confirmed", "/s", rate, most, peers, goals, detail)
 
 
 def relay(bench: Bench) -> Iterator[Finding]:
@@ -142,12 +138,13 @@ def drain(bench: Bench) -> Iterator[Finding]:
     limit, mine = bench.rounds(
         lambda: _drain_bare(bench, count), lambda: _drain_ours(bench, count), rivals=rivals
     )
-    peers, rate = rivals.of("drain"), _rate(mine)
-    goals = [Goal.at_least(rate / _rate(limit), 0.9, "the limit")]
+    peers, rate, most = rivals.of("drain"), _rate(mine), _rate(limit)
+    goals = [Goal.at_least(rate / most, 0.9, "the limit")]
     if peers:
-        goals.append(Goal.at_least(rate / _best(peers), 2, "the best peer without results"))
+        best = max(peers.values())
+        goals.append(Goal.at_least(rate / best, 2, "the best peer without results", most / best))
     detail = _detail(ours=mine, limit=limit)
-    yield Finding("drain", "drain, with results", "/s", rate, _rate(limit), peers, goals, detail)
+    yield Finding("drain", "drain, with results", "/s", rate, most, peers, goals, detail)
 
 
 def _drain_bare(bench: Bench, count: int) -> Pace:
@@ -191,10 +188,13 @@ def whole(bench: Bench) -> Iterator[Finding]:
     limit, mine = bench.rounds(
         lambda: run(lambda: passers(ground, RESULTS, role="report")), by_us, rivals=rivals
     )
-    peers = rivals.of("drain")
-    goals = [Goal.at_least(_rate(mine) / _best(peers), 1.0, "the best peer's drain alone")] if peers else []
+    peers, rate, most = rivals.of("drain"), _rate(mine), _rate(limit)
+    goals = []
+    if peers:
+        best = max(peers.values())
+        goals.append(Goal.at_least(rate / best, 1, "the best peer's drain alone", most / best))
     detail = _detail(ours=mine, limit=limit)
-    yield Finding("whole", "whole way", "/s", _rate(mine), _rate(limit), peers, goals, detail)
+    yield Finding("whole", "whole way", "/s", rate, most, peers, goals, detail)
 
 
 def passers(ground: Ground, target: str, workers: int = 2, role: str = "pass") -> list[Process]:
@@ -227,8 +227,7 @@ def trip(bench: Bench) -> Iterator[Finding]:
         peers = rivals.of(which)
         goals = [Goal(f"≤ 1.3 x bare ({which})", mine / limit, mine <= 1.3 * limit)]
         if peers:
-            best = min(peers.values())
-            goals.append(Goal("below every peer", mine / best, mine < best))
+            goals.append(Goal.below(mine, limit, peers.values()))
         rounds = {who: [round(one[which], 3) for one in found[who]] for who in found}
         yield Finding("trip", name, "ms", mine, limit, peers, goals, rounds)
 
@@ -243,8 +242,7 @@ def backlog(bench: Bench) -> Iterator[Finding]:
     ground.declare(RESULTS)
     with ground.running(_bare_workers(bench)) as pids:
         bare_many = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
-    ratio = many_ours.rate / _rate(few_ours)
-    goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
+    goals = [_flat(many_ours.rate / _rate(few_ours), bare_many.rate / _rate(bare_few))]
     detail = _detail(few=few_ours, many=[many_ours], bare_few=bare_few, bare_many=[bare_many])
     measure = f"drain, {many // 1000:,} thousand queued"
     yield Finding("backlog", measure, "/s", many_ours.rate, bare_many.rate, {}, goals, detail)
@@ -254,12 +252,16 @@ def types(bench: Bench) -> Iterator[Finding]:
     """Relay with one and with many worker types."""
     many = [f"type{number}" for number in range(500)]
     body = ours.BODY % 1
-    one, all_of_them, bare = bench.rounds(
+    one, all_of_them, bare_one, bare = bench.rounds(
         lambda: _relay_ours(bench, body, ["noop"]),
         lambda: _relay_ours(bench, body, many),
+        lambda: _relay_bare(bench, "type", body, ["noop"]),
         lambda: _relay_bare(bench, "type", body, many),
     )
-    ratio = _rate(all_of_them) / _rate(one)
-    goals = [Goal("flat within 10 %", ratio, ratio >= 0.9)]
-    detail = _detail(one=one, many=all_of_them, bare_many=bare)
+    goals = [_flat(_rate(all_of_them) / _rate(one), _rate(bare) / _rate(bare_one))]
+    detail = _detail(one=one, many=all_of_them, bare_one=bare_one, bare_many=bare)
     yield Finding("types", "relay, 500 types", "/s", _rate(all_of_them), _rate(bare), {}, goals, detail)
+
+
+def _flat(ratio: float, limit: float) -> Goal:
+    return Goal("flat within 10 %", ratio, ratio >= 0.9, limit)
