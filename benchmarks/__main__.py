@@ -83,8 +83,7 @@ def _measure(bench: rows.Bench, wanted: tuple[str, ...]) -> Iterator[Finding]:
 
 def _say(finding: Finding, seconds: float) -> None:
     goals = ", ".join(
-        f"{report.shown(goal.value)} ({goal.text}: {'met' if goal.met else 'not met'})"
-        for goal in finding.goals
+        f"{report.ratio(goal)} ({goal.text}: {'met' if goal.met else 'not met'})" for goal in finding.goals
     )
     console.print(
         f"{finding.measure}: {report.shown(finding.ours)} {finding.unit}; {goals} [{seconds:.0f} s]"

@@ -31,7 +31,7 @@ def table(findings: Sequence[Finding]) -> Table:
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
-    ratios = "\n".join(_ratio(goal) for goal in finding.goals)
+    ratios = "\n".join(ratio(goal) for goal in finding.goals)
     goals = "\n".join(goal.text for goal in finding.goals)
     marks = "\n".join("[green]met[/]" if goal.met else "[red]not met[/]" for goal in finding.goals)
     limit = shown(finding.limit) if finding.limit is not None else ""
@@ -46,7 +46,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     )
 
 
-def _ratio(goal: Goal) -> str:
+def ratio(goal: Goal) -> str:
     """Return what a goal's figure is, and what bare pika's is where the goal is not met."""
     if goal.met or goal.limit is None:
         return shown(goal.value)
@@ -73,7 +73,7 @@ def markdown(findings: Sequence[Finding]) -> str:
     for finding in findings:
         measure, mine, limit, peer, *_ = _cells(finding)
         goals = "; ".join(
-            f"{_ratio(goal)}: {goal.text}{'' if goal.met else ' (not met)'}" for goal in finding.goals
+            f"{ratio(goal)}: {goal.text}{'' if goal.met else ' (not met)'}" for goal in finding.goals
         )
         lines.append(f"| {measure} | {mine} | {limit} | {peer} | {goals} |")
     return "\n".join(lines) + "\n"

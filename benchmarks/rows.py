@@ -149,23 +149,30 @@ def drain(bench: Bench) -> Iterator[Finding]:
 
 def _drain_bare(bench: Bench, count: int) -> Pace:
     _fill_worker(bench, count)
-    with bench.ground.running(_bare_workers(bench)) as pids:
-        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
-
-
-def _bare_workers(bench: Bench) -> list[Process]:
-    return [bench.ground.module("benchmarks.bare", "report", "worker_noop", RESULTS) for _ in range(2)]
+    return _perform_bare(bench, count)
 
 
 def _drain_ours(bench: Bench, count: int) -> Pace:
     _fill_worker(bench, count)
-    with ours.pool(bench.ground, NOOP) as pids:
-        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
+    return _perform_ours(bench, count)
 
 
 def _fill_worker(bench: Bench, count: int) -> None:
-    bench.ground.declare("worker_noop", RESULTS)
+    bench.ground.declare("worker_noop")
     bench.ground.fill("worker_noop", [ours.BODY % 1], ["noop"], count)
+
+
+def _perform_bare(bench: Bench, count: int) -> Pace:
+    bench.ground.declare(RESULTS)
+    workers = [bench.ground.module("benchmarks.bare", "report", "worker_noop", RESULTS) for _ in range(2)]
+    with bench.ground.running(workers) as pids:
+        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
+
+
+def _perform_ours(bench: Bench, count: int) -> Pace:
+    bench.ground.declare(RESULTS)
+    with ours.pool(bench.ground, NOOP) as pids:
+        return pace(lambda: bench.ground.depth(RESULTS), count, pids)
 
 
 def whole(bench: Bench) -> Iterator[Finding]:
@@ -233,19 +240,19 @@ def trip(bench: Bench) -> Iterator[Finding]:
 
 
 def backlog(bench: Bench) -> Iterator[Finding]:
-    """Drain with little and with much in the queue."""
-    ground, few, many = bench.ground, 10_000, bench.scale.backlog
+    """Drain with little in the queue, and with so much that each round takes a small part of it."""
+    few, many = 10_000, bench.scale.backlog
     bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
     _fill_worker(bench, many)
-    with ours.pool(ground, NOOP) as pids:
-        many_ours = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
-    ground.declare(RESULTS)
-    with ground.running(_bare_workers(bench)) as pids:
-        bare_many = pace(lambda: ground.depth(RESULTS), 4 * few, pids)
-    goals = [_flat(many_ours.rate / _rate(few_ours), bare_many.rate / _rate(bare_few))]
-    detail = _detail(few=few_ours, many=[many_ours], bare_few=bare_few, bare_many=[bare_many])
+    part = many // 25
+    bare_many, many_ours = bench.rounds(
+        lambda: _perform_bare(bench, part), lambda: _perform_ours(bench, part)
+    )
+    rate, most = _rate(many_ours), _rate(bare_many)
+    goals = [_flat(rate / _rate(few_ours), most / _rate(bare_few))]
+    detail = _detail(few=few_ours, many=many_ours, bare_few=bare_few, bare_many=bare_many)
     measure = f"drain, {many // 1000:,} thousand queued"
-    yield Finding("backlog", measure, "/s", many_ours.rate, bare_many.rate, {}, goals, detail)
+    yield Finding("backlog", measure, "/s", rate, most, {}, goals, detail)
 
 
 def types(bench: Bench) -> Iterator[Finding]:
