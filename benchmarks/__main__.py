@@ -44,11 +44,7 @@ console = Console()
 @click.option("--only", multiple=True, metavar="ROW", type=click.Choice(list(ROWS)), help="Just this row.")
 @click.option("--quick", is_flag=True, help="Less of everything: below five minutes.")
 @click.option("--peers/--no-peers", default=True, help="Whether the peers are measured, too.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    help="How often they are measured in turn.",
-)
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of each row; the median counts.")
 def main(*, only: tuple[str, ...], quick: bool, peers: bool, rounds: int | None) -> None:
     """Measure taskqueue beside its peers and beside bare pika. Leave the machine idle meanwhile."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped then, too
