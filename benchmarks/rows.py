@@ -244,7 +244,7 @@ def backlog(bench: Bench) -> Iterator[Finding]:
     few, many = 10_000, bench.scale.backlog
     bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
     _fill_worker(bench, many)
-    part = many // 25
+    part = min(4 * few, many // (2 * bench.scale.rounds + 1))  # of each round; some must be left at the end
     bare_many, many_ours = bench.rounds(
         lambda: _perform_bare(bench, part), lambda: _perform_ours(bench, part)
     )
