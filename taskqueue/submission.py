@@ -9,7 +9,7 @@ from taskqueue import workitem as words
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
-from taskqueue.broker.topology import DIRECT_REPLY, TASKQUEUE, Declaration, Queue
+from taskqueue.broker.topology import TASKQUEUE, Declaration, Queue
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ResultTimeout, TaskqueueError
 from taskqueue.properties import Properties
@@ -125,7 +125,7 @@ class _Run:
             content_type=submission.content_type,
             delivery_mode=2,
             correlation_id=submission.id,
-            reply_to=DIRECT_REPLY if self._on_result else None,
+            reply_to=words.DIRECT_REPLY if self._on_result else None,
             message_id=submission.id,
             timestamp=int(time.time()),
             type=submission.worker_type,

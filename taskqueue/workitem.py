@@ -22,6 +22,10 @@ from taskqueue.rpc import jsonrpc
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
 WORKER_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 
+#: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to): what reply_to begins with where
+#: the reply comes over the connection that asked.
+DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
+
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
@@ -247,15 +251,21 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
         if headers or properties.header_table
         else properties
     )
-    if (kept.type, kept.delivery_mode, kept.user_id, kept.expiration) == (worker_type, 2, None, None):
+    mode = 1 if _ends_with_connection(properties) else 2
+    if (kept.type, kept.delivery_mode, kept.user_id, kept.expiration) == (worker_type, mode, None, None):
         return kept if kept.message_id else kept.replace(message_id=new_id())
     return kept.replace(
         type=worker_type,
-        delivery_mode=2,
+        delivery_mode=mode,
         message_id=properties.message_id or new_id(),
         user_id=None,
         expiration=None,
     )
+
+
+def _ends_with_connection(properties: Properties) -> bool:
+    """Tell whether a request need not outlive the broker, which takes the way of its reply with it."""
+    return properties.delivery_mode == 1 and (properties.reply_to or "").startswith(DIRECT_REPLY)
 
 
 def rejected(properties: Properties, reason: str, queue: str) -> Properties:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.topology import DIRECT_REPLY
 from taskqueue.broker.wire import RawProperties
 from taskqueue.properties import Properties
+from taskqueue.workitem import DIRECT_REPLY
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0

@@ -22,8 +22,6 @@ INTERNAL_PREFIX: Final = "taskqueue_"
 REPLIES_PREFIX: Final = "replies_"
 #: The fanout exchange by which every consumer hears which workitems are not wanted any more.
 CANCEL: Final = "taskqueue_cancel"
-#: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to).
-DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
 #: Seconds that each rung of the delay ladder holds a message back; any delay is a sum of them.
 LADDER: Final = (0.25, 1, 5, 15, 60, 300, 900, 3600, 21600)

@@ -10,7 +10,6 @@ from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.topology import (
-    DIRECT_REPLY,
     FAILED,
     REJECTED,
     Provider,
@@ -172,7 +171,7 @@ class Settlement:
             assignment.body if body is None else body,
             lambda publication, fate, reason: self._published(assignment, publication, fate, reason),
             # RabbitMQ before 4.2 returns what it has delivered to a direct reply's consumer.
-            mandatory=not queue.startswith(DIRECT_REPLY),
+            mandatory=not queue.startswith(words.DIRECT_REPLY),
         )
 
     # --- until all of it is confirmed ---

@@ -17,7 +17,7 @@ from taskqueue.broker.broadcast import Exchange
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.topology import CANCEL, DIRECT_REPLY, TASKQUEUE, Provider, Queue, worker_queue
+from taskqueue.broker.topology import CANCEL, TASKQUEUE, Provider, Queue, worker_queue
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import (
     BrokerRefused,
@@ -33,7 +33,7 @@ from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.inbox import Inbox
 from taskqueue.rpc.lead import Lead
 from taskqueue.submission import Submission
-from taskqueue.workitem import new_id
+from taskqueue.workitem import DIRECT_REPLY, new_id
 
 _LONGEST_DELAY: Final = 2.0  # seconds between two attempts to connect
 _LOOK_DELAY: Final = 0.25  # seconds between two looks for calls that the broker does not confirm
@@ -63,6 +63,7 @@ class Engine(Part):
         """
         self._amqp = amqp
         self._direct = direct
+        self._is_cluster = len(amqp.hosts) > 1  # where a queue's node may end, and our connection go on
         self._broker_timeout = broker_timeout
         self._inbox = Inbox()
         self._loop = EventLoop()
@@ -109,22 +110,27 @@ class Engine(Part):
 
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; waits while very many are unconfirmed. BrokerUnavailable where that takes too long."""
-        self._hand_over(self._sending_of(call, body, notify=notify))
+        self._hand_over(self._sending_of(call, body, notify=notify, persistent=True))
 
     def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
-        """Send a call and return when it is done, or after `timeout` seconds; raises what `send` does."""
+        """Send a call and return when it is done, or after `timeout` seconds; raises what `send` does.
+
+        Its request ends with the broker, as the way of its reply does: the caller, who waits, gets ReplyLost.
+        """
         until = math.inf if timeout is None else time.monotonic() + timeout
-        send = self._sending_of(call, body, notify=False)
+        send = self._sending_of(call, body, notify=False, persistent=self._is_cluster)
         if not self._lead.take(send, call.done, until):
             self._hand_over(send)
         if not call.done():
             self.wait(call, None if timeout is None else until - time.monotonic())
 
-    def _sending_of(self, call: Call[Any], body: bytes, *, notify: bool) -> Callable[[], None]:
+    def _sending_of(
+        self, call: Call[Any], body: bytes, *, notify: bool, persistent: bool
+    ) -> Callable[[], None]:
         """Return what sends a call, when there is room for one more."""
         self._wait_for_room()
         until = time.monotonic() + self._broker_timeout
-        return lambda: self._send(call, body, until, notify=notify)
+        return lambda: self._send(call, body, until, notify=notify, persistent=persistent)
 
     def _wait_for_room(self) -> None:
         """Look again and again: Python's semaphores do not survive every signal's handler that raises."""
@@ -237,9 +243,11 @@ class Engine(Part):
         """Whether a request may be published: its reply would find us."""
         return self._publisher.is_ready
 
-    def _send(self, call: Call[Any], body: bytes, until: float, *, notify: bool) -> None:
+    def _send(self, call: Call[Any], body: bytes, until: float, *, notify: bool, persistent: bool) -> None:
         queue = worker_queue(call.task) if self._direct else TASKQUEUE
-        properties = message.request_properties(call.task, call.id, self._reply_to, notify=notify)
+        properties = message.request_properties(
+            call.task, call.id, self._reply_to, notify=notify, persistent=persistent
+        )
         publication = Publication(queue, properties, body, partial(self._published, call))
         self._sending[call.id] = Sent(call, publication, until)
         self._calls[call.id] = call

@@ -38,19 +38,21 @@ def request_body(task: str, args: Sequence[Any], kwargs: Mapping[str, Any], id_:
         raise TypeError(f"{task}: the arguments cannot be sent as JSON: {error}") from None
 
 
-def request_properties(task: str, id_: str, reply_to: str, *, notify: bool) -> bytes:
+def request_properties(task: str, id_: str, reply_to: str, *, notify: bool, persistent: bool = True) -> bytes:
     """Return a request's properties, encoded; the type saves the dispatcher from reading the body.
 
     notify -- whether the caller wants to be told what happens on the way
+    persistent -- whether the request outlives the broker
     """
     own = as_bytes(id_)
-    return _form(task, reply_to, notify, len(own)).encode(own, own, int(time.time()))
+    return _form(task, reply_to, notify, persistent, len(own)).encode(own, own, int(time.time()))
 
 
 @lru_cache(maxsize=1024)
-def _form(task: str, reply_to: str, notify: bool, size: int) -> Form:  # noqa: FBT001 -- cached
+def _form(task: str, reply_to: str, notify: bool, persistent: bool, size: int) -> Form:  # noqa: FBT001 -- cached
     """Return what the properties of many requests have in common; `size` is that of their ids."""
-    fixed = Properties(content_type=words.JSON, delivery_mode=2, reply_to=reply_to, type=task)
+    mode = 2 if persistent else 1
+    fixed = Properties(content_type=words.JSON, delivery_mode=mode, reply_to=reply_to, type=task)
     if notify:
         fixed = fixed.with_headers({words.NOTIFY: True})
     own = short_string_pieces(size)

@@ -9,6 +9,8 @@ import pytest
 from support import remote
 from support.waiting import wait_until
 
+from taskqueue import CallTimeout, Client
+
 JSON = "application/json"
 
 
@@ -108,6 +110,16 @@ def test_a_failures_data_has_type_and_traceback(ask):
 
 def test_a_request_straight_to_the_tasks_queue_is_answered(ask):
     assert ask(request("add", [1, 2], id=1), "worker_add")["result"] == 3
+
+
+@pytest.mark.parametrize(("hosts", "mode"), [(1, 1), (2, 2)])
+def test_the_request_of_who_waits_is_persistent_only_where_there_are_more_hosts(served, hosts, mode):
+    served.foreign.declare("worker_unserved")
+    start, _, rest = served.url.partition("@")
+    host, _, vhost = rest.partition("/")
+    with Client(f"{start}@{','.join([host] * hosts)}/{vhost}") as client, pytest.raises(CallTimeout):
+        client.call("unserved", timeout=0.1)
+    assert served.foreign.get("worker_unserved").properties["delivery_mode"] == mode
 
 
 def test_what_nobody_serves_is_kept_and_no_queue_is_made_for_it(served, ask):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.foreign import Foreign
 from support.node import Node
 from support.waiting import wait_until
 
@@ -78,6 +79,36 @@ def test_a_client_outlives_its_connection(proxy, foreign, amqp_url):
         assert kept.result(20) == 7
         again = client.add(1, 2)
         wait_until(lambda: again.status() == "QUEUED", 20)
+
+
+def test_with_the_broker_ends_the_request_of_who_waits_and_of_nobody_else(
+    node_directory: Path, rabbitmq: None
+):
+    node, caught = Node(node_directory / "ended"), []
+
+    def call():
+        with pytest.raises(ReplyLost) as error:
+            client.add(1, 2)
+        caught.append(str(error.value))
+
+    node.start()
+    try:
+        with Foreign(node.url) as foreign, Client(node.url, direct=True) as client:
+            foreign.declare("worker_add")
+            waiting = threading.Thread(target=call)
+            waiting.start()
+            wait_until(lambda: foreign.depth("worker_add") == 1)
+            submitted = client.submit_call("add", (3, 4), {})
+            wait_until(lambda: submitted.status() == "QUEUED")  # and so is what was sent before
+            node.kill_settled()
+            waiting.join(30)
+            print(*caught)
+            assert [text.partition(" by which")[0] for text in caught] == ["the connection was lost"]
+            node.start()
+            assert json.loads(foreign.get("worker_add", 30).body)["params"] == [3, 4]
+            assert foreign.depth("worker_add") == 0
+    finally:
+        node.stop()
 
 
 def test_a_client_survives_a_restart_of_the_broker(node_directory: Path, rabbitmq: None):

@@ -42,6 +42,21 @@ def test_a_routed_workitem_keeps_its_properties_and_is_given_what_is_missing():
     assert travelling(came.replace(message_id="m"), "digest").message_id == "m"
 
 
+@pytest.mark.parametrize(
+    ("reply_to", "came", "goes"),
+    [
+        ("amq.rabbitmq.reply-to.g1h2", 1, 1),
+        ("amq.rabbitmq.reply-to.g1h2", 2, 2),
+        ("amq.rabbitmq.reply-to.g1h2", None, 2),
+        ("answers", 1, 2),
+        (None, 1, 2),
+    ],
+)
+def test_only_a_request_whose_reply_ends_with_the_broker_may_end_with_it_too(reply_to, came, goes):
+    going = travelling(Properties(reply_to=reply_to, delivery_mode=came, message_id="m"), "t")
+    assert going == Properties(reply_to=reply_to, delivery_mode=goes, message_id="m", type="t")
+
+
 def test_each_workitem_without_an_id_gets_one_of_its_own():
     assert len({travelling(Properties(), "t").message_id for _ in range(100)}) == 100
 
