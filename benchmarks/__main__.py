@@ -26,7 +26,7 @@ ROWS: Final[dict[str, Callable[[rows.Bench], Iterable[Finding]]]] = {
     "relay": rows.relay,
     "drain": rows.drain,
     "whole": rows.whole,
-    "trip": rows.trip,
+    "trip": calling.trip,
     "calls": calling.calls,
     "workers": hosts.workers,
     "idle": hosts.idle,

@@ -3,6 +3,7 @@
 Run as `python -m benchmarks.calling ROLE NUMBER` this is the caller, in a process of its own.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -21,60 +22,62 @@ from taskqueue import AsyncClient, Client
 OUTSTANDING: Final = 10_000
 
 
-def calls(bench: Bench) -> Iterator[Finding]:
-    """A call of `add` with Client, one at a time, and with AsyncClient, ten thousand at once."""
-    ground, trips, rates = bench.ground, [], []
-    limits = []
+def trip(bench: Bench) -> Iterator[Finding]:
+    """A call of `add` with Client, one at a time, through dispatcher and worker and back."""
+    ground, limits, mine = bench.ground, [], []
     rivals = Rivals(bench.race, bench.race.best("p50"))
     for _ in range(bench.scale.rounds):
         ground.declare("taskqueue", "worker_noop")
         with ground.running(passers(ground, "reply", 1)):
-            asking = ground.module(
-                "benchmarks.bare", "call", "taskqueue", ours.BODY % 1, "noop", bench.scale.calls
-            )
-            limits.append(asking.result(120))
-        with ours.dispatcher(ground), ground.running([_node(ground)]):
-            trips.append(_caller(ground, "trip", bench.scale.calls).result(120))
-            rates.append(_caller(ground, "many", OUTSTANDING).result(120))
+            asked = "taskqueue", ours.BODY % 1, "noop", bench.scale.calls
+            limits.append(ground.module("benchmarks.bare", "call", *asked).result(120))
+        with _served(ground):
+            mine.append(_caller(ground, "trip", bench.scale.calls).result(120))
         rivals.run()
-    yield from _trips(rivals, limits, trips)
-    yield _many(rates)
+    for which, name in (("p50", "median"), ("p99", "99 %")):
+        yield _trip(name, rivals.of(which), *([one[which] for one in found] for found in (mine, limits)))
 
 
-def _node(ground: Ground) -> Process:
-    return ground.module("taskqueue.node", "-n", 2).wait_for("takes work")
+def _trip(name: str, peers: dict[str, float], mine: list[float], limits: list[float]) -> Finding:
+    taken, limit = median(mine), median(limits)
+    goals = [Goal("≤ 1.3 x bare", taken / limit, taken <= 1.3 * limit)]
+    if peers:
+        goals.append(Goal.below(taken, limit, peers.values()))
+    rounds = {"limit": [round(one, 3) for one in limits], "ours": [round(one, 3) for one in mine]}
+    return Finding("trip", f"round trip, {name}", "ms", taken, limit, peers, goals, rounds)
 
 
-def _caller(ground: Ground, role: str, number: int) -> Process:
-    return ground.module("benchmarks.calling", role, number)
-
-
-def _trips(
-    rivals: Rivals, limits: list[dict[str, float]], trips: list[dict[str, float]]
-) -> Iterator[Finding]:
-    for which, name in (("p50", "call with Client, median"), ("p99", "call with Client, 99 %")):
-        limit, mine = (median(one[which] for one in found) for found in (limits, trips))
-        peers = rivals.of(which)
-        goals = [Goal("≤ 1.3 x bare", mine / limit, mine <= 1.3 * limit)] if which == "p50" else []
-        if peers:
-            goals.append(Goal.below(mine, limit, peers.values()))
-        yield Finding("calls", name, "ms", mine, limit, peers, goals, {"limit": limits, "ours": trips})
-
-
-def _many(rates: list[dict[str, float]]) -> Finding:
+def calls(bench: Bench) -> Iterator[Finding]:
+    """Ten thousand calls of `add` at once, with AsyncClient."""
+    rates = []
+    for _ in range(bench.scale.rounds):
+        with _served(bench.ground):
+            rates.append(_caller(bench.ground, "many", OUTSTANDING).result(120))
     rate = median(one["rate"] for one in rates)
     growth = max(one["growth"] for one in rates)
     goals = [
         Goal("≥ 3,000/s", rate, rate >= 3000),
         Goal("no growth after the first ten thousand (≤ 10 %)", growth, growth <= 1.1),
     ]
-    return Finding("calls", "10,000 calls out", "/s", rate, goals=goals, more={"rounds": rates})
+    yield Finding("calls", "10,000 calls out", "/s", rate, goals=goals, more={"rounds": rates})
+
+
+@contextlib.contextmanager
+def _served(ground: Ground) -> Iterator[None]:
+    """Have a dispatcher run, and two workers that perform `add`."""
+    node = ground.module("taskqueue.node", "-n", 2)
+    with ours.dispatcher(ground), ground.running([node.wait_for("takes work")]):
+        yield
+
+
+def _caller(ground: Ground, role: str, number: int) -> Process:
+    return ground.module("benchmarks.calling", role, number)
 
 
 # --- the caller --------------------------------------------------------------------------------
 
 
-def _trip(number: int) -> dict[str, float]:
+def _one_by_one(number: int) -> dict[str, float]:
     times = []
     with Client(os.environ["AMQP_URL"]) as client:
         for _ in range(number + number // 10):
@@ -106,5 +109,5 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    found = {"trip": _trip, "many": _at_once}[sys.argv[1]](int(sys.argv[2]))
+    found = {"trip": _one_by_one, "many": _at_once}[sys.argv[1]](int(sys.argv[2]))
     print(json.dumps(found), flush=True)

@@ -211,34 +211,6 @@ def passers(ground: Ground, target: str, workers: int = 2, role: str = "pass") -
     return [each.wait_for("ready") for each in (relay_process, *others)]
 
 
-def trip(bench: Bench) -> Iterator[Finding]:
-    """One call at a time, through dispatcher and worker and back."""
-    ground = bench.ground
-    found: dict[str, list[dict[str, float]]] = {"limit": [], "ours": []}
-
-    def call(who: str) -> None:
-        body = ours.BODY % 1
-        caller = ground.module("benchmarks.bare", "call", "taskqueue", body, "noop", bench.scale.calls)
-        found[who].append(caller.result(120))
-
-    rivals = Rivals(bench.race, bench.race.best("p50"))
-    for _ in range(bench.scale.rounds):
-        ground.declare("taskqueue", "worker_noop", RESULTS)
-        with ground.running(passers(ground, "reply", 1)):
-            call("limit")
-        with ours.dispatcher(ground), ours.pool(ground, NOOP):
-            call("ours")
-        rivals.run()
-    for which, name in (("p50", "round trip, median"), ("p99", "round trip, 99 %")):
-        mine, limit = (median(one[which] for one in found[who]) for who in ("ours", "limit"))
-        peers = rivals.of(which)
-        goals = [Goal(f"≤ 1.3 x bare ({which})", mine / limit, mine <= 1.3 * limit)]
-        if peers:
-            goals.append(Goal.below(mine, limit, peers.values()))
-        rounds = {who: [round(one[which], 3) for one in found[who]] for who in found}
-        yield Finding("trip", name, "ms", mine, limit, peers, goals, rounds)
-
-
 def backlog(bench: Bench) -> Iterator[Finding]:
     """Drain with little in the queue, and with so much that each round takes a small part of it."""
     few, many = 10_000, bench.scale.backlog
