@@ -125,6 +125,13 @@ class Properties(NamedTuple):
         return self.fields | ({"headers": self.headers} if self.header_table else {})
 
 
+def content_type_of(raw: bytes) -> str | None:
+    """Read the content type alone, which is the first field, from a property list that can be decoded."""
+    if raw[0] & _FIRST_FIELD:
+        return read_short_string(raw, 2)[0]
+    return None
+
+
 #: What a field is written with: bytes, and the codes that struct has for values that differ.
 Pieces = Sequence[bytes | str]
 
@@ -163,6 +170,7 @@ class Form:
         return self._struct.pack(*pieces)
 
 
+_FIRST_FIELD: Final = 0x80  # in the first byte of the flags
 _SHORT: Final = struct.Struct(">H")
 _LONG: Final = struct.Struct(">I")
 _LONGLONG: Final = struct.Struct(">Q")

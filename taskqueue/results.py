@@ -138,7 +138,7 @@ class Run(NamedTuple):
     @property
     def workitem(self) -> Workitem:
         """The workitem."""
-        return Workitem(self.id, self.worker_type, self.attempt, self.properties, self.body)
+        return Workitem(self.worker_type, self.attempt, self.properties.encode(), self.body)
 
 
 def encode_result(run: Run, status: str, content_type: str, expire: float) -> bytes:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from taskqueue import workitem as words
 from taskqueue.broker.loop import EventLoop
@@ -19,8 +19,7 @@ _WINDOW: Final = 1000  # submissions that may be unconfirmed at a time
 _CONFIRM_TIMEOUT: Final = 30.0  # seconds without a word from the broker, while something is unconfirmed
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A workitem to be submitted."""
 
     id: str
@@ -121,21 +120,16 @@ class _Run:
         self._leave_if_done()
 
     def _publish(self, submission: Submission) -> None:
-        properties = Properties(
-            content_type=submission.content_type,
-            delivery_mode=2,
-            correlation_id=submission.id,
-            reply_to=words.DIRECT_REPLY if self._on_result else None,
-            message_id=submission.id,
-            timestamp=int(time.time()),
-            type=submission.worker_type,
-        )
-        if submission.delay:
-            properties = properties.with_headers({words.DUE: time.time() + submission.delay})
+        id_, worker_type, body, content_type, delay = submission
+        reply_to = words.DIRECT_REPLY if self._on_result else None
+        properties = words.submitted(worker_type, id_, content_type, reply_to)
+        if delay:
+            due = {words.DUE: time.time() + delay}
+            properties = Properties.decode(properties).with_headers(due).encode()
         if self._on_result:
-            self._awaited.add(submission.id)
+            self._awaited.add(id_)
         self._unconfirmed += 1
-        self._publisher.publish(Publication(TASKQUEUE, properties.encode(), submission.body, self._published))
+        self._publisher.publish(Publication(TASKQUEUE, properties, body, self._published))
 
     def _published(self, publication: Publication, fate: Fate, reason: str) -> None:
         if fate is Fate.RETURNED:

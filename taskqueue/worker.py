@@ -30,7 +30,6 @@ from taskqueue.pool import frames, labels, privileges
 from taskqueue.pool.frames import Verdict
 from taskqueue.pool.limits import Limits
 from taskqueue.pool.permits import granted
-from taskqueue.properties import Properties
 from taskqueue.results import Failure, encode_answer, encode_failure
 from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
 
@@ -268,7 +267,7 @@ def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
 def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
     """Run the handler on one workitem; whatever it does short of ending the process is an outcome."""
     started = time.time()
-    workitem = _workitem(task)
+    workitem = Workitem(task.worker_type, task.attempt, task.properties, task.body)
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
@@ -297,11 +296,6 @@ def _verdict(error: BaseException) -> tuple[Verdict, float]:
         case Reject() | UnknownTask() | BadArguments() | InvalidRequest():
             return Verdict.REJECTED, _NO_DELAY
     return Verdict.FAILED, _NO_DELAY
-
-
-def _workitem(task: frames.Task) -> Workitem:
-    properties = Properties.decode(task.properties)
-    return Workitem(properties.message_id or "", task.worker_type, task.attempt, properties, task.body)
 
 
 def _check_accepted(worker: BaseWorker, workitem: Workitem) -> None:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from taskqueue.errors import Unroutable, WorkitemUnreadable
-from taskqueue.headers import MalformedProperties
-from taskqueue.properties import Properties
+from taskqueue.headers import MalformedProperties, as_bytes, short_string_pieces
+from taskqueue.properties import Form, Properties, content_type_of
 from taskqueue.rpc import jsonrpc
 
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
@@ -60,24 +60,44 @@ LARGEST_READ: Final = 16 * 1024 * 1024
 TEXT_LIMIT: Final = 16_384
 
 
-class Workitem(NamedTuple):
-    """One workitem as its worker sees it (`self.workitem`)."""
+class Workitem:
+    """One workitem as its worker sees it (`self.workitem`): worker type, attempt, body, and its properties.
 
-    id: str
-    worker_type: str
-    attempt: int  # 1 for the first run; crashes and failures before this one are counted in
-    properties: Properties
-    body: bytes
+    `attempt` is 1 for the first run; crashes and failures before this one are counted in. `content_type` is
+    the body's media type, without parameters, in lower case; JSON where none is given.
+    """
+
+    __slots__ = ("_properties", "_raw", "attempt", "body", "content_type", "worker_type")
+
+    def __init__(self, worker_type: str, attempt: int, properties: bytes, body: bytes) -> None:
+        """Take the properties as AMQP writes them: few handlers look at more than the content type."""
+        self.worker_type = worker_type
+        self.attempt = attempt
+        self.body = body
+        self.content_type = media_type(content_type_of(properties)) or JSON
+        self._raw = properties
+        self._properties: Properties | None = None
+
+    def __repr__(self) -> str:
+        """Show what it is, and not what is in it."""
+        return f"<workitem {self.id} of type {self.worker_type}, attempt {self.attempt}>"
+
+    @property
+    def id(self) -> str:
+        """The workitem's id."""
+        return self.properties.message_id or ""
+
+    @property
+    def properties(self) -> Properties:
+        """The message's properties, decoded."""
+        if self._properties is None:
+            self._properties = Properties.decode(self._raw)
+        return self._properties
 
     @property
     def headers(self) -> dict[str, Any]:
         """The message's headers, decoded."""
         return self.properties.headers
-
-    @property
-    def content_type(self) -> str:
-        """The body's media type, without parameters, in lower case; JSON where none is given."""
-        return media_type(self.properties.content_type) or JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +110,45 @@ class Route:
 
 #: Reads the body of one content type; raises Unroutable. Plugins add more (`taskqueue.formats`).
 Format = Callable[[bytes], Route]
+
+
+# --- from a producer ----------------------------------------------------------------------------
+
+
+def submitted(
+    worker_type: str,
+    id_: str,
+    content_type: str,
+    reply_to: str | None = None,
+    *,
+    notify: bool = False,
+    persistent: bool = True,
+) -> bytes:
+    """Return the properties under which a workitem is submitted, as AMQP writes them.
+
+    Args:
+        worker_type: its type, which saves the dispatcher from reading the body.
+        id_: its id; at most 255 bytes.
+        content_type: the media type of its body.
+        reply_to: where its result goes; None for where its group says.
+        notify: whether whoever listens there wants to be told what happens on the way.
+        persistent: whether the workitem outlives the broker.
+    """
+    own = as_bytes(id_)
+    shared = worker_type, content_type, reply_to, notify, persistent
+    return _submitted_form(shared, len(own)).encode(own, own, int(time.time()))
+
+
+@lru_cache(maxsize=1024)
+def _submitted_form(shared: tuple[str, str, str | None, bool, bool], size: int) -> Form:
+    """Return what the properties of many workitems have in common; `size` is that of their ids."""
+    worker_type, content_type, reply_to, notify, persistent = shared
+    mode = 2 if persistent else 1
+    fixed = Properties(content_type=content_type, delivery_mode=mode, reply_to=reply_to, type=worker_type)
+    if notify:
+        fixed = fixed.with_headers({NOTIFY: True})
+    own = short_string_pieces(size)
+    return Form(fixed, {"correlation_id": own, "message_id": own, "timestamp": ("Q",)})
 
 
 # --- from a message to its worker type ---------------------------------------------------------

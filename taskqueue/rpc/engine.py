@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from taskqueue import submission
+from taskqueue import workitem as words
 from taskqueue.broker.broadcast import Exchange
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
@@ -33,7 +34,6 @@ from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.inbox import Inbox
 from taskqueue.rpc.lead import Lead
 from taskqueue.submission import Submission
-from taskqueue.workitem import DIRECT_REPLY, new_id
 
 _LONGEST_DELAY: Final = 2.0  # seconds between two attempts to connect
 _LOOK_DELAY: Final = 0.25  # seconds between two looks for calls that the broker does not confirm
@@ -179,7 +179,7 @@ class Engine(Part):
             for workitem in workitems:
                 kind, body = encode_value(workitem)
                 count += 1
-                yield Submission(new_id(), worker_type, body, kind)
+                yield Submission(words.new_id(), worker_type, body, kind)
 
         submission.submit(self._amqp, submissions())
         return count
@@ -236,7 +236,7 @@ class Engine(Part):
 
     @property
     def _reply_to(self) -> str:
-        return DIRECT_REPLY
+        return words.DIRECT_REPLY
 
     @property
     def _is_ready(self) -> bool:
@@ -245,8 +245,8 @@ class Engine(Part):
 
     def _send(self, call: Call[Any], body: bytes, until: float, *, notify: bool, persistent: bool) -> None:
         queue = worker_queue(call.task) if self._direct else TASKQUEUE
-        properties = message.request_properties(
-            call.task, call.id, self._reply_to, notify=notify, persistent=persistent
+        properties = words.submitted(
+            call.task, call.id, words.JSON, self._reply_to, notify=notify, persistent=persistent
         )
         publication = Publication(queue, properties, body, partial(self._published, call))
         self._sending[call.id] = Sent(call, publication, until)

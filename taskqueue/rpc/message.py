@@ -3,9 +3,7 @@
 Pure functions of values; docs/protocol.md describes the messages.
 """
 
-import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from taskqueue import workitem as words
@@ -18,8 +16,8 @@ from taskqueue.errors import (
     TaskqueueError,
     UnknownTask,
 )
-from taskqueue.headers import MalformedProperties, as_bytes, short_string_pieces
-from taskqueue.properties import Form, Properties
+from taskqueue.headers import MalformedProperties
+from taskqueue.properties import Properties
 from taskqueue.results import SUCCEEDED
 from taskqueue.rpc import jsonrpc
 from taskqueue.rpc.call import Call, Progress, Status
@@ -36,27 +34,6 @@ def request_body(task: str, args: Sequence[Any], kwargs: Mapping[str, Any], id_:
         return jsonrpc.request(task, kwargs or args, id_)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"{task}: the arguments cannot be sent as JSON: {error}") from None
-
-
-def request_properties(task: str, id_: str, reply_to: str, *, notify: bool, persistent: bool = True) -> bytes:
-    """Return a request's properties, encoded; the type saves the dispatcher from reading the body.
-
-    notify -- whether the caller wants to be told what happens on the way
-    persistent -- whether the request outlives the broker
-    """
-    own = as_bytes(id_)
-    return _form(task, reply_to, notify, persistent, len(own)).encode(own, own, int(time.time()))
-
-
-@lru_cache(maxsize=1024)
-def _form(task: str, reply_to: str, notify: bool, persistent: bool, size: int) -> Form:  # noqa: FBT001 -- cached
-    """Return what the properties of many requests have in common; `size` is that of their ids."""
-    mode = 2 if persistent else 1
-    fixed = Properties(content_type=words.JSON, delivery_mode=mode, reply_to=reply_to, type=task)
-    if notify:
-        fixed = fixed.with_headers({words.NOTIFY: True})
-    own = short_string_pieces(size)
-    return Form(fixed, {"correlation_id": own, "message_id": own, "timestamp": ("Q",)})
 
 
 def submitted_body(id_: str, task: str) -> bytes:

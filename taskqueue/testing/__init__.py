@@ -193,7 +193,7 @@ class Bench:
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; a client calls this."""
         self._calls[call.id] = self._known[call.id] = call
-        properties = message.request_properties(call.task, call.id, _REPLIES, notify=notify)
+        properties = words.submitted(call.task, call.id, words.JSON, _REPLIES, notify=notify)
         self.put(TASKQUEUE, Properties.decode(properties), body)
         call.move(Status.QUEUED)
 

@@ -16,7 +16,7 @@ REQUEST = {"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}
 
 
 def failed(body, error=None):
-    workitem = Workitem("id", "subtract", 1, Properties(content_type=JSON), json.dumps(body).encode())
+    workitem = Workitem("subtract", 1, Properties(content_type=JSON).encode(), json.dumps(body).encode())
     return encode_failure(Failure.of(error or ValueError("no")), workitem)
 
 

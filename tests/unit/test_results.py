@@ -33,12 +33,16 @@ class Unspeakable(Exception):
         raise RuntimeError("not even that")
 
 
-def workitem(body=b"{}", properties=None, attempt=3):
-    return Workitem("the id", "digest", attempt, properties or Properties(), body)
+def workitem(body=b"{}", properties=None):
+    return Workitem("digest", 3, (properties or Properties()).encode(), body)
+
+
+def ran(properties, attempt=3):
+    return Run("the id", "digest", attempt, properties, b"{}", "digest/1", 1.25, 2.5)
 
 
 def run(**properties):
-    return Run(*workitem(properties=Properties(**properties)), "digest/1", 1.25, 2.5)
+    return ran(Properties(**properties))
 
 
 def raised(error):
@@ -209,7 +213,7 @@ def test_a_result_expires_in_milliseconds_or_never(expire, written):
 
 def test_a_kept_copy_keeps_the_properties_and_says_why():
     properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
-    copy = kept_copy(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), "a reason", "worker_digest")
+    copy = kept_copy(ran(properties), "a reason", "worker_digest")
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
         "mine": 1,
@@ -218,8 +222,8 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
         words.ATTEMPT: 3,
         words.HOST: HOST,
         words.WORKER: "digest/1",
-        words.STARTED: 1.0,
-        words.ENDED: 2.0,
+        words.STARTED: 1.25,
+        words.ENDED: 2.5,
     }
 
 
@@ -229,7 +233,7 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
 def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, due, when):
     old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5}
     properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
-    back = next_run(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), counter, 2, due)
+    back = next_run(ran(properties), counter, 2, due)
     counted = {words.ATTEMPT: 4, words.CRASHES: 1, words.FAILURES: 1} | {counter: 2}
     assert back.headers == {"mine": 1} | counted | when
     assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
@@ -237,7 +241,7 @@ def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, du
 
 def test_a_kept_copy_is_not_due_any_more():
     properties = Properties(message_id="m").with_headers({words.DUE: 12.5})
-    copy = kept_copy(Run(*workitem(properties=properties), "digest/1", 1.0, 2.0), "why", "worker_digest")
+    copy = kept_copy(ran(properties), "why", "worker_digest")
     assert words.DUE not in copy.headers
 
 
@@ -248,14 +252,14 @@ def history_of(number, history=None):
     """Return the history after `number` runs that failed, upon what a producer may have written there."""
     properties = Properties() if history is None else Properties().with_headers({words.HISTORY: history})
     for attempt in range(1, number + 1):
-        latest = Run(*workitem(properties=properties, attempt=attempt), "digest/1", 1.0, 2.0)
+        latest = ran(properties, attempt)
         properties = with_history(latest, "failed", f"error {attempt}").workitem.properties
     return properties.headers[words.HISTORY]
 
 
 def test_a_history_tells_of_each_run_what_became_of_it():
     entry = {"attempt": 1, "what": "failed", "error": "error 1", "host": HOST, "worker": "digest/1"}
-    assert history_of(1) == [entry | {"started": 1.0, "ended": 2.0}]
+    assert history_of(1) == [entry | {"started": 1.25, "ended": 2.5}]
     crashed = with_history(run(), "crashed", "killed by SIGSEGV", 12345).workitem.properties
     assert crashed.headers[words.HISTORY][0]["peak_memory"] == 12345
 

@@ -27,7 +27,7 @@ RUOTE = b'{"fei": {"wfid": "1"}, "fields": {"params": {"worker_type": "digest"},
 
 
 def workitem(body, content_type=None):
-    return Workitem("id", "digest", 1, Properties(content_type=content_type), body)
+    return Workitem("digest", 1, Properties(content_type=content_type).encode(), body)
 
 
 # --- properties on the way ---
@@ -154,9 +154,10 @@ def test_a_body_that_is_not_what_its_content_type_says_is_unreadable(body, kind,
 
 
 def test_a_workitem_shows_its_headers_and_content_type():
-    properties = Properties(content_type="Text/Plain; charset=x").with_headers({"a": 1})
-    item = Workitem("i", "t", 1, properties, b"")
-    assert (item.headers, item.content_type) == ({"a": 1}, "text/plain")
+    properties = Properties(content_type="Text/Plain; charset=x", message_id="i").with_headers({"a": 1})
+    item = Workitem("t", 1, properties.encode(), b"")
+    assert (item.id, item.headers, item.content_type) == ("i", {"a": 1}, "text/plain")
+    assert (item.properties, repr(item)) == (properties, "<workitem i of type t, attempt 1>")
     assert workitem(b"").content_type == "application/json"
 
 
