@@ -97,7 +97,8 @@ class Publisher(Part):
 
     def publish(self, publication: Publication) -> None:
         """Send a message, now or as soon as that is possible."""
-        if self.is_ready and not (self._suspects or self._session.is_blocked or self._is_stale):
+        is_ready = self._confirms and self._channel.is_open  # not the property: each workitem comes by here
+        if is_ready and not (self._suspects or self._session.is_blocked or self._is_stale):
             self._send(publication)
         else:
             self._waiting.append(publication)
@@ -172,12 +173,12 @@ class Publisher(Part):
         if not multiple:
             publication = window.pop(tag, None)
             return [publication] if publication else []
-        taken = []
-        for sent in list(window):
+        confirmed = []
+        for sent in window:
             if sent > tag:
                 break
-            taken.append(window.pop(sent))
-        return taken
+            confirmed.append(sent)
+        return [window.pop(sent) for sent in confirmed]
 
     def _retry(self, publication: Publication) -> None:
         """Send later what a full queue did not take (x-overflow: reject-publish), or a leaderless one."""

@@ -30,7 +30,7 @@ class Assignment:
     lease: Lease | None = None
     possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
     is_cancelled: bool = False  # whether its caller wants no run of it any more
-    is_followed: bool | None = None  # whether its caller wants notices; None: nobody has looked yet
+    is_followed: bool = False  # whether its caller wants notices
 
     @property
     def worker_type(self) -> str:
@@ -45,7 +45,7 @@ class Assignment:
     @property
     def attempt(self) -> int:
         """Which attempt at the workitem this is; 1 for the first."""
-        return _count(self.properties, words.ATTEMPT, 1)
+        return 1 if self.properties.header_table is None else _count(self.properties, words.ATTEMPT, 1)
 
     @property
     def crashes(self) -> int:
@@ -90,7 +90,5 @@ def header_of(properties: Properties, name: str) -> Any:
 
 
 def _count(properties: Properties, header: str, least: int) -> int:
-    if properties.header_table is None:
-        return least  # as nearly always
     value = header_of(properties, header)
     return min(max(value, least), 2**31) if isinstance(value, int) else least

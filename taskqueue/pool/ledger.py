@@ -8,6 +8,7 @@ from taskqueue import workitem as words
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.pool.assignment import Assignment, header_of
+from taskqueue.pool.notices import are_wanted
 from taskqueue.properties import Properties
 
 _Content = tuple[Properties, int, int]
@@ -55,6 +56,8 @@ class Ledger:
             raw = properties.encode()
         self._count += 1
         assignment = Assignment(self._count, workitem, group, delivery, properties, raw)
+        if properties.header_table is not None:
+            assignment.is_followed = are_wanted(properties)
         self._open[assignment.number] = self._by_id[workitem] = assignment
         return assignment
 

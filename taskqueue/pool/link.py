@@ -120,7 +120,8 @@ class WorkerLink:
     def _begin(self) -> None:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
         self.begun = time.monotonic()
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if not self.tasks:
             return
         first = self.tasks[0]

@@ -29,34 +29,30 @@ class Notices:
 
     def started(self, assignment: Assignment, worker: str) -> None:
         """Tell that a worker has begun."""
-        if self._is_heard(assignment):
+        if assignment.is_followed:
             self._tell(assignment, "started", attempt=assignment.attempt, host=HOST, worker=worker)
 
     def progress(self, assignment: Assignment, fraction: float, text: str) -> None:
         """Tell how far the worker is."""
-        if self._is_heard(assignment):
+        if assignment.is_followed:
             share = min(max(fraction, 0.0), 1.0) if math.isfinite(fraction) else 0.0
             self._tell(assignment, "progress", fraction=share, text=words.shorten(text, _LONGEST_TEXT))
 
     def retrying(self, assignment: Assignment, delay: float, error: str) -> None:
         """Tell that it runs again in `delay` seconds, and why."""
-        if self._is_heard(assignment):
+        if assignment.is_followed:
             text = words.shorten(error, _LONGEST_TEXT)
             pause = delay if math.isfinite(delay) else 0.0
             self._tell(assignment, "retrying", attempt=assignment.attempt + 1, delay=pause, error=text)
 
     def finished(self, assignment: Assignment, status: str) -> None:
         """Tell that nothing more is done, a moment before the reply."""
-        if self._is_heard(assignment):
+        if assignment.is_followed:
             self._tell(assignment, "finished", status=status)
 
-    def _is_heard(self, assignment: Assignment) -> bool:
-        """Tell whether anybody wants to be told, before anything is made ready for who does not."""
-        if assignment.is_followed is None:
-            assignment.is_followed = _is_followed(assignment.properties)
-        return assignment.is_followed and self._publisher.is_ready
-
     def _tell(self, assignment: Assignment, what: str, **params: Any) -> None:
+        if not self._publisher.is_ready:
+            return
         asked = assignment.properties
         call = asked.correlation_id or assignment.id
         own = as_bytes(call)
@@ -66,7 +62,8 @@ class Notices:
         self._publisher.publish(Publication(queue, properties, body, _forget, mandatory=False))
 
 
-def _is_followed(asked: Properties) -> bool:
+def are_wanted(asked: Properties) -> bool:
+    """Tell whether whoever sent a workitem under these properties wants to be told."""
     if not asked.reply_to or header_of(asked, words.NOTIFY) is not True:
         return False
     return not is_ours(asked.reply_to) and is_text(asked.reply_to)

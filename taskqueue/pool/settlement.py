@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from taskqueue import results
@@ -169,7 +170,7 @@ class Settlement:
             queue,
             properties,
             assignment.body if body is None else body,
-            lambda publication, fate, reason: self._published(assignment, publication, fate, reason),
+            partial(self._published, assignment),
             # RabbitMQ before 4.2 returns what it has delivered to a direct reply's consumer.
             mandatory=not queue.startswith(words.DIRECT_REPLY),
         )

@@ -238,7 +238,8 @@ class Workload:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
         self._ledger.close(assignment)
         self.intake.settle(assignment)
-        self._leases.release(assignment)
+        if assignment.lease is not None:
+            self._leases.release(assignment)
         self._on_settled()
 
     # --- to others ---

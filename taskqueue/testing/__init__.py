@@ -21,7 +21,7 @@ from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import FrameReader, Outcome, Service, Task
 from taskqueue.pool.judge import Judge
 from taskqueue.pool.limits import Limits
-from taskqueue.pool.notices import Notices
+from taskqueue.pool.notices import Notices, are_wanted
 from taskqueue.pool.settlement import Settlement
 from taskqueue.pool.workload import groups_of
 from taskqueue.properties import Properties
@@ -286,8 +286,11 @@ class Bench:
         self._number += 1
         raw = sent.properties.encode()
         delivery = Delivery(self._number, 0, redelivered=False, properties=raw, body=sent.body)
-        workitem = sent.properties.message_id or ""
-        return Assignment(self._number, workitem, self._groups[worker_type], delivery, sent.properties)
+        workitem, group = sent.properties.message_id or "", self._groups[worker_type]
+        is_followed = are_wanted(sent.properties)
+        return Assignment(
+            self._number, workitem, group, delivery, sent.properties, raw, is_followed=is_followed
+        )
 
     def _outcome(self, worker_type: str, assignment: Assignment) -> Outcome:
         task = Task(
