@@ -38,7 +38,7 @@ lint: setup
 unit: setup
 	$(PYTHON) -m pytest tests/unit
 
-bench: ## measure it beside its peers and bare pika, twenty minutes; BENCH="--quick --only drain" for less
+bench: ## measure it beside its peers and bare pika, twenty-five minutes; BENCH="--quick --only drain" for less
 	@scripts/setup.sh bench
 	@.venv-bench/bin/python -m benchmarks $(BENCH)
 

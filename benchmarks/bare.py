@@ -96,12 +96,14 @@ class Submitter:
 class Passer:
     """Takes each message of a queue to another, and acknowledges it when that is confirmed."""
 
-    def __init__(self, source: str, target: str, *, reports: bool = False) -> None:
+    def __init__(self, source: str, target: str, *, reports: bool = False, nap: float = 0.0) -> None:
         """Pass messages on; `target` is a queue, "type" for worker_<type>, or "reply" for their reply_to.
 
         reports -- whether a result is published instead of each message, as a worker does it
+        nap -- seconds to sleep before that, with the next messages at hand, and not all there are
         """
-        self._source, self._target = source, target
+        self._source, self._target, self._nap = source, target, nap
+        self._prefetch = 10 if nap else WINDOW
         self._result = result_properties() if reports else None
         self._channel: Any = None
         self._sent = self._next = self._acknowledged = 0
@@ -115,7 +117,7 @@ class Passer:
     def _consume(self, _frame: Any) -> None:
         channel, ready = self._channel, lambda _frame: _say(ready=True)
         channel.basic_qos(
-            prefetch_count=WINDOW,
+            prefetch_count=self._prefetch,
             callback=lambda _frame: channel.basic_consume(self._source, self._deliver, callback=ready),
         )
 
@@ -126,6 +128,7 @@ class Passer:
         elif queue == "reply":
             queue = header.reply_to
         if self._result is not None:
+            time.sleep(self._nap)
             header, body = self._result, b"1"
         self._sent += 1  # the broker counts the same way: delivery and publication have the same number
         channel.basic_publish("", queue, body, header, mandatory=self._target != "reply")
@@ -200,8 +203,11 @@ def main(role: str, *arguments: str) -> None:
         queue, file, names, count = arguments
         bodies = [line.encode() for line in json.loads(_read(file))]
         serve(Submitter(queue, bodies, names.split(",") if names else [], int(count)).begin)
-    elif role in ("pass", "report"):
-        serve(Passer(*arguments, reports=role == "report").begin)
+    elif role == "pass":
+        serve(Passer(*arguments).begin)
+    elif role == "report":
+        source, target, *nap = arguments
+        serve(Passer(source, target, reports=True, nap=float(*nap)).begin)
     elif role == "call":
         queue, body, name, count = arguments
         serve(Caller(queue, body.encode(), name or None, int(count)).begin)

@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from statistics import median
 from typing import Final
 
 from benchmarks import ours
 from benchmarks.findings import Finding, Goal
 from benchmarks.ground import Ground, wait_until
-from benchmarks.meter import pace, tree, unique_memory
+from benchmarks.meter import Pace, pace, tree, unique_memory
 from benchmarks.rows import RESULTS, Bench
 
 NAP: Final = 0.01  # seconds
@@ -20,25 +21,45 @@ _MORE: Final = 10  # workers by which two pools differ
 
 
 def workers(bench: Bench) -> Iterator[Finding]:
-    """Each of 1 to 32 workers sleeps 10 ms on each workitem: how much of the ideal is reached.
-
-    The first fifth does not count: while the last workers still start, they take the processor from others.
-    """
-    ground = bench.ground
-    shares = {}
+    """Each of 1 to 32 workers sleeps 10 ms on each workitem: how much of the ideal is reached."""
+    shares: dict[str, dict[int, float]] = {"limit": {}, "ours": {}}
     for number in _NUMBERS:
-        count = int(number / NAP * bench.scale.seconds)
-        ground.declare("worker_nap", RESULTS)
-        ground.fill("worker_nap", [json.dumps({"seconds": NAP})], ["nap"], count)
-        with ours.pool(ground, f"[nap]\nworkers: {number}") as pids:
-            wait_until(lambda number=number: _ready_workers(pids) >= number, 60, "workers")  # type: ignore[misc]
-            begin, end = count // 5, count * 19 // 20
-            done = pace(lambda begin=begin: max(0, ground.depth(RESULTS) - begin), end - begin, pids)  # type: ignore[misc]
-            shares[number] = done.rate * NAP / number
-    least = min(shares.values())
-    goals = [Goal.at_least(least, 0.95, "the ideal")]
-    more = {"shares": {number: round(share, 3) for number, share in shares.items()}}
-    yield Finding("workers", "1 to 32 workers, 10 ms each", "of the ideal", least, None, {}, goals, more)
+        found = bench.rounds(partial(_nap_bare, bench, number), partial(_nap_ours, bench, number))
+        for who, paces in zip(shares, found, strict=True):
+            shares[who][number] = round(median(each.rate for each in paces) * NAP / number, 3)
+    most, least = (min(each.values()) for each in shares.values())
+    goals = [Goal.at_least(least, 0.95, "the ideal", most)]
+    yield Finding("workers", "1 to 32 workers, 10 ms each", "of the ideal", least, most, {}, goals, shares)
+
+
+def _nap_bare(bench: Bench, number: int) -> Pace:
+    count = _fill_naps(bench, number)
+    nap = "benchmarks.bare", "report", "worker_nap", RESULTS, NAP
+    started = [bench.ground.module(*nap) for _ in range(number)]
+    with bench.ground.running(started) as pids:
+        for each in started:
+            each.wait_for("ready")
+        return _pace_naps(bench, count, pids)
+
+
+def _nap_ours(bench: Bench, number: int) -> Pace:
+    count = _fill_naps(bench, number)
+    with ours.pool(bench.ground, f"[nap]\nworkers: {number}") as pids:
+        wait_until(lambda: _ready_workers(pids) >= number, 60, "workers")
+        return _pace_naps(bench, count, pids)
+
+
+def _fill_naps(bench: Bench, number: int) -> int:
+    count = int(number / NAP * bench.scale.seconds)
+    bench.ground.declare("worker_nap", RESULTS)
+    bench.ground.fill("worker_nap", [json.dumps({"seconds": NAP})], ["nap"], count)
+    return count
+
+
+def _pace_naps(bench: Bench, count: int, pids: list[int]) -> Pace:
+    """Leave out the first fifth: while the last workers still start, they take the processor from others."""
+    begin, end = count // 5, count * 19 // 20
+    return pace(lambda: max(0, bench.ground.depth(RESULTS) - begin), end - begin, pids)
 
 
 def _ready_workers(pids: list[int]) -> int:

@@ -25,11 +25,11 @@ class Scale:
     calls: int = 2_000
     backlog: int = 1_000_000
     jobs: int = 20_000_000  # of a feed
-    seconds: float = 3.0  # of work for each number of workers
+    seconds: float = 2.0  # of work for each number of workers
 
 
 QUICK: Final = Scale(
-    rounds=1, messages=15_000, tasks=4_000, calls=800, backlog=100_000, jobs=5_000_000, seconds=1.5
+    rounds=1, messages=15_000, tasks=4_000, calls=800, backlog=100_000, jobs=5_000_000, seconds=1.0
 )
 
 
