@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -96,14 +97,13 @@ class Submitter:
 class Passer:
     """Takes each message of a queue to another, and acknowledges it when that is confirmed."""
 
-    def __init__(self, source: str, target: str, *, reports: bool = False, nap: float = 0.0) -> None:
+    def __init__(self, source: str, target: str, *, reports: bool = False) -> None:
         """Pass messages on; `target` is a queue, "type" for worker_<type>, or "reply" for their reply_to.
 
         reports -- whether a result is published instead of each message, as a worker does it
-        nap -- seconds to sleep before that, with the next messages at hand, and not all there are
         """
-        self._source, self._target, self._nap = source, target, nap
-        self._prefetch = 10 if nap else WINDOW
+        self._source, self._target = source, target
+        self._prefetch, self._batch = WINDOW, _ACK_BATCH
         self._result = result_properties() if reports else None
         self._channel: Any = None
         self._sent = self._next = self._acknowledged = 0
@@ -128,7 +128,6 @@ class Passer:
         elif queue == "reply":
             queue = header.reply_to
         if self._result is not None:
-            time.sleep(self._nap)
             header, body = self._result, b"1"
         self._sent += 1  # the broker counts the same way: delivery and publication have the same number
         channel.basic_publish("", queue, body, header, mandatory=self._target != "reply")
@@ -142,9 +141,36 @@ class Passer:
         while self._next + 1 in self._beyond:
             self._next += 1
             self._beyond.discard(self._next)
-        if self._next - self._acknowledged >= _ACK_BATCH or self._next == self._sent > self._acknowledged:
+        if self._next - self._acknowledged >= self._batch or self._next == self._sent > self._acknowledged:
             self._channel.basic_ack(self._next, multiple=True)
             self._acknowledged = self._next
+
+
+class Napper(Passer):
+    """Sleeps on each message before it reports a result; what is next is at hand meanwhile."""
+
+    def __init__(self, source: str, target: str, seconds: float) -> None:
+        """Report what comes from `source` to the queue `target`."""
+        super().__init__(source, target, reports=True)
+        self._seconds = seconds
+        self._prefetch, self._batch = 4, 1
+        self._waiting: deque[tuple[Any, Any, Any, bytes]] = deque()
+
+    def _deliver(self, channel: Any, method: Any, header: Any, body: bytes) -> None:
+        self._waiting.append((channel, method, header, body))
+        if len(self._waiting) == 1:
+            self._nap_soon()
+
+    def _nap_soon(self) -> None:
+        """Let the loop write and read what there is between two naps."""
+        self._channel.connection.ioloop.add_callback(self._nap)
+
+    def _nap(self) -> None:
+        time.sleep(self._seconds)
+        super()._deliver(*self._waiting[0])
+        self._waiting.popleft()
+        if self._waiting:
+            self._nap_soon()
 
 
 class Caller:
@@ -203,11 +229,11 @@ def main(role: str, *arguments: str) -> None:
         queue, file, names, count = arguments
         bodies = [line.encode() for line in json.loads(_read(file))]
         serve(Submitter(queue, bodies, names.split(",") if names else [], int(count)).begin)
-    elif role == "pass":
-        serve(Passer(*arguments).begin)
-    elif role == "report":
-        source, target, *nap = arguments
-        serve(Passer(source, target, reports=True, nap=float(*nap)).begin)
+    elif role in ("pass", "report"):
+        serve(Passer(*arguments, reports=role == "report").begin)
+    elif role == "nap":
+        source, target, seconds = arguments
+        serve(Napper(source, target, float(seconds)).begin)
     elif role == "call":
         queue, body, name, count = arguments
         serve(Caller(queue, body.encode(), name or None, int(count)).begin)

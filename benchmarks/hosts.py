@@ -17,6 +17,8 @@ from benchmarks.rows import RESULTS, Bench
 
 NAP: Final = 0.01  # seconds
 _NUMBERS: Final = (1, 2, 4, 8, 16, 32)
+_START: Final = 5.0  # seconds of work that there is for who begins before the others
+_SETTLE: Final = 0.5  # seconds from when the last one has started until it is measured
 _MORE: Final = 10  # workers by which two pools differ
 
 
@@ -33,33 +35,34 @@ def workers(bench: Bench) -> Iterator[Finding]:
 
 
 def _nap_bare(bench: Bench, number: int) -> Pace:
-    count = _fill_naps(bench, number)
-    nap = "benchmarks.bare", "report", "worker_nap", RESULTS, NAP
-    started = [bench.ground.module(*nap) for _ in range(number)]
-    with bench.ground.running(started) as pids:
+    ground = bench.ground
+    _fill_naps(bench, number)
+    started = [ground.module("benchmarks.bare", "nap", "worker_nap", RESULTS, NAP) for _ in range(number)]
+    with ground.running(started) as pids:
         for each in started:
             each.wait_for("ready")
-        return _pace_naps(bench, count, pids)
+        return _pace_naps(bench, number, pids)
 
 
 def _nap_ours(bench: Bench, number: int) -> Pace:
-    count = _fill_naps(bench, number)
+    _fill_naps(bench, number)
     with ours.pool(bench.ground, f"[nap]\nworkers: {number}") as pids:
         wait_until(lambda: _ready_workers(pids) >= number, 60, "workers")
-        return _pace_naps(bench, count, pids)
+        return _pace_naps(bench, number, pids)
 
 
-def _fill_naps(bench: Bench, number: int) -> int:
-    count = int(number / NAP * bench.scale.seconds)
+def _fill_naps(bench: Bench, number: int) -> None:
+    count = int(number / NAP * (bench.scale.seconds + _START))
     bench.ground.declare("worker_nap", RESULTS)
     bench.ground.fill("worker_nap", [json.dumps({"seconds": NAP})], ["nap"], count)
-    return count
 
 
-def _pace_naps(bench: Bench, count: int, pids: list[int]) -> Pace:
-    """Leave out the first fifth: while the last workers still start, they take the processor from others."""
-    begin, end = count // 5, count * 19 // 20
-    return pace(lambda: max(0, bench.ground.depth(RESULTS) - begin), end - begin, pids)
+def _pace_naps(bench: Bench, number: int, pids: list[int]) -> Pace:
+    """Measure from a moment after all have started, which takes the processor from who works already."""
+    ideal = number / NAP
+    begin = bench.ground.depth(RESULTS) + int(ideal * _SETTLE)
+    count = int(ideal * bench.scale.seconds)
+    return pace(lambda: max(0, bench.ground.depth(RESULTS) - begin), count, pids)
 
 
 def _ready_workers(pids: list[int]) -> int:
