@@ -160,7 +160,8 @@ class Dispatcher(Part):
             passage.id = came.message_id or new_id()
             route = find_route(came, delivery.body, self._formats)
             named = came if came.message_id else came.replace(message_id=passage.id)
-            properties = travelling(named, route.worker_type)
+            is_cluster = self._publishing.amqp.is_cluster
+            properties = travelling(named, route.worker_type, is_cluster=is_cluster)
         except (Unroutable, MalformedProperties) as error:
             self._reject(passage, str(error))
             return

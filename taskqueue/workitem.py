@@ -298,8 +298,11 @@ def is_untravelable(header: str) -> bool:
     return header in ("CC", "BCC", LEASE) or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
 
 
-def travelling(properties: Properties, worker_type: str) -> Properties:
-    """Return the properties with which a routed workitem goes on: the same object where they can stay."""
+def travelling(properties: Properties, worker_type: str, *, is_cluster: bool = False) -> Properties:
+    """Return the properties with which a routed workitem goes on: the same object where they can stay.
+
+    is_cluster -- whether the broker may lose a queue while connections go on
+    """
     headers: dict[str, Any] = {}
     if properties.user_id is not None:
         headers[PUBLISHER] = properties.user_id  # the broker admits only our own name as user_id
@@ -310,7 +313,7 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
         if headers or properties.header_table
         else properties
     )
-    mode = 1 if _ends_with_connection(properties) else 2
+    mode = 1 if _may_end_with_broker(properties) and not is_cluster else 2
     if (kept.type, kept.delivery_mode, kept.user_id, kept.expiration) == (worker_type, mode, None, None):
         return kept if kept.message_id else kept.replace(message_id=new_id())
     return kept.replace(
@@ -322,8 +325,8 @@ def travelling(properties: Properties, worker_type: str) -> Properties:
     )
 
 
-def _ends_with_connection(properties: Properties) -> bool:
-    """Tell whether a request need not outlive the broker, which takes the way of its reply with it."""
+def _may_end_with_broker(properties: Properties) -> bool:
+    """Tell whether a producer says so of a message whose reply could not come any more, either."""
     return properties.delivery_mode == 1 and (properties.reply_to or "").startswith(DIRECT_REPLY)
 
 

@@ -76,6 +76,11 @@ class AmqpSettings:
         except Refused as refused:
             raise ConfigError([Fault("AMQP address", None, None, refused.expected, refused.found)]) from None
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there are several hosts: a queue's node may fail there, and a connection go on."""
+        return len(self.hosts) > 1
+
     def url(self, *, masked: bool = True) -> str:
         """Return the address as a URL, its password as *** if masked; the files of TLS are not in it."""
         password = "***" if masked else quote(self.password, safe="")

@@ -23,7 +23,7 @@ class Assignment:
     group: GroupSettings  # what holds for workitems of this worker type
     delivery: Delivery  # the newest one: after a lost connection the broker delivers again
     properties: Properties
-    raw_properties: bytes = b""  # the same, as AMQP writes them
+    raw_properties: bytes  # the same, as AMQP writes them
     unpublished: list[Publication] = field(default_factory=list)  # what must be confirmed yet
     refusals: int = 0  # how often the broker refused a result of it
     delivered: float = field(default_factory=time.monotonic)  # when the newest delivery came

@@ -63,7 +63,6 @@ class Engine(Part):
         """
         self._amqp = amqp
         self._direct = direct
-        self._is_cluster = len(amqp.hosts) > 1  # where a queue's node may end, and our connection go on
         self._broker_timeout = broker_timeout
         self._inbox = Inbox()
         self._loop = EventLoop()
@@ -115,10 +114,11 @@ class Engine(Part):
     def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
         """Send a call and return when it is done, or after `timeout` seconds; raises what `send` does.
 
-        Its request ends with the broker, as the way of its reply does: the caller, who waits, gets ReplyLost.
+        The request may end with the broker, as the way of its reply does: the caller, who waits, gets
+        ReplyLost with either.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
-        send = self._sending_of(call, body, notify=False, persistent=self._is_cluster)
+        send = self._sending_of(call, body, notify=False, persistent=self._amqp.is_cluster)
         if not self._lead.take(send, call.done, until):
             self._hand_over(send)
         if not call.done():

@@ -297,7 +297,7 @@ class Bench:
             assignment.number,
             assignment.attempt,
             worker_type,
-            assignment.properties.encode(),
+            assignment.raw_properties,
             assignment.body,
         )
         worker.listeners.append(lambda share, text: self._notices.progress(assignment, share, text))

@@ -117,8 +117,10 @@ def test_the_request_of_who_waits_is_persistent_only_where_there_are_more_hosts(
     served.foreign.declare("worker_unserved")
     start, _, rest = served.url.partition("@")
     host, _, vhost = rest.partition("/")
-    with Client(f"{start}@{','.join([host] * hosts)}/{vhost}") as client, pytest.raises(CallTimeout):
-        client.call("unserved", timeout=0.1)
+    with Client(f"{start}@{','.join([host] * hosts)}/{vhost}") as client:
+        assert client.add(1, 2) == 3  # it is connected
+        with pytest.raises(CallTimeout):
+            client.call("unserved", timeout=0.5)
     assert served.foreign.get("worker_unserved").properties["delivery_mode"] == mode
 
 

@@ -29,7 +29,8 @@ def assignment(**headers):
     properties = Properties(message_id="m").with_headers(
         {f"x-taskqueue-{name}": value for name, value in headers.items()}
     )
-    return Assignment(1, "id", GROUP, Delivery(1, 1, False, properties.encode(), b""), properties)
+    raw = properties.encode()
+    return Assignment(1, "id", GROUP, Delivery(1, 1, False, raw, b""), properties, raw)
 
 
 def outcome(verdict=Verdict.FAILED, delay=-1.0):

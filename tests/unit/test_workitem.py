@@ -53,8 +53,9 @@ def test_a_routed_workitem_keeps_its_properties_and_is_given_what_is_missing():
     ],
 )
 def test_only_a_request_whose_reply_ends_with_the_broker_may_end_with_it_too(reply_to, came, goes):
-    going = travelling(Properties(reply_to=reply_to, delivery_mode=came, message_id="m"), "t")
-    assert going == Properties(reply_to=reply_to, delivery_mode=goes, message_id="m", type="t")
+    asked = Properties(reply_to=reply_to, delivery_mode=came, message_id="m")
+    assert travelling(asked, "t") == asked.replace(delivery_mode=goes, type="t")
+    assert travelling(asked, "t", is_cluster=True).delivery_mode == 2
 
 
 def test_each_workitem_without_an_id_gets_one_of_its_own():
