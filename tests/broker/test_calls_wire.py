@@ -9,7 +9,7 @@ import pytest
 from support import remote
 from support.waiting import wait_until
 
-from taskqueue import CallTimeout, Client
+from taskqueue import CallTimeout, Client, UnknownTask
 
 JSON = "application/json"
 
@@ -114,14 +114,31 @@ def test_a_request_straight_to_the_tasks_queue_is_answered(ask):
 
 @pytest.mark.parametrize(("hosts", "mode"), [(1, 1), (2, 2)])
 def test_the_request_of_who_waits_is_persistent_only_where_there_are_more_hosts(served, hosts, mode):
-    served.foreign.declare("worker_unserved")
-    start, _, rest = served.url.partition("@")
+    assert mode_of_waiting(served, with_hosts(served.url, hosts)) == mode
+
+
+@pytest.mark.parametrize(("hosts", "mode"), [(1, 1), (2, 2)])
+def test_a_dispatcher_that_knows_more_hosts_makes_it_persistent(ground, hosts, mode):
+    ground.start("dispatcher", url=with_hosts(ground.url, hosts))
+    assert mode_of_waiting(ground, ground.url) == mode
+
+
+def with_hosts(url, number):
+    """Return a broker's URL that names its host so often."""
+    start, _, rest = url.partition("@")
     host, _, vhost = rest.partition("/")
-    with Client(f"{start}@{','.join([host] * hosts)}/{vhost}") as client:
-        assert client.add(1, 2) == 3  # it is connected
+    return f"{start}@{','.join([host] * number)}/{vhost}"
+
+
+def mode_of_waiting(ground, url):
+    """Return the delivery mode in which a call arrives that somebody waits for."""
+    ground.foreign.declare("worker_unserved")
+    with Client(url) as client:
+        with pytest.raises(UnknownTask):
+            client.call("nothing")  # now it is connected
         with pytest.raises(CallTimeout):
             client.call("unserved", timeout=0.5)
-    assert served.foreign.get("worker_unserved").properties["delivery_mode"] == mode
+    return ground.foreign.get("worker_unserved").properties["delivery_mode"]
 
 
 def test_what_nobody_serves_is_kept_and_no_queue_is_made_for_it(served, ask):
