@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.wire import RawProperties
+from taskqueue.headers import MalformedProperties, as_bytes
 from taskqueue.properties import Properties
 from taskqueue.workitem import DIRECT_REPLY
 
@@ -37,8 +38,9 @@ class Publication:
     settled: Callable[["Publication", Fate, str], None]
     exchange: str = ""  # the default one; another holds the message back and sends it to `queue` later
     mandatory: bool = True  # a message for a queue that is missing comes back instead of vanishing
-    returned: bool = field(default=False, init=False)
-    nacks: int = field(default=0, init=False)
+    returned: bool = field(default=False, init=False)  # unroutable; its confirm is no delivery
+    doubted: bool = field(default=False, init=False)  # perhaps returned; its confirm proves nothing
+    retries: int = field(default=0, init=False)
 
 
 class Publisher(Part):
@@ -77,7 +79,7 @@ class Publisher(Part):
         self._room = 0  # bytes of properties that a message may have
         self._window: dict[int, Publication] = {}  # by delivery tag, in the order they were sent
         self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
-        self._refused: set[Publication] = set()  # by a full queue; a timer will send each again
+        self._refused: set[Publication] = set()  # by a full queue, or doubted; a timer sends each again
         self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
         self._closes = 0  # in a row, without a confirm between them
         self._opened = 0.0  # when the channel was, on the monotonic clock
@@ -118,7 +120,7 @@ class Publisher(Part):
             return
         self._last_tag += 1
         self._window[self._last_tag] = publication
-        publication.returned = False
+        publication.returned = publication.doubted = False
         self._channel.connection.publish(
             self._channel.channel_number,
             publication.exchange,
@@ -151,8 +153,12 @@ class Publisher(Part):
 
     def _confirmed(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as it stands in the frame
         for publication in self._take(tag, multiple=multiple):
-            fate = Fate.RETURNED if publication.returned else Fate.CONFIRMED
-            publication.settled(publication, fate, "no such queue" if publication.returned else "")
+            if publication.returned:
+                publication.settled(publication, Fate.RETURNED, "no such queue")
+            elif publication.doubted:
+                self._send_later(publication)
+            else:
+                publication.settled(publication, Fate.CONFIRMED, "")
         self._heard()
 
     def _nacked(self, frame: Any) -> None:
@@ -182,32 +188,49 @@ class Publisher(Part):
 
     def _retry(self, publication: Publication) -> None:
         """Send later what a full queue did not take (x-overflow: reject-publish), or a leaderless one."""
-        delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2 ** min(publication.nacks, 10))
-        publication.nacks += 1
-        self._refused.add(publication)
+        delay = self._send_later(publication)
         self._log.warning(
             "queue %s takes nothing now (full, or a node is lost); trying again in %.1f s",
             publication.queue,
             delay,
         )
+
+    def _send_later(self, publication: Publication) -> float:
+        """Send a message again after a delay that doubles each time; return the seconds."""
+        delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(publication.retries, 10))
+        publication.retries += 1
+        self._refused.add(publication)
         self._loop.call_later(delay, lambda: self._send_again(publication))
+        return delay
 
     def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
-        """Mark the message that came back; its confirm follows. A return has no tag: equals are equal."""
+        """Mark the message that was returned as unroutable; its confirm follows.
+
+        A return has no delivery tag. Where more than one message could be meant, all of them are published
+        again: a message may arrive twice, but the confirm of a returned one never counts as a delivery.
+        """
         sent = [
             publication
             for publication in self._window.values()
-            if not publication.returned
-            and (publication.exchange, publication.queue) == (method.exchange, method.routing_key)
+            if (publication.exchange, publication.queue) == (method.exchange, method.routing_key)
         ]
-        same = [each for each in sent if each.properties == properties.raw and each.body == body]
-        if not same:  # the broker has put a token into a reply_to that asks for a direct reply
-            plain = _without_reply(properties.raw)
-            same = [each for each in sent if each.body == body and _without_reply(each.properties) == plain]
-        if same:
-            same[0].returned = True
-        else:
-            self._log.error("a message for %s came back that was not sent so", method.routing_key)
+        meant = _equal_messages(sent, properties.raw, body) or sent
+        if not meant:
+            self._doubt(method.routing_key)
+        for publication in meant:
+            publication.returned = True
+
+    def _doubt(self, queue: str) -> None:
+        """Have every message in flight published again: one of them was returned, and it is unknown which."""
+        doubted = [publication for publication in self._window.values() if publication.mandatory]
+        self._log.error(
+            "returned message for %s matches nothing in flight; publishing %d messages again",
+            queue,
+            len(doubted),
+        )
+        for publication in doubted:
+            publication.doubted = True
+            publication.returned = len(doubted) == 1
 
     def _settle_alone(self, publication: Publication, fate: Fate, reason: str) -> None:
         publication.settled(publication, fate, reason)
@@ -292,5 +315,26 @@ class Publisher(Part):
             self._session.channel(self._channel_open)
 
 
-def _without_reply(properties: bytes) -> Properties:
-    return Properties.decode(properties).replace(reply_to=None)
+def _equal_messages(sent: Sequence[Publication], properties: bytes, body: bytes) -> list[Publication]:
+    """Return those of `sent` that equal a returned message: by their bytes, else by message id and body.
+
+    RabbitMQ 4 encodes the properties of a returned message anew, with the headers in another order; every
+    version replaces a reply_to that asks for direct replies.
+    """
+    same_body = [publication for publication in sent if publication.body == body]
+    same = [publication for publication in same_body if publication.properties == properties]
+    return same or _with_message_id(same_body, properties)
+
+
+def _with_message_id(sent: Sequence[Publication], properties: bytes) -> list[Publication]:
+    try:
+        message_id = Properties.decode(properties).message_id
+        pattern = as_bytes(message_id or "")  # spares decoding the properties of the others
+        return [
+            publication
+            for publication in sent
+            if pattern in publication.properties
+            and Properties.decode(publication.properties).message_id == message_id
+        ]
+    except MalformedProperties:
+        return []
