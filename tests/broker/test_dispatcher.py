@@ -252,7 +252,14 @@ def test_daemons_wait_for_a_broker_that_is_absent_and_say_so(ground: Ground) -> 
         assert dispatcher.output().count(waits) < 10
 
 
-def test_instances_share_the_work(ground: Ground) -> None:
-    publish_numbers(ground, 0)
-    ground.start("dispatcher", "[dispatcher]\ninstances: 3")
+def test_instances_share_the_work(ground: Ground, broker: Node) -> None:
+    ground.foreign.declare("worker_full", arguments=FULL)
+    dispatcher = ground.start("dispatcher", "[dispatcher]\ninstances: 3\nwindow: 10")
     consumers(ground, 3)
+    publish_numbers(ground, 500)
+    bodies = [int(message.body) for message in ground.foreign.collect("worker_counted", 500)]
+    assert sorted(bodies) == list(range(500))  # each went through one of them
+    publish_numbers_to_full(ground, 50)
+    vhost = ground.url.rpartition("/")[2]
+    wait_until(lambda: broker.unacknowledged(vhost, "taskqueue") == 3 * 10)
+    assert len(children(dispatcher.pid)) == 3

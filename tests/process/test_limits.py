@@ -1,5 +1,7 @@
 """What a worker may use: time, processor, memory; and when it is replaced."""
 
+import os
+
 import pytest
 from support.site import workers
 from support.waiting import wait_until
@@ -130,4 +132,5 @@ def test_the_processor_limit_is_each_workitems_own(site, work):
 
 def test_workers_yield_as_their_group_says(site, work):
     site.pool("[whoami]\nworkers: 1\nnice: 7")
-    assert work.ask("whoami")["nice"] == 7
+    own = os.getpriority(os.PRIO_PROCESS, 0)  # the tests may yield themselves, and the kernel stops at 19
+    assert work.ask("whoami")["nice"] == min(own + 7, 19)

@@ -1,5 +1,6 @@
 """SIGHUP: the configuration and the installed plugins are read again, and only what changed restarts."""
 
+import json
 import os
 import signal
 
@@ -96,14 +97,21 @@ def test_a_plugin_that_was_installed_meanwhile_is_found(site, work):
     assert work.result().workitem == waiting
 
 
-def test_a_dispatcher_is_replaced_without_losing_a_workitem(site, work):
+def test_a_dispatcher_is_replaced_without_losing_or_doubling_a_workitem(site, work):
     dispatcher = site.dispatcher("[good]\nworkers: 1")
-    site.pool()
     (old,) = children(dispatcher.pid)
-    work.foreign.publish_many((str(number) for number in range(1000)), type="good")
-    reload(dispatcher)
+    work.foreign.declare("worker_good")
+    work.submit_numbers(range(1000))
+    wait_until(lambda: work.foreign.depth("worker_good"))
+    dispatcher.signal(signal.SIGHUP)  # in the middle of it
+    work.submit_numbers(range(1000, 1200))
+    dispatcher.wait_for("reloaded")
     wait_until(lambda: not exists(old))
-    assert len(work.results(1000)) > 0
+    work.submit_numbers(range(1200, 1300))
+    work.wait_until_empty("taskqueue")
+    came = [json.loads(message.body)["number"] for message in work.foreign.collect("worker_good", 1300)]
+    assert sorted(came) == list(range(1300))
+    assert work.foreign.poll("worker_good") is None
     wait_until(lambda: len(children(dispatcher.pid)) == 1)
     assert "ended:" not in dispatcher.output()
 

@@ -16,8 +16,8 @@ def wrong(url, password="not the password"):
 
 
 @pytest.mark.parametrize("name", DAEMONS)
-def test_a_wrong_password_is_one_clear_line_and_no_storm(site, broker, name):
-    site.configure("[good]\nworkers: 1", url=wrong(site.url))
+def test_a_wrong_password_is_one_clear_line_and_no_storm(site, proxy, name):
+    site.configure("[good]\nworkers: 3", url=wrong(proxy.url))
     daemon = site.start(name, "-f", "-c", str(site.config))
     assert daemon.wait() == 77
     assert daemon.output().count("wrong name or password") == 1
@@ -25,8 +25,7 @@ def test_a_wrong_password_is_one_clear_line_and_no_storm(site, broker, name):
     assert "Traceback" not in daemon.output()
     assert "not the password" not in daemon.output()
     daemon.assert_nothing_left()
-    log = (broker.state_dir / "log").read_text() if (broker.state_dir / "log").is_file() else ""
-    assert log.count("invalid credentials") <= 4
+    assert proxy.accepted == 1  # a broker may lock out who guesses
 
 
 @pytest.mark.parametrize("name", DAEMONS)

@@ -32,6 +32,7 @@ class Proxy:
         self.tap = tap
         self.target = (parts.hostname, parts.port)
         self.stalled = False
+        self.accepted = 0  # clients that ever connected
         self.ends: set[_End] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -120,6 +121,7 @@ class _End(asyncio.Protocol):
         self.transport = transport
         self.proxy.ends.add(self)
         if self.is_client:
+            self.proxy.accepted += 1
             self.connecting = asyncio.ensure_future(self._connect())
 
     async def _connect(self) -> None:
