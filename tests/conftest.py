@@ -9,15 +9,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from support import rabbitmq as rabbitmq_releases
 from support.foreign import Foreign
 from support.forked import Forked
 from support.node import Node
 from support.processes import Daemon
 from support.proxy import Proxy
 
-from taskqueue.broker.rabbitmq import SERVER
-
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rabbitmq",
+        choices=sorted(rabbitmq_releases.RELEASES),
+        help="use another release's RabbitMQ than the installed one: 4.0 is Debian 13's, 4 the newest",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if version := config.getoption("--rabbitmq"):
+        Node.start_script = rabbitmq_releases.server(version)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,7 +51,7 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rabbitmq() -> None:
     """Skip the test where RabbitMQ is not installed, but fail it where CI is set."""
-    if not SERVER.exists():
+    if not Node.start_script.exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)("RabbitMQ is not installed")
 
 

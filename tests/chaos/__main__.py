@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 from stage import stage
+from support import rabbitmq
 from support.node import Node
 from support.site import AS_ROOT
 
@@ -47,6 +48,8 @@ def measure(options: argparse.Namespace, path: Path) -> bool:
     console.print(f"seed {options.seed}: {options.workitems} workitems, {options.faults} faults")
     work, faults = workload(options.seed, options.workitems), schedule(options.seed, options.faults)
     began = time.monotonic()
+    if options.rabbitmq:
+        Node.start_script = rabbitmq.server(options.rabbitmq)
     python = stage(path / "stage") if AS_ROOT else Path(sys.executable)
     with Node(path / "broker") as node, Plant(python, path, node, node.url) as plant:
         with progress(console, len(faults)) as tell:
@@ -64,6 +67,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which faults come, and in which order")
     parser.add_argument("--workitems", type=int, default=20_000)
     parser.add_argument("--faults", type=int, default=300)
+    parser.add_argument(
+        "--rabbitmq", choices=sorted(rabbitmq.RELEASES), help="another release's instead of the installed one"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
     return parser.parse_args()
 

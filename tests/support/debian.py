@@ -16,8 +16,8 @@ from typing import Final
 RELEASES: Final = {"bookworm": 12, "trixie": 13}
 
 # Read when this is imported: the tests' own variable hides the user's directory later.
-_CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskqueue"
-_LONGEST_KEPT: Final = 7 * 86400  # seconds; then the release has had its updates
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskqueue"
+LONGEST_KEPT: Final = 7 * 86400  # seconds; then the release has had its updates
 
 # There is nobody to ask. What is only recommended must not be needed.
 _APT: Final = 'APT::Get::Assume-Yes "true";\nAPT::Install-Recommends "false";\n'
@@ -63,12 +63,12 @@ def new_tree(release: str, directory: Path) -> None:
 
 @cache
 def _base(release: str) -> Path:
-    kept = _CACHE / f"{release}.tar"
-    if kept.exists() and time.time() - kept.stat().st_mtime < _LONGEST_KEPT:
+    kept = CACHE / f"{release}.tar"
+    if kept.exists() and time.time() - kept.stat().st_mtime < LONGEST_KEPT:
         return kept
     with contextlib.suppress(OSError):  # then it is made for this run alone
-        _CACHE.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=_CACHE if os.access(_CACHE, os.W_OK) else "/var/tmp"))
+        CACHE.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(dir=CACHE if os.access(CACHE, os.W_OK) else "/var/tmp"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "base.tar"
     proxy = _said("apt-config", "dump", "--format", "%v", "Acquire::http::Proxy")
@@ -77,7 +77,7 @@ def _base(release: str) -> Path:
     _run(command, variables)
     _run(["tar", "-cf", made, "-C", directory / "tree", "."], os.environ)
     shutil.rmtree(directory / "tree")
-    return made.rename(kept) if directory.parent == _CACHE else made
+    return made.rename(kept) if directory.parent == CACHE else made
 
 
 def _run(command: Sequence[str | Path], variables: Mapping[str, str]) -> None:

@@ -6,11 +6,11 @@ import os
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from taskqueue.broker.private import PrivateBroker
-from taskqueue.broker.rabbitmq import USER
+from taskqueue.broker.rabbitmq import SERVER, USER
 
 SETTINGS = {
     "max_message_size": "16777216",  # RabbitMQ 4's default; that of 3.10 is eight times as much
@@ -23,6 +23,9 @@ SETTINGS = {
 class Node(PrivateBroker):
     """A private broker without lasting data, whose virtual hosts, alarms and policies tests may set."""
 
+    #: The start script of every node: the installed RabbitMQ's, or another release's (support/rabbitmq.py).
+    start_script: ClassVar[Path] = SERVER
+
     def __init__(self, state_dir: Path, control: tuple[str, int] = ("127.0.0.1", 0), **settings: str) -> None:
         # Kept bound, so that the port is still ours when the node is started again.
         self._control = socket.socket()
@@ -30,7 +33,11 @@ class Node(PrivateBroker):
         self._control.bind(control)
         self.control: tuple[str, int] = self._control.getsockname()
         super().__init__(
-            state_dir, rabbit_settings=SETTINGS | settings, keep_data=False, control_port=self.control[1]
+            state_dir,
+            rabbit_settings=SETTINGS | settings,
+            keep_data=False,
+            control_port=self.control[1],
+            server=self.start_script,
         )
 
     def stop(self) -> None:
