@@ -82,6 +82,7 @@ class Passage:
     delivery: Delivery
     properties: Properties
     id: str
+    due: float | None = None  # when it is to run, in seconds since 1970; None for at once
     reason: str = ""  # why it is rejected
     is_bare: bool = False  # its properties were too much to be kept
 
@@ -113,6 +114,9 @@ class Dispatcher(Part):
         self._log = Log("dispatcher")
         self._loop = EventLoop()
         self._declared: set[str] = set()  # queues made for types that nobody had made one for
+        self._open: dict[Passage, Publication] = {}  # what is unconfirmed of each delivery
+        self._lost: list[tuple[Passage, Publication]] = []  # what to publish again over the next connection
+        self._losses = 0  # of the publishing connection
         self._draining = False
         self.failure = ""  # why it cannot work, in words
         self._status = ExitStatus.OK
@@ -136,7 +140,7 @@ class Dispatcher(Part):
             settings.window,
             on_delivery=self._dispatch,
             on_consuming=lambda: self._on_state("takes work"),
-            on_lost=lambda: None,
+            on_lost=self._open.clear,
             hold=settings.window // 4,
             most_bytes=_MOST_BYTES,
         )
@@ -166,24 +170,35 @@ class Dispatcher(Part):
             self._reject(passage, str(error))
             return
         raw = delivery.properties if properties is came else properties.encode()
-        self._publish(passage, worker_queue(route.worker_type), raw, route.body, moment(properties, DUE))
+        passage.due = moment(properties, DUE)
+        self._publish(passage, worker_queue(route.worker_type), raw, route.body)
 
-    def _publish(
-        self, passage: Passage, queue: str, raw: bytes, body: bytes, due: float | None = None
-    ) -> None:
+    def _publish(self, passage: Passage, queue: str, raw: bytes, body: bytes) -> None:
         publication = Publication(
             queue,
             raw,
             body,
             lambda publication, fate, reason: self._published(passage, publication, fate, reason),
         )
-        if due is not None and due > time.time():
-            self._delays.publish(publication, due)
+        self._open[passage] = publication
+        self._send(passage, publication)
+
+    def _send(self, passage: Passage, publication: Publication) -> None:
+        if passage.due is not None and passage.due > time.time():
+            self._delays.publish(publication, passage.due)
         else:
             self._publisher.publish(publication)
 
+    def _send_again(self, passage: Passage, publication: Publication) -> None:
+        """Publish once more, unless the broker delivers it again or something else became of it."""
+        if self._open.get(passage) is publication:
+            self._send(passage, publication)
+
     def _published(self, passage: Passage, publication: Publication, fate: Fate, reason: str) -> None:
+        if self._open.get(passage) is not publication:
+            return  # the broker delivers it again
         if fate is Fate.CONFIRMED:
+            del self._open[passage]
             self._subscription.settle(passage.delivery)
         elif publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
             self._delays.publish_again(publication)
@@ -193,17 +208,23 @@ class Dispatcher(Part):
             self._reject(passage, f"the broker refuses it: {reason}")
         elif not passage.is_bare:
             self._reject_bare(passage, reason)
-        else:  # not even the body alone: it stays where it came from
+        else:  # not even the body alone
             self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=passage.id)
+            del self._open[passage]
+            self._subscription.leave(passage.delivery)
 
     def _reject(self, passage: Passage, reason: str) -> None:
         """Keep what cannot be routed, with the reason and its properties, where it can be found."""
         self._log.warning("rejected: %s", reason, workitem=passage.id or None)
-        passage.reason = reason
+        passage.reason, passage.due = reason, None
+        self._keep(passage)
+
+    def _keep(self, passage: Passage) -> None:
         try:
-            properties = rejected(passage.properties, reason, TASKQUEUE)
+            properties = rejected(passage.properties, passage.reason, TASKQUEUE)
         except MalformedProperties:
-            properties = rejected(passage.properties.replace(header_table=None), reason, TASKQUEUE)
+            bare = passage.properties.replace(header_table=None)
+            properties = rejected(bare, passage.reason, TASKQUEUE)
         named = properties.replace(message_id=passage.id or None)  # not in x-taskqueue-original
         self._publish(passage, REJECTED, named.encode(), passage.delivery.body)
 
@@ -233,40 +254,69 @@ class Dispatcher(Part):
             self._declared.add(queue)
         self._provider.provide(
             Queue(queue),
-            done=lambda: self._publisher.publish(publication),
+            done=lambda: self._send_again(passage, publication),
             failed=lambda reason: self._declaration_failed(passage, publication, reason),
         )
 
     def _reject_call(self, passage: Passage, queue: str) -> None:
-        """Keep a call that nobody serves, and tell the caller, who waits: no plugin will come for it."""
+        """Tell the caller of a call that nobody serves, and keep the call: no plugin will come for it."""
         reason = f"there is no queue {queue}: nobody serves it"
-        self._reject(passage, reason)
-        answer = calls.unknown_task(passage.properties, passage.id, passage.delivery.body, reason)
-        if answer is not None:
-            self._publisher.publish(answer)
+        answer = calls.unknown_task(
+            passage.properties,
+            passage.id,
+            passage.delivery.body,
+            reason,
+            lambda answer, fate, why: self._answered(passage, answer, fate, why),
+        )
+        if answer is None:
+            self._reject(passage, reason)
+            return
+        passage.reason, passage.due = reason, None
+        self._open[passage] = answer
+        self._publisher.publish(answer)
+
+    def _answered(self, passage: Passage, answer: Publication, fate: Fate, reason: str) -> None:
+        if self._open.get(passage) is answer:
+            if fate is Fate.REFUSED:
+                self._log.warning("its caller cannot be answered: %s", reason, workitem=passage.id)
+            self._reject(passage, passage.reason)
 
     def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
         if publication.queue != REJECTED and not may_come_back(reason):
             self._declared.discard(publication.queue)
             self._reject(passage, f"its queue {publication.queue} cannot be declared: {reason}")
             return
-        epoch = passage.delivery.epoch
-        self._loop.call_later(_DECLARE_AGAIN, lambda: self._try_again(epoch, publication))
-
-    def _try_again(self, epoch: int, publication: Publication) -> None:
-        if epoch == self._subscription.epoch:
-            self._publisher.publish(publication)
+        losses = self._losses
+        self._loop.call_later(
+            _DECLARE_AGAIN,
+            lambda: self._send_again(passage, publication) if losses == self._losses else None,
+        )
 
     # --- the broker comes and goes ---
 
     def _publisher_ready(self) -> None:
+        lost, self._lost = self._lost, []
+        for passage, publication in lost:
+            self._send_again(passage, publication)
         if not self._draining:
             self._subscription.resume()
         self._consuming.open()
 
     def _publisher_lost(self) -> None:
-        """Let the broker deliver again what was on its way: nobody knows what became of it."""
+        """Let the broker deliver again what was on its way: nobody knows what became of it.
+
+        Where the broker closed the connection for one of those messages, they stay here to be published again
+        one at a time: delivered again, they would all be sent together.
+        """
+        self._losses += 1
         self._subscription.pause()
+        if self._publishing.fault:
+            self._lost = list(self._open.items())
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._lost.clear()
         self._subscription.restart()
 
     def session_down(self) -> None:
@@ -291,6 +341,8 @@ class Dispatcher(Part):
             self._loop.stop()
             return
         self._log.warning("%s; trying again", error)
+        if self._lost:
+            self._give_back()  # to other dispatchers
         self._on_state("waits for the broker")
 
     # --- the end ---

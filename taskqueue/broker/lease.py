@@ -62,6 +62,7 @@ class Lease(Part):
         self.is_renewing = False
         self._waiting: list[Callable[[], None]] = []  # for the renewal to end
         self._copy: Publication | None = None  # that is not confirmed yet
+        self._unknown: Publication | None = None  # a copy that was unconfirmed when the connection was lost
         self._older: list[int] = []  # delivery tags of copies that are taken out and not acknowledged
         self._is_getting = False
         self._channel: Any = None
@@ -105,7 +106,7 @@ class Lease(Part):
 
     def resume(self) -> None:
         """Go on after the publisher's connection was lost: nobody knows whether the copy arrived."""
-        self._copy = None
+        self._unknown, self._copy = self._copy, None
         if self.is_renewing:
             self._begin()
         else:
@@ -153,7 +154,8 @@ class Lease(Part):
                 self._publish()
 
     def _publish(self) -> None:
-        self._copy = Publication(self.queue.name, self._properties, self._body, self._published)
+        copy, self._unknown = self._unknown, None  # the same again: it may be why the connection was lost
+        self._copy = copy or Publication(self.queue.name, self._properties, self._body, self._published)
         self._publisher.publish(self._copy)
 
     def _published(self, copy: Publication, fate: Fate, reason: str) -> None:
@@ -165,7 +167,10 @@ class Lease(Part):
             return
         if fate is not Fate.CONFIRMED:
             self._log.error("queue %s takes no message: %s", self.queue.name, reason)
-            self._begin_later()
+            if copy.closes and not self.is_held:
+                self._end_renewal()  # there will be no lease: each attempt would cost the connection
+            else:
+                self._begin_later()
             return
         self.is_held = True
         self.renewed = time.monotonic()

@@ -17,6 +17,7 @@ from taskqueue.workitem import DIRECT_REPLY
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0
+_MOST_CLOSES: Final = 2  # of connections, each with one message alone in flight, until that is to blame
 _STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
 
 
@@ -28,6 +29,10 @@ class Fate(Enum):
     REFUSED = "refused"  # the broker will never take it; the reason says why
 
 
+#: Takes what became of a publication: its fate, and the reason where it was refused.
+Settled = Callable[["Publication", Fate, str], None]
+
+
 @dataclass(slots=True, eq=False)
 class Publication:
     """One message on its way to a queue; `settled` is called once with what became of it."""
@@ -35,12 +40,15 @@ class Publication:
     queue: str
     properties: bytes  # as Properties.encode returns them
     body: bytes
-    settled: Callable[["Publication", Fate, str], None]
+    settled: Settled
     exchange: str = ""  # the default one; another holds the message back and sends it to `queue` later
     mandatory: bool = True  # a message for a queue that is missing comes back instead of vanishing
     returned: bool = field(default=False, init=False)  # unroutable; its confirm is no delivery
     doubted: bool = field(default=False, init=False)  # perhaps returned; its confirm proves nothing
     retries: int = field(default=0, init=False)
+    is_suspect: bool = field(default=False, init=False)  # the broker closed a connection with it in flight
+    closes: int = field(default=0, init=False)  # how many of them with nothing else in flight
+    refusal: str = field(default="", init=False)  # set once it is known to be to blame
 
 
 class Publisher(Part):
@@ -48,6 +56,9 @@ class Publisher(Part):
 
     A lost connection empties the window: nobody knows what the broker had taken, so the owner hears
     `on_lost`, and publishes again what it still answers for.
+
+    Where the broker closed the connection for something that was sent, the same publications are sent one at
+    a time when they are published again, until the one to blame is known; that is refused.
     """
 
     def __init__(
@@ -100,15 +111,28 @@ class Publisher(Part):
     def publish(self, publication: Publication) -> None:
         """Send a message, now or as soon as that is possible."""
         is_ready = self._confirms and self._channel.is_open  # not the property: each workitem comes by here
-        if is_ready and not (self._suspects or self._session.is_blocked or self._is_stale):
+        is_open = not (self._suspects or self._session.is_blocked or self._is_stale)
+        if publication.is_suspect:
+            self._publish_suspect(publication)
+        elif is_ready and is_open:
             self._send(publication)
         else:
             self._waiting.append(publication)
 
+    def _publish_suspect(self, publication: Publication) -> None:
+        if publication.refusal:
+            self._loop.call_later(
+                0, lambda: self._settle_alone(publication, Fate.REFUSED, publication.refusal)
+            )
+        else:
+            self._suspects.append(publication)
+            self._send_waiting()
+
     def withdraw(self, publication: Publication) -> None:
         """Do not send a message that waits to be sent; without effect once it is on its way."""
-        if publication in self._waiting:
-            self._waiting.remove(publication)
+        for row in (self._waiting, self._suspects):
+            if publication in row:
+                row.remove(publication)
         self._refused.discard(publication)
 
     # --- sending ---
@@ -246,11 +270,22 @@ class Publisher(Part):
     def session_down(self) -> None:
         """Forget the window; the session calls this."""
         self._confirms, self._channel = False, None
+        if self._session.fault:
+            self._suspect(tuple(self._window.values()), self._session.fault)
         self._window.clear()
         self._waiting.clear()
         self._refused.clear()
         self._suspects.clear()
         self._on_lost()
+
+    def _suspect(self, in_flight: Sequence[Publication], fault: str) -> None:
+        """Note that the broker closed the connection, perhaps for one of these messages."""
+        for publication in in_flight:
+            publication.is_suspect = True
+            publication.closes += len(in_flight) == 1
+            if publication.closes >= _MOST_CLOSES:
+                publication.refusal = f"it closes the connection: {fault}"
+                self._session.retry_soon()
 
     def session_unblocked(self) -> None:
         """Send what waited for the alarm to end; the session calls this."""
@@ -292,6 +327,7 @@ class Publisher(Part):
         self._closes += 1
         if alone and len(open_ones) == 1:
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
+            self._closes = 1  # it is found, and not sent again
             self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)
             self._loop.call_later(0, lambda: self._settle_alone(culprit, Fate.REFUSED, reason))
         self._suspects.extendleft(reversed(open_ones))

@@ -28,6 +28,9 @@ _CONNECT_TIMEOUT: Final = 10.0  # for TCP, TLS and the AMQP handshake together
 _BLOCKED_TIMEOUT: Final = 300.0
 CLOSE_TIMEOUT: Final = 5.0  # an alarm keeps the broker from answering a close
 
+#: Reply codes (AMQP 0-9-1, section 1.1) with which a broker closes a connection for something sent over it.
+_FAULTS: Final = frozenset((501, 502, 503, 505, 506, 540, 541))
+
 # pika reports every ordinary disconnect as an error with a traceback; we write one line ourselves.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
@@ -71,6 +74,9 @@ class Session:
         self.valve = self._new_valve()  # a new one for each connection
         self.is_blocked = False
         self.ever_up = False
+        self.fault = (
+            ""  # why the broker closed the last connection, where something sent over it was to blame
+        )
         self._on_trouble = on_trouble
         self._longest_delay = longest_delay
         self._parts: list[Part] = []
@@ -116,6 +122,10 @@ class Session:
     def broker_major(self) -> int:
         """The first number of the version of the broker that the connection, which must be up, leads to."""
         return int(str(self._connection.server_properties.get("version", "0")).partition(".")[0])
+
+    def retry_soon(self) -> None:
+        """Connect again after the shortest pause: the reason why the last connections were lost is found."""
+        self._failures = 0
 
     def configure(self, amqp: "AmqpSettings") -> None:
         """Use another address from now on; a connection to the old one is closed."""
@@ -227,6 +237,7 @@ class Session:
 
     def _lost(self, _connection: Any, error: BaseException) -> None:
         self._is_up = self.is_blocked = False
+        self.fault = _say(error) if getattr(error, "reply_code", 0) in _FAULTS else ""
         if self._closing is not None:
             self._closed()
             return

@@ -89,6 +89,7 @@ class Subscription(Part):
         self._ahead = 0  # the prefetch of the one that takes ahead; 0 for none
         self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
         self._settled: set[int] = set()
+        self._left: set[int] = set()  # tags of what stays unacknowledged
         self._flushes = False  # whether they are acknowledged at the round's end
         self._most_bytes = most_bytes
         self._sizes: dict[int, int] = {}  # bytes of each delivery, by tag; kept only for `most_bytes`
@@ -108,8 +109,8 @@ class Subscription(Part):
 
     @property
     def unacknowledged(self) -> int:
-        """How many deliveries the broker has out here."""
-        return len(self._order)
+        """How many deliveries the broker has out here, without those that were left."""
+        return len(self._order) - len(self._left)
 
     def resume(self) -> None:
         """Consume from now on, or as soon as the session is up."""
@@ -184,6 +185,15 @@ class Subscription(Part):
                 self._flushes = True
                 self._loop.at_round_end(self.flush)
 
+    def leave(self, delivery: Delivery) -> None:
+        """Leave a delivery unacknowledged for good, and let the broker deliver another in its place."""
+        if self.is_current(delivery):
+            self._left.add(delivery.tag)
+            if self._most_bytes is not None:
+                self._count_out(delivery.tag, self._most_bytes)
+            self.withhold(delivery)
+            self.restore()
+
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
         if self.is_current(delivery) and self._is_usable:
@@ -210,7 +220,7 @@ class Subscription(Part):
             self._settled.discard(last)
         if last:
             self._acknowledge(last, multiple=True)
-        if len(self._settled) > self._hold:
+        if len(self._settled) > self._hold or self._left:
             for tag in sorted(self._settled):
                 self._acknowledge(tag)
                 self._order.remove(tag)
@@ -242,6 +252,7 @@ class Subscription(Part):
         self._consumers.clear()
         self._order.clear()
         self._settled.clear()
+        self._left.clear()
         self._sizes.clear()
         self._bytes = 0
         self._session.valve.open()

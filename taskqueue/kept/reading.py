@@ -174,19 +174,35 @@ class Retrying(Reading):
         self.done = 0
         self._bytes = 0  # of the bodies on their way
         self._stuck: list[tuple[str, str]] = []  # ids of what cannot be sent back, and why
+        self._out: dict[Publication, None] = {}  # what is on its way
+        self._is_lost = False  # whether it must be published once more
         # A connection of its own: confirms must come in while reading stops.
         self._publishing = Session(self._loop, amqp, "taskqueue kept publishes", on_trouble=self._fail)
         self._provider = Provider(self._loop, self._publishing)
         self._publisher = Publisher(
             self._loop,
             self._publishing,
-            on_ready=self._session.open,
-            on_lost=self._lost,
+            on_ready=self._ready,
+            on_lost=self._publishing_lost,
             on_batch=self._confirmed,
         )
 
     def _start(self) -> None:
         self._publishing.open()
+
+    def _ready(self) -> None:
+        self._session.open()
+        if self._is_lost:
+            self._is_lost = False
+            for publication in tuple(self._out):
+                self._publisher.publish(publication)
+
+    def _publishing_lost(self) -> None:
+        """Go on where the broker closed the connection for one of the messages: the publisher finds it."""
+        if self._publishing.fault:
+            self._is_lost = True
+        else:
+            self._lost()
 
     def _close(self) -> None:
         if self._stuck:
@@ -208,16 +224,14 @@ class Retrying(Reading):
             self._stuck.append((kept.id, str(error)))
             return
         self._count(delivery, 1)
-        self._publisher.publish(
-            Publication(
-                queue,
-                properties.encode(),
-                delivery.body,
-                lambda publication, fate, reason: self._published(
-                    delivery, kept.id, publication, fate, reason
-                ),
-            )
+        publication = Publication(
+            queue,
+            properties.encode(),
+            delivery.body,
+            lambda publication, fate, reason: self._published(delivery, kept.id, publication, fate, reason),
         )
+        self._out[publication] = None
+        self._publisher.publish(publication)
 
     def _count(self, delivery: Delivery, change: int) -> None:
         """Count what is on its way in or out; read no more while that is much."""
@@ -234,6 +248,7 @@ class Retrying(Reading):
         if fate is Fate.RETURNED:
             self._provide_queue(publication)
             return
+        del self._out[publication]
         self._count(delivery, -1)
         if fate is Fate.REFUSED:
             self._stuck.append((name, f"the broker refuses it: {reason}"))

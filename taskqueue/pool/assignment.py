@@ -26,11 +26,13 @@ class Assignment:
     raw_properties: bytes  # the same, as AMQP writes them
     unpublished: list[Publication] = field(default_factory=list)  # what must be confirmed yet
     refusals: int = 0  # how often the broker refused a result of it
+    is_bare: bool = False  # whether its body alone is to be kept: the broker refused it with its properties
     delivered: float = field(default_factory=time.monotonic)  # when the newest delivery came
     lease: Lease | None = None
     possibly_doubled: bool = False  # whether its lease was lost, so that somebody else may run it, too
     is_cancelled: bool = False  # whether its caller wants no run of it any more
     is_followed: bool = False  # whether its caller wants notices
+    notice: Publication | None = None  # the latest one that was sent
 
     @property
     def worker_type(self) -> str:

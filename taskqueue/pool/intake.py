@@ -107,6 +107,10 @@ class Intake:
         """Note that the broker has confirmed what became of a workitem."""
         self._source(assignment).settle(assignment.delivery)
 
+    def leave(self, assignment: Assignment) -> None:
+        """Leave a workitem unacknowledged for good, and take another in its place."""
+        self._source(assignment).leave(assignment.delivery)
+
     def give_back(self, assignment: Assignment) -> None:
         """Return a workitem to its queue, for whoever can start it."""
         self._source(assignment).give_back(assignment.delivery)

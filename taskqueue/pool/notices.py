@@ -53,13 +53,19 @@ class Notices:
     def _tell(self, assignment: Assignment, what: str, **params: Any) -> None:
         if not self._publisher.is_ready:
             return
+        if assignment.notice is not None and assignment.notice.is_suspect:
+            assignment.is_followed = (
+                False  # perhaps it was for this one that the broker closed the connection
+            )
+            return
         asked = assignment.properties
         call = asked.correlation_id or assignment.id
         own = as_bytes(call)
         properties = _form(len(own)).encode(own)
         body = jsonrpc.request(what, {"id": call, **params}, None)
         queue = asked.reply_to or ""
-        self._publisher.publish(Publication(queue, properties, body, _forget, mandatory=False))
+        assignment.notice = Publication(queue, properties, body, _forget, mandatory=False)
+        self._publisher.publish(assignment.notice)
 
 
 def are_wanted(asked: Properties) -> bool:

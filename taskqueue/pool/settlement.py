@@ -31,6 +31,7 @@ from taskqueue.results import SUCCEEDED, Failure, Run
 from taskqueue.workitem import Workitem
 
 _LARGEST_QUOTED: Final = 4 * 1024 * 1024  # bytes of a body; decoded JSON takes up to 30 times as much memory
+_MOST_REFUSALS: Final = 3  # of reports on one workitem, until there is none
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 
 
@@ -46,14 +47,19 @@ class Settlement:
         group: GroupSettings,
         *,
         on_settled: Callable[[Assignment], None],
+        on_left: Callable[[Assignment], None],
     ) -> None:
-        """Publish for one group; `on_settled` hears of each assignment whose delivery may be acknowledged."""
+        """Publish for one group.
+
+        on_settled -- hears of each assignment whose delivery may be acknowledged
+        on_left -- hears of each whose delivery never may
+        """
         self._loop = loop
         self._publisher = publisher
         self._provider = provider
         self._delays = delays
         self._group = group
-        self._on_settled = on_settled
+        self._on_settled, self._on_left = on_settled, on_left
         self._open: dict[Assignment, None] = {}  # those with something unpublished
         self._lost: list[tuple[Assignment, Publication]] = []
         self._epoch = 0  # counts the connections
@@ -200,6 +206,8 @@ class Settlement:
             self._delays.publish_again(publication)
         elif fate is Fate.RETURNED:
             self._provide_queue(assignment, publication)
+        elif publication.closes and self._is_reply(assignment, publication):
+            self._redirect(assignment, publication, f"cannot be used: {reason}")
         else:
             self._replace(assignment, publication, reason)
 
@@ -209,16 +217,25 @@ class Settlement:
             del self._open[assignment]
             self._on_settled(assignment)
 
+    def _redirect(self, assignment: Assignment, publication: Publication, why: str) -> None:
+        """Send to where the group's results go what cannot go to who asked for it."""
+        key = self._group.results_routing_key
+        self._log.warning(
+            "reply_to %s %s; the result goes to %s", publication.queue, why, key, workitem=assignment.id
+        )
+        redirected = self._to(assignment, key, publication.properties, publication.body)
+        assignment.unpublished[assignment.unpublished.index(publication)] = redirected
+        self._publisher.publish(redirected)
+
+    def _is_reply(self, assignment: Assignment, publication: Publication) -> bool:
+        """Tell whether a publication goes to who asked for it, who is no queue of the group's."""
+        asked = assignment.properties.reply_to
+        return publication.queue == asked and asked != self._group.results_routing_key
+
     def _provide_queue(self, assignment: Assignment, publication: Publication) -> None:
         """Make the missing queue and publish again; whoever asked for a reply and left gets no queue."""
-        asked = assignment.properties.reply_to
-        if publication.queue == asked and asked != self._group.results_routing_key:
-            key = self._group.results_routing_key
-            self._log.warning(
-                "reply_to %s is gone; the result goes to %s", asked, key, workitem=assignment.id
-            )
-            publication.queue = key
-            self._publisher.publish(publication)
+        if self._is_reply(assignment, publication):
+            self._redirect(assignment, publication, "is gone")
             return
         self._provider.provide(
             Queue(publication.queue),
@@ -235,31 +252,56 @@ class Settlement:
             self._publisher.publish(publication)
 
     def _replace(self, assignment: Assignment, publication: Publication, reason: str) -> None:
-        """Publish something smaller instead of a message that the broker never takes."""
-        assignment.unpublished.remove(publication)
-        if publication.queue in (FAILED, REJECTED, worker_queue(assignment.worker_type)):
+        """Publish something else instead of a message that the broker never takes."""
+        if publication.queue == worker_queue(assignment.worker_type):
+            run = assignment.run("", 0, 0)._replace(properties=Properties.decode(publication.properties))
+            failure = Failure("RunRefused", f"the broker refuses its next run: {reason}")
+            self._log.error("failed: %s", failure, workitem=assignment.id)
+            self.fail(assignment, run, failure)
+            return
+        if assignment.is_bare and publication.queue == FAILED:
+            self._leave(assignment, reason)
+            return
+        if publication.queue in (FAILED, REJECTED):
             self._log.error("kept without its properties: %s", reason, workitem=assignment.id)
-            bare = Properties(delivery_mode=2, type=assignment.worker_type, message_id=assignment.id)
-            headers = {words.REASON: reason, words.QUEUE: worker_queue(assignment.worker_type)}
-            smaller = [self._to(assignment, FAILED, bare.with_headers(headers).encode())]
+            smaller = [self._bare(assignment, reason)]
         else:
             self._log.error("failed: the broker refuses the result: %s", reason, workitem=assignment.id)
             smaller = self._refused_result(assignment, publication.queue, reason)
         assignment.unpublished += smaller
+        self._done(assignment, publication)
         for replacement in smaller:
             self._publisher.publish(replacement)
 
+    def _bare(self, assignment: Assignment, reason: str) -> Publication:
+        assignment.is_bare = True
+        bare = Properties(delivery_mode=2, type=assignment.worker_type, message_id=assignment.id)
+        headers = {words.REASON: reason, words.QUEUE: worker_queue(assignment.worker_type)}
+        return self._to(assignment, FAILED, bare.with_headers(headers).encode())
+
+    def _leave(self, assignment: Assignment, reason: str) -> None:
+        """Leave alone what not even its body can be kept of: the broker keeps it where it is."""
+        self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=assignment.id)
+        del self._open[assignment]
+        assignment.unpublished = []
+        self._on_left(assignment)
+
     def _refused_result(self, assignment: Assignment, queue: str, reason: str) -> list[Publication]:
-        """Return a failure that says so, at the second refusal without the workitem, and the copy to keep."""
+        """Return a failure that says so, at the second refusal without the workitem, and the copy to keep.
+
+        After the third refusal there is only the copy.
+        """
         run = assignment.run("", 0, 0)
         failure = Failure("ResultRefused", f"the broker refuses the result: {reason}")
         properties = results.encode_result(run, STATUS_FAILED, words.JSON, self._group.results_expire)
         body = results.encode_failure(failure, _quotable(run) if not assignment.refusals else None)
         assignment.refusals += 1
-        report = self._to(assignment, queue, properties, body)
+        reports = (
+            [self._to(assignment, queue, properties, body)] if assignment.refusals < _MOST_REFUSALS else []
+        )
         if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
-            return [report]
-        return [report, *self._failed(assignment, run, str(failure))]
+            return reports
+        return [*reports, *self._failed(assignment, run, str(failure))]
 
 
 def _quotable(run: Run) -> Workitem | None:

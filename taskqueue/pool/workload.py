@@ -69,7 +69,9 @@ class Workload:
         self._cancellations = Cancellations(loop, consuming, on_cancel=self._cancel, on_heeding=on_change)
         provider = Provider(loop, publishing)
         delays = Delays(loop, publishing, publisher, provider)
-        self._settlement = Settlement(loop, publisher, provider, delays, group, on_settled=self._settled)
+        self._settlement = Settlement(
+            loop, publisher, provider, delays, group, on_settled=self._settled, on_left=self._left
+        )
         self._judge = Judge(self._settlement, self._notices, self._log)
         self.intake = Intake(
             loop,
@@ -240,6 +242,12 @@ class Workload:
         self.intake.settle(assignment)
         if assignment.lease is not None:
             self._leases.release(assignment)
+        self._on_settled()
+
+    def _left(self, assignment: Assignment) -> None:
+        """The broker takes nothing that a workitem came to: it stays where it is."""
+        self._drop(assignment)
+        self.intake.leave(assignment)
         self._on_settled()
 
     # --- to others ---

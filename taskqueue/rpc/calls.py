@@ -5,7 +5,7 @@ from typing import Any
 
 from taskqueue import results
 from taskqueue import workitem as words
-from taskqueue.broker.publisher import Fate, Publication
+from taskqueue.broker.publisher import Publication, Settled
 from taskqueue.broker.topology import is_ours, is_text
 from taskqueue.errors import UnknownTask
 from taskqueue.properties import Properties
@@ -20,7 +20,9 @@ def is_call(body: bytes) -> bool:
     return jsonrpc.is_request(found) or jsonrpc.is_batch(found)
 
 
-def unknown_task(properties: Properties, id_: str, body: bytes, reason: str) -> Publication | None:
+def unknown_task(
+    properties: Properties, id_: str, body: bytes, reason: str, settled: Settled
+) -> Publication | None:
     """Return what tells a caller that nobody serves the task; None where no reply is wanted or possible.
 
     Args:
@@ -28,6 +30,7 @@ def unknown_task(properties: Properties, id_: str, body: bytes, reason: str) -> 
         id_: the workitem's id.
         body: the request.
         reason: why, in a line.
+        settled: takes what becomes of the reply.
     """
     reply_to = properties.reply_to
     if not reply_to or is_ours(reply_to) or not is_text(reply_to):
@@ -43,7 +46,7 @@ def unknown_task(properties: Properties, id_: str, body: bytes, reason: str) -> 
         correlation_id=properties.correlation_id or id_,
         message_id=words.new_id(),
     ).with_headers(headers)
-    return Publication(reply_to, reply.encode(), answer, _sent, mandatory=False)
+    return Publication(reply_to, reply.encode(), answer, settled, mandatory=False)
 
 
 def _read(body: bytes) -> Any:
@@ -51,7 +54,3 @@ def _read(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _sent(_publication: Publication, _fate: Fate, _reason: str) -> None:
-    pass

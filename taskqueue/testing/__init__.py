@@ -86,6 +86,7 @@ class Bench:
             BenchDelays(self._publisher),
             group,
             on_settled=lambda _assignment: None,
+            on_left=lambda _assignment: None,
         )
         self._judge = Judge(settlement, self._notices, Log("bench"))
         self.client = Client.over(self)
@@ -254,7 +255,9 @@ class Bench:
         if route.worker_type not in self._workers and calls.is_call(route.body):
             reason = f"there is no queue {queue}: nobody serves it"
             self.put(REJECTED, words.rejected(properties, reason, TASKQUEUE), sent.body)
-            answer = calls.unknown_task(properties, properties.message_id or "", sent.body, reason)
+            answer = calls.unknown_task(
+                properties, properties.message_id or "", sent.body, reason, lambda *_: None
+            )
             if answer is not None:
                 self._publisher.publish(answer)
             return

@@ -47,6 +47,15 @@ def wait(gate, note=""):
     return os.getpid()
 
 
+@task
+def walk(steps):
+    """Tell of each step."""
+    for step in range(steps):
+        progress(step / steps)
+        time.sleep(0.05)
+    return steps
+
+
 @task(retries=3)
 def stubborn(notes):
     """Succeed at the third run."""
