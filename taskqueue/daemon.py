@@ -3,18 +3,20 @@
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
+from taskqueue import startup
 from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus, TaskqueueError
 
 DAEMON_UMASK = 0o027
+_OPEN_FILES = 65_536  # a process of a daemon in the background
 _REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started it
 
 
@@ -170,20 +172,20 @@ def detach(pidfile: str | None = None, keep_fds: Sequence[int] = ()) -> Readines
         pidfile: path of the pid file, or None for none; taken when the result is entered.
         keep_fds: file descriptors that stay open; all others are closed.
     """
+    pidfile = str(Path(pidfile).absolute()) if pidfile else None  # the directory changes
     reader, writer = os.pipe()
-    sys.stdout.flush()  # else both processes write what is still buffered
-    sys.stderr.flush()
+    startup.flush()  # else both processes write what is still buffered
     if os.fork():
         os.close(writer)
         _leave_with(reader)
     os.close(reader)
-    pidfile = str(Path(pidfile).absolute()) if pidfile else None  # the directory changes
     _become_daemon([writer, *keep_fds])
     return Readiness(pidfile, writer)
 
 
 def _become_daemon(keep_fds: list[int]) -> None:
-    # Only here: importing python-daemon 2.3 takes 145 MB where a million open files are allowed.
+    _bound_open_files()
+    # Only here: importing python-daemon 2.3 takes memory for each file that may be open.
     from daemon import DaemonContext  # noqa: PLC0415
 
     DaemonContext(
@@ -192,6 +194,16 @@ def _become_daemon(keep_fds: list[int]) -> None:
         signal_map={},  # signals are for Signals, below
         umask=DAEMON_UMASK,
     ).open()
+
+
+def _bound_open_files() -> None:
+    """Lower a higher limit on open files to what the systemd units set.
+
+    Where containers allow a thousand million, python-daemon 2.3 makes a set of as many numbers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > _OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _OPEN_FILES), _OPEN_FILES))
 
 
 def _leave_with(reader: int) -> NoReturn:
@@ -205,8 +217,7 @@ def _leave_with(reader: int) -> NoReturn:
     else:
         status, message = str(int(ExitStatus.SOFTWARE)), "the daemon died before it was ready, see its log"
     if message:
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+        startup.complain(message + "\n")
     os._exit(int(status))
 
 

@@ -20,6 +20,9 @@ class ExitStatus(IntEnum):
     SOFTWARE = 70  # EX_SOFTWARE: a bug of ours; the log has the traceback
     PRIVILEGES = 71  # EX_OSERR: a process could not become the user it must run as
     LOCKED = 73  # EX_CANTCREAT: another instance holds the pid file, or a feed's state cannot be used
+    SYSTEM = (
+        74  # EX_IOERR: the system refused: stdout cannot be written, a limit on files or processes is reached
+    )
     TIMEOUT = 75  # EX_TEMPFAIL: no result within the time that was given
     REFUSED = 77  # EX_NOPERM: the broker refused user, password or virtual host
     CONFIG = 78  # EX_CONFIG: the configuration has faults

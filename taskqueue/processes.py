@@ -7,12 +7,13 @@ import logging
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
+from taskqueue import startup
 from taskqueue.errors import ExitStatus
 
 _STEADY: Final = 5.0  # seconds; a process that lived so long is started again at once
@@ -54,8 +55,7 @@ def fork(run: Callable[[], int]) -> int:
 
     Raises OSError where the machine, or our share of it, has no room for another process.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    startup.flush()
     # Until the child has let go of its parent's handlers, a signal to it would be noted as the parent's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -81,8 +81,7 @@ def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
         logging.getLogger(__name__).critical("a bug of ours", exc_info=True)
     finally:
         with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            startup.flush()
         os._exit(status)
 
 
@@ -101,11 +100,11 @@ def _forget_signals() -> None:
 
 def close_all_but(*kept: int) -> None:
     """Close every file descriptor beyond the standard streams, except those named."""
-    low = 3
-    for descriptor in sorted(kept):
-        os.closerange(low, descriptor)
-        low = max(low, descriptor + 1)
-    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+    # Those that are open, and not all that may be: that can be a thousand million (proc(5)).
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor not in kept:
+            with contextlib.suppress(OSError):  # the one that the list was read by
+                os.close(descriptor)
 
 
 def allow_open_files() -> None:

@@ -15,14 +15,20 @@ import os
 import secrets
 from pathlib import Path
 
-from taskqueue.errors import AlreadyRunning, BrokerUnavailable
+from taskqueue.errors import AlreadyRunning, BrokerUnavailable, ConfigError
 
 
 def default_state_dir() -> Path:
     """Return where a user's private broker keeps its data (XDG base directory specification)."""
     base = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not base.is_absolute():
-        base = Path.home() / ".local" / "state"
+        try:
+            base = Path.home() / ".local" / "state"
+        except RuntimeError:  # as in a container
+            found = f"neither, and user id {os.geteuid()} has no home"
+            raise ConfigError(
+                [f"no place for a private broker: expected XDG_STATE_HOME or HOME, found {found}"]
+            ) from None
     return base / "taskqueue" / "broker"
 
 
@@ -117,7 +123,12 @@ class PrivateState:
             self.log.replace(self.path / "broker.log.1")
 
     def _make(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BrokerUnavailable(
+                f"no place for a private broker: {self.path}: {error.strerror}; XDG_STATE_HOME names another"
+            ) from None
         owner = self.path.stat().st_uid
         if owner != os.geteuid():
             raise BrokerUnavailable(f"{self.path} belongs to another user (user id {owner})")

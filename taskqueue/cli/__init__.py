@@ -1,13 +1,17 @@
 """The command `taskqueue`: one file a command, each thin."""
 
+import contextlib
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
-from taskqueue.errors import TaskqueueError
+from taskqueue import startup
+from taskqueue.errors import ExitStatus, TaskqueueError
 
 #: Each command, and the module that defines it under this name.
 _COMMANDS: Final = {
@@ -23,6 +27,10 @@ _COMMANDS: Final = {
     "config": "config",
     "plugins": "plugins",
 }
+
+
+#: Why a write fails; files of ours that fail so have a name.
+_OF_WRITING: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class Commands(click.Group):
@@ -56,13 +64,59 @@ def taskqueue() -> None:
     """  # noqa: D301 -- that backspace is click's sign for lines to be left as they are
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; errors that the user can mend are printed in a line each, without a traceback.
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command `taskqueue` and exit; see `run_command`.
 
     arguments -- None for those that this process was started with
     """
+    run_command(taskqueue, "taskqueue", sys.argv[1:] if arguments is None else arguments)
+
+
+def run_command(command: click.Command, name: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a command from a clean start, and exit with its status.
+
+    Errors that the user can mend, and what the system refuses, are printed in a line each.
+    """
+    startup.open_streams()
+    # Our own processes that start another with this option keep back signals for it to note (processes.fork).
+    if "--amqp-fd" not in arguments:
+        startup.clean_signals()
+    output = sys.stdout
+    status, complaint = _perform(command, name, arguments)
     try:
-        taskqueue(arguments, prog_name="taskqueue")
+        output.flush()
+    except OSError as error:
+        status, complaint = _refused(error)
+        startup.give_up(output)
+    startup.complain("".join(f"taskqueue: {line}\n" for line in complaint.splitlines()))
+    sys.exit(status)
+
+
+def _perform(command: click.Command, name: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """Return a command's status, and what is to be said of it: lines, or nothing."""
+    output = sys.stdout
+    try:
+        ended = command.main(list(arguments), prog_name=name, standalone_mode=False)
+    except SystemExit as end:
+        if sys.stdout is not output:  # so does click where a pipe is broken, and raises this
+            return _refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+        return end.code if isinstance(end.code, int) else ExitStatus.OK, ""
+    except click.ClickException as error:
+        with contextlib.suppress(OSError):
+            error.show()
+        return error.exit_code, ""
+    except click.Abort:
+        return ExitStatus.FAILED, "aborted"
     except TaskqueueError as error:
-        sys.stderr.writelines(f"taskqueue: {line}\n" for line in str(error).splitlines())
-        sys.exit(error.status)
+        return error.status, str(error)
+    except OSError as error:
+        return _refused(error)
+    return ended if isinstance(ended, int) else ExitStatus.OK, ""
+
+
+def _refused(error: OSError) -> tuple[int, str]:
+    """Return the status for what the system refused, and what that was."""
+    if isinstance(error, FileNotFoundError) and not error.filename:  # getcwd(2)
+        return ExitStatus.SYSTEM, "the current directory is gone: change to one that exists"
+    place = error.filename or ("standard output" if error.errno in _OF_WRITING else "")
+    return ExitStatus.SYSTEM, f"{f'{place}: ' if place else ''}{error.strerror}"

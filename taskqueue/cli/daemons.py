@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from taskqueue import logs
+from taskqueue import logs, startup
 from taskqueue.config import LoggingSettings
 from taskqueue.daemon import detach, foreground
 from taskqueue.keeper import Keeper
@@ -30,7 +30,7 @@ def run(
     keeper.in_background = not stay
     to_syslog = not stay and logs.in_background(logging).destination == "syslog"
     if to_syslog and not Path(logs.SYSLOG_SOCKET).exists():
-        sys.stderr.write(
+        startup.complain(
             f"taskqueue: warning: no syslog listens at {logs.SYSLOG_SOCKET}, and log lines are lost until "
             "one does; set destination in section [logging] to a file\n"
         )

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import logs
+from taskqueue import logs, startup
 from taskqueue.cli import jobs, options
 from taskqueue.cli.watching import watching
 from taskqueue.config import LoggingSettings
@@ -110,7 +110,7 @@ def feed(
             status = feeding.run(address, watch, say)
         except TargetError as error:
             if error.__cause__ is not None:
-                traceback.print_exception(error.__cause__)
+                startup.complain("".join(traceback.format_exception(error.__cause__)))
             raise
     sys.exit(status)
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import processes
+from taskqueue import processes, startup
 from taskqueue.errors import ConfigError, ExitStatus, TargetError
 from taskqueue.feed.codec import check_key
 from taskqueue.feed.target import GET_JOBS, Target
@@ -106,7 +106,7 @@ def check(target: Target) -> None:
         try:
             target.load()
         except TargetError as error:
-            sys.stderr.write(f"taskqueue: {error}\n")
+            startup.complain(f"taskqueue: {error}\n")
             return error.status
         return ExitStatus.OK
 

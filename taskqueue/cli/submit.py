@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from taskqueue import submission
+from taskqueue import startup, submission
 from taskqueue.cli import options
 from taskqueue.errors import ExitStatus, Unroutable
 from taskqueue.submission import Result, Submission
@@ -74,18 +74,25 @@ def submit(
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is for --wait.")
-    data = sys.stdin.buffer.read() if body == "-" else body.encode("utf-8", "surrogateescape")
+    data = _read_body() if body == "-" else body.encode("utf-8", "surrogateescape")
     workitem = Submission(new_id(), worker_type, data, content_type or _guess(data), delay)
     results: list[Result] = []
     address = options.find_address(amqp, path)
     if wait and sys.stderr.isatty():
-        click.echo(f"submitting {workitem.id}; waiting for its result", err=True)
+        startup.complain(f"submitting {workitem.id}; waiting for its result\n")
     submission.submit(address, [workitem], on_result=results.append if wait else None, timeout=timeout)
     if not wait:
         click.echo(json.dumps({"id": workitem.id}) if style == "json" else workitem.id)
         return
     _show(results[0], style)
     sys.exit(ExitStatus.OK if results[0].succeeded else ExitStatus.FAILED)
+
+
+def _read_body() -> bytes:
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise click.UsageError(f"BODY cannot be read from standard input: {error.strerror}.") from None
 
 
 def _guess(data: bytes) -> str:
@@ -105,13 +112,23 @@ def _show(result: Result, style: str) -> None:
     if style == "json":
         click.echo(json.dumps(_described(result, value)))
     elif not result.succeeded and isinstance(value, dict) and isinstance(value.get("error"), dict):
-        click.echo(_complaint(value["error"]), err=True)
+        startup.complain(_complaint(value["error"]) + "\n")
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
     elif isinstance(value, str):
         click.echo(value)
     else:
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(_readable(value))
+
+
+def _readable(value: Any) -> str:
+    """Return a value as JSON, with the characters themselves where stdout has them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text
 
 
 def _value(result: Result) -> Any:

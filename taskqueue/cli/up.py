@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from taskqueue import config, logs
+from taskqueue import config, logs, startup
 from taskqueue.broker.private import PrivateBroker
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
@@ -60,10 +60,9 @@ def up(path: str | None, amqp: str | None, amqp_fd: int | None) -> None:
     if address is not None:
         sys.exit(House(path, address, None).run(foreground()))
     with PrivateBroker() as broker:
-        click.echo(
+        startup.complain(
             f"a private broker runs on 127.0.0.1:{broker.port}; "
-            f"its address with password is in {broker.address_file}",
-            err=True,
+            f"its address with password is in {broker.address_file}\n"
         )
         status = House(path, AmqpSettings.from_url(broker.url), broker).run(foreground())
     sys.exit(status)

@@ -2,25 +2,29 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Final, TextIO
+from io import FileIO
+from typing import Final
 
-import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from taskqueue import startup
 from taskqueue.errors import ConfigError
 from taskqueue.feed.progress import Progress, Watch
 
 _RATE_TIME: Final = 5.0  # seconds over which the rate is taken
 _LINE_EVERY: Final = 10.0  # seconds between two plain lines
 _RECORD_EVERY: Final = 1.0  # seconds between two lines in the file
+
+_log = logging.getLogger(__name__)
 
 
 class Rate:
@@ -79,8 +83,7 @@ class _Display:
 class _Lines:
     """A line now and then."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
         self._rate = Rate()
         self._due = time.monotonic() + _LINE_EVERY
 
@@ -88,15 +91,16 @@ class _Lines:
         rate = self._rate.note(progress)
         if time.monotonic() >= self._due:
             self._due += _LINE_EVERY
-            self._stream.write(describe(progress, rate) + "\n")
-            self._stream.flush()
+            startup.complain(describe(progress, rate) + "\n")
 
 
 class _Records:
     """JSON lines."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
+        self._is_refused = False
+        self._line_end = b""  # of a line that was written in part
         self._rate = Rate()
         self._due = 0.0
         self._last = ""
@@ -105,8 +109,21 @@ class _Records:
         rate = self._rate.note(progress)
         if time.monotonic() >= self._due or progress.state != self._last:
             self._due, self._last = time.monotonic() + _RECORD_EVERY, progress.state
-            self._file.write(json.dumps({"time": time.time(), **asdict(progress), "rate": rate}) + "\n")
-            self._file.flush()
+            self._write(json.dumps({"time": time.time(), **asdict(progress), "rate": rate}) + "\n")
+
+    def _write(self, line: str) -> None:
+        """Append a line; a feed does not end because a disk is full, and says so once."""
+        data = self._line_end + line.encode()
+        try:
+            self._line_end = b"" if self._file.write(data) == len(data) else b"\n"
+            self._is_refused = False
+        except OSError as error:
+            if not self._is_refused:
+                place = f"progress file {self._file.name}"
+                _log.error(
+                    "%s: %s; the feed goes on, and its progress is left out there", place, error.strerror
+                )
+            self._is_refused = True
 
 
 @contextlib.contextmanager
@@ -117,18 +134,18 @@ def watching(path: str | None, *, is_shown: bool) -> Iterator[tuple[Watch, Calla
     """
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: click.echo("\n".join(lines), err=True, nl=bool(lines)))
+        stack.callback(lambda: startup.complain("".join(f"{line}\n" for line in lines)))
         watches: list[Watch] = []
         if path is not None:
             try:
-                watches.append(_Records(stack.enter_context(open(path, "a", encoding="utf-8"))))  # noqa: PTH123 -- as given
+                watches.append(_Records(stack.enter_context(FileIO(path, "a"))))
             except OSError as error:
                 raise ConfigError([f"progress file {path}: {error.strerror}"]) from None
         if is_shown and sys.stderr.isatty():
             live = Live(console=Console(stderr=True), refresh_per_second=4)
             watches.append(_Display(stack.enter_context(live)))
         elif is_shown:
-            watches.append(_Lines(sys.stderr))
+            watches.append(_Lines())
 
         def watch(progress: Progress) -> None:
             for each in watches:

@@ -7,12 +7,12 @@ from functools import partial
 
 import click
 
-from taskqueue import config, processes
+from taskqueue import config, processes, startup
 from taskqueue.cli import daemons, jobs, options
 from taskqueue.config import GroupSettings
 from taskqueue.errors import ExitStatus, TargetError, TaskqueueError
 from taskqueue.feed.chunk_worker import PLUGIN, Orders
-from taskqueue.feed.target import HANDLE_JOB, Target, receipts_queue, worker_type
+from taskqueue.feed.target import HANDLE_JOB, Target, current_directory, receipts_queue, worker_type
 from taskqueue.pool.group import Blueprint
 from taskqueue.pool.supervisor import Plan, Supervisor
 from taskqueue.rpc.task_worker import load_tasks, plugin_for
@@ -74,7 +74,7 @@ def work(
         blueprint = Blueprint(GroupSettings(parsed.module, parsed.module, number), plugin_for(target), None)
     else:
         jobs.check(parsed)
-        orders = Orders(target, os.getcwd(), str(threads), key.hex() if key else "")  # noqa: PTH109 -- as it is
+        orders = Orders(target, current_directory(), str(threads), key.hex() if key else "")
         blueprint = Blueprint(_group(worker_type(type_ or parsed.module), number, orders), PLUGIN, None)
     plan = partial(_plan, path, log_level.lower(), blueprint)
     supervisor = Supervisor(plan, descriptor, options.reader(descriptor, path))
@@ -104,10 +104,10 @@ def _has_tasks(target: Target) -> bool:
         try:
             os.write(writer, b"tasks" if load_tasks(target.load_module()) else b"none")
         except TaskqueueError as error:
-            sys.stderr.write(f"taskqueue: {error}\n")
+            startup.complain(f"taskqueue: {error}\n")
             return error.status
         except Exception as error:  # noqa: BLE001 -- the user's code may raise anything
-            sys.stderr.write(f"taskqueue: target {target}: {type(error).__name__}: {error}\n")
+            startup.complain(f"taskqueue: target {target}: {type(error).__name__}: {error}\n")
             return TargetError.status
         return ExitStatus.OK
 

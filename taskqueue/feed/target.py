@@ -44,7 +44,7 @@ class Target:
                 raise TargetError(f"target {text!r}: there is no file {place}")
             target = cls(path.stem, name or function, str(path), str(path.parent))
         else:
-            target = cls(place, name or function, None, os.getcwd())  # noqa: PTH109 -- as it is, links and all
+            target = cls(place, name or function, None, current_directory())
         if not _MODULE.match(target.module) or not target.function.isidentifier():
             raise TargetError(
                 f"target {text!r}: expected MODULE, FILE.py, MODULE:FUNCTION or FILE.py:FUNCTION"
@@ -90,6 +90,15 @@ class Target:
         module = sys.modules[self.module] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
+
+
+def current_directory() -> str:
+    """Return the current directory, links and all; "/" where that was removed, or is closed to us."""
+    try:
+        directory = os.getcwd()  # noqa: PTH109 -- as it is
+    except FileNotFoundError:
+        return "/"
+    return directory if os.access(directory, os.X_OK) else "/"
 
 
 def worker_type(module: str) -> str:

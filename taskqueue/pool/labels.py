@@ -32,7 +32,7 @@ def install() -> None:
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         writer = io.BufferedWriter(_Labelled(old.fileno()))
-        setattr(sys, name, io.TextIOWrapper(writer, old.encoding, old.errors, line_buffering=True))
+        setattr(sys, name, io.TextIOWrapper(writer, "utf-8", "backslashreplace", line_buffering=True))
 
 
 class _Labelled(io.FileIO):

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from taskqueue import plugins
 from taskqueue.errors import InvalidRequest, PluginError, TaskTimeout, UnknownTask
-from taskqueue.feed.target import HANDLE_JOB, Target
+from taskqueue.feed.target import HANDLE_JOB, Target, current_directory
 from taskqueue.plugins import OwnPlugin
 from taskqueue.pool.frames import Service
 from taskqueue.results import Failure
@@ -25,7 +25,7 @@ _FACTORY: Final = f"{__name__}:TaskWorker.of_target"
 
 def plugin_for(target: str) -> OwnPlugin:
     """Return the plugin that serves the tasks of MODULE or FILE.py, as seen from the current directory."""
-    where = json.dumps([target, os.getcwd()])  # noqa: PTH109 -- as it is, links and all
+    where = json.dumps([target, current_directory()])
     return OwnPlugin("tasks", _FACTORY, "taskqueue", "", where)
 
 

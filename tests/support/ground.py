@@ -1,5 +1,6 @@
 """A virtual host with a client and the daemons that several tests may share."""
 
+import itertools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,13 @@ class Ground:
         self.url = url
         self.directory = directory
         self.foreign = Foreign(url)
-        self._python = python
-        self._environment = environment
+        self.python = python
+        self.environment = {**environment, "TASKQUEUE_AMQP": url}
+        self.open = directory / "open"  # where everybody may write
+        self.open.mkdir()
+        self.open.chmod(0o1777)
         self._started: list[Daemon] = []
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Self:
         return self
@@ -34,6 +39,16 @@ class Ground:
             each.clean_up()
         self.foreign.close()
 
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of a taskqueue command."""
+        return [str(self.python), "-P", "-m", "taskqueue", *arguments]
+
+    def write(self, config: str) -> str:
+        """Write a configuration; return its path."""
+        path = self.directory / f"{next(self._numbers)}.ini"
+        path.write_text(config)
+        return str(path)
+
     def start(
         self, command: str, config: str = "", *, url: str | None = None, ready: str = "ready:"
     ) -> Daemon:
@@ -41,13 +56,11 @@ class Ground:
 
         url: another way to the broker than the ground's own; "" for none
         """
-        path = self.directory / f"{len(self._started)}.ini"
-        path.write_text(config)
         foreground = [] if command == "up" else ["-f"]
         running = Daemon(
-            [str(self._python), "-P", "-m", "taskqueue", command, *foreground, "-c", str(path)],
+            self.command(command, *foreground, "-c", self.write(config)),
             self.directory,
-            env={**self._environment, "TASKQUEUE_AMQP": self.url if url is None else url},
+            env={**self.environment, "TASKQUEUE_AMQP": self.url if url is None else url},
         )
         self._started.append(running)
         running.wait_for(ready)
@@ -62,9 +75,9 @@ class Ground:
     def work_anew(self, path: Path, *arguments: str) -> Daemon:
         """Start `taskqueue work` on a file that is here already; wait until it works."""
         running = Daemon(
-            [str(self._python), "-P", "-m", "taskqueue", "work", str(path), *arguments],
+            self.command("work", str(path), *arguments),
             self.directory,
-            env={**self._environment, "TASKQUEUE_AMQP": self.url},
+            env=self.environment,
         )
         self._started.append(running)
         running.wait_for("takes work")
