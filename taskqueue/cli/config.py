@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 
 from taskqueue import config as configuration
+from taskqueue import logs, processes, startup
 from taskqueue import plugins as installed_plugins
-from taskqueue import processes
 from taskqueue.cli import options, tables
 from taskqueue.config import GroupSettings, Settings, effective
 from taskqueue.config.checks import printable
@@ -20,6 +20,16 @@ from taskqueue.plugins import Plugin
 from taskqueue.pool import privileges
 
 _GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "max_depth", "max_crashes", "output_rate")
+_RETRY_COLUMNS: Final = (
+    "group",
+    "retries",
+    "retry_delay",
+    "retry_backoff",
+    "retry_max_delay",
+    "retry_jitter",
+)
+_TIME_COLUMNS: Final = ("group", "timeout", "timeout_grace", "lease_after", "lease_timeout")
+_LIMIT_COLUMNS: Final = ("group", "max_tasks", "max_memory", "memory_limit", "cpu_limit", "nice")
 _RESULT_COLUMNS: Final = ("group", "results_routing_key", "report_results", "results_expire", "own settings")
 
 
@@ -47,9 +57,18 @@ def config(path: str | None, style: str) -> None:
     if os.geteuid() == 0:
         settings = replace(settings, warnings=(*settings.warnings, *_unreadable(settings)))
     if style == "json":
-        tables.show_json(effective(settings) | {"plugins": [plugin.name for plugin in found]})
+        tables.show_json(_effective(settings) | {"plugins": [plugin.name for plugin in found]})
     else:
         _show(settings, found)
+
+
+def _effective(settings: Settings) -> dict[str, Any]:
+    """Return what is in force, with where a daemon in the background logs, if that is elsewhere."""
+    plain = effective(settings)
+    background = logs.in_background(settings.logging).destination
+    if background != settings.logging.destination:
+        plain["logging"]["destination_in_background"] = background
+    return plain
 
 
 def _unreadable(settings: Settings) -> list[str]:
@@ -85,7 +104,7 @@ def _unreadable(settings: Settings) -> list[str]:
 def _show(settings: Settings, found: Sequence[Plugin]) -> None:
     click.echo(f"Configuration: {settings.path or 'defaults; there is no file'}")
     _show_warnings(settings.warnings)
-    plain = effective(settings)
+    plain = _effective(settings)
     _show_sections(plain)
     if not found:
         click.echo("No groups: no plugin is installed.")
@@ -101,7 +120,7 @@ def _show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def _show_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        startup.complain(f"warning: {warning}\n")
 
 
 def _show_sections(plain: Mapping[str, Any]) -> None:
@@ -116,7 +135,7 @@ def _show_sections(plain: Mapping[str, Any]) -> None:
 
 
 def _show_groups(settings: Settings, plain: Sequence[Mapping[str, Any]]) -> None:
-    """Show the groups, in two tables as one would be wider than a terminal."""
+    """Show the groups, in tables no wider than a terminal."""
     users = [_user(group, settings) for group in settings.groups]
     rows = [
         [group["name"], group["worker_type"], group["workers"], user]
@@ -124,6 +143,13 @@ def _show_groups(settings: Settings, plain: Sequence[Mapping[str, Any]]) -> None
         for group, user in zip(plain, users, strict=True)
     ]
     _show_table("Groups", _GROUP_COLUMNS, rows)
+    for title, columns in (
+        ("Retries of the groups", _RETRY_COLUMNS),
+        ("Times of the groups, in seconds", _TIME_COLUMNS),
+        ("Limits of the groups", _LIMIT_COLUMNS),
+    ):
+        rows = [[group["name"], *(_written(group[option]) for option in columns[1:])] for group in plain]
+        _show_table(title, columns, rows)
     rows = [
         [
             group["name"],

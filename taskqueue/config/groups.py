@@ -1,13 +1,16 @@
 """Which sections are groups of workers, and what each group inherits."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from taskqueue.config.checks import Complaint
 from taskqueue.config.inifile import Sections
 from taskqueue.config.settings import GroupSettings
 from taskqueue.config.specification import DEFAULT, FIXED_SECTIONS, GROUP, checked, nearest, specification
 from taskqueue.workitem import WORKER_TYPE
+
+#: Options that there are no more, and those that took their place.
+_REPLACED: Final = {"depth": "max_depth"}
 
 #: worker type -> the sections of its subgroups, in the order in which it lists them.
 Subgroups = Mapping[str, tuple[str, ...]]
@@ -109,9 +112,13 @@ def near_misses(sections: Sections, subgroups: Subgroups, plugin_names: Collecti
         if section not in plugin_names and section != DEFAULT and section not in _subsections(subgroups):
             continue
         for name in given:
-            near = nearest(name, known, 0.8) if name not in known else None
-            if near:
-                yield f"section [{section}]: option '{name}' is passed to the plugin; is {near} meant?"
+            if name in _REPLACED:
+                hint = f"{_REPLACED[name]} took its place"
+            elif name not in known and (near := nearest(name, known)):
+                hint = f"is {near} meant?"
+            else:
+                continue
+            yield f"section [{section}]: option '{name}' is passed to the plugin; {hint}"
 
 
 def _subsections(subgroups: Subgroups) -> set[str]:

@@ -7,6 +7,7 @@ the value before them, option names have no case, and nothing is interpolated.
 
 import configparser
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +19,19 @@ from taskqueue.errors import ConfigError
 #: section -> option -> value, as written.
 Sections = dict[str, dict[str, str]]
 
+#: A section's header with something after it, which configparser passes over.
+_FOLLOWED: Final = re.compile(r"\[(.+)\][ \t]*[^ \t;#]")
+
 #: Begins the names given to what is said twice, so that its own lines are still read as its own.
 _SPARE: Final = "\0"
 
 
-def read(path: str) -> tuple[Sections, bool, list[Fault]]:
+def read(path: str) -> tuple[Sections, bool, list[Fault], list[str]]:
     """Read a file.
 
     Returns:
-        Its sections as far as they can be read, whether all users may read the file, and its faults.
+        Its sections as far as they can be read, whether all users may read the file, its faults, and warnings
+        of what is without effect.
 
     Raises:
         ConfigError: it cannot be read at all.
@@ -34,13 +39,22 @@ def read(path: str) -> tuple[Sections, bool, list[Fault]]:
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
-            sections, faults = parse(file.read(), path)
+            text = file.read()
+            sections, faults = parse(text, path)
     except OSError as error:
         raise ConfigError([Fault(path, None, None, "a readable file", str(error.strerror))]) from None
     except UnicodeDecodeError as error:
         found = f"the byte 0x{error.object[error.start]:02x} at position {error.start}"
         raise ConfigError([Fault(path, None, None, "text in UTF-8", found)]) from None
-    return sections, public, faults
+    return sections, public, faults, list(_ignored(text))
+
+
+def _ignored(text: str) -> Iterator[str]:
+    """Yield a warning for each header with something after it, which is not shown: it may be a password."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := _FOLLOWED.match(line):
+            what = f"what follows it in line {number} is without effect: give each option a line of its own"
+            yield f"section [{header[1]}]: {what}"
 
 
 def parse(text: str, path: str) -> tuple[Sections, list[Fault]]:

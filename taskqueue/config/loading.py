@@ -31,11 +31,12 @@ def load(
     Raises:
         ConfigError: the file has faults; the error has all of them, and the warnings.
     """
-    sections, is_public, faults = inifile.read(path) if path is not None else ({}, False, [])
+    sections, is_public, faults, warnings = inifile.read(path) if path is not None else ({}, False, [], [])
     complaints: list[Complaint] = []
     fixed = {kind: _fixed_values(kind, sections.get(kind, {}), complaints) for kind in FIXED_SECTIONS}
     pool = PoolSettings(**fixed["workerpool"])
-    names, warnings = groups.well_named(plugin_names)
+    names, misnamed = groups.well_named(plugin_names)
+    warnings += misnamed
     workers = _worker_sections(sections, complaints)
     subgroups = groups.find_subgroups(workers, names, complaints)
     sources = groups.make_groups(workers, subgroups, names)

@@ -11,6 +11,7 @@ from support.distribution import install
 from support.processes import run_cli
 
 from taskqueue import cli
+from taskqueue.config.specification import specification
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
 COMMANDS = [
@@ -119,6 +120,8 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     path = write(
         f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\napi_key: {SECRET}\n"
         "max_depth: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
+        "retries: 4\nretry_delay: 6\nretry_backoff: 1.5\ntimeout: 2.5\nmax_tasks: 100\nmax_memory: 200\n"
+        "cpu_limit: 30\n"
     )
     status, text, errors = call("config", "-c", path)
     assert (status, beside_roots(errors)) == (0, [])
@@ -130,7 +133,30 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     assert rows(text, "Groups")["worker1"] == ["worker1", "worker1", "3", user, "7", "8", "9"]
     shown = rows(text, "Results and own settings of the groups")["worker1"]
     assert shown == ["worker1", "results", "no", "4294967", "api_key=***,", "colour=red"]
+    assert rows(text, "Retries of the groups")["worker1"] == ["worker1", "4", "6", "1.5", "3600", "0.1"]
+    assert rows(text, "Times of the groups, in seconds")["worker1"] == ["worker1", "2.5", "5", "600", "300"]
+    assert rows(text, "Limits of the groups")["worker1"] == ["worker1", "100", "200", "0", "30", "0"]
     assert rows(text, "Plugins")["worker1"] == ["worker1", "trial", "1.0", "missing:x"]
+
+
+def test_every_option_is_shown(call, write, site):
+    install(site, "trial", {"worker1": "missing:x"})
+    words = call("config", "-c", write("[amqp]\nhost: rabbit\n"))[1].split()
+    options = {name for kind in specification() for name in specification()[kind]}
+    # Other ways to say what hosts, password and ssl show.
+    assert options - {"url", "host", "port", "passwd", "passwd_file"} <= set(words)
+
+
+@pytest.mark.parametrize("written", ["stderr", "/dev/null"])
+def test_it_is_told_that_daemons_in_the_background_log_elsewhere(call, write, written):
+    path = write(f"[logging]\ndestination: {written}\n")
+    background = "syslog" if written == "stderr" else None
+    shown = rows(call("config", "-c", path)[1].replace("\n[logging]  ", "\n"), "Settings")
+    assert shown["destination"][1] == written
+    assert shown.get("destination_in_background", [None])[-1] == background
+    plain = json.loads(call("config", "-c", path, "--format", "json")[1])
+    assert plain["logging"]["destination"] == written
+    assert plain["logging"].get("destination_in_background") == background
 
 
 def test_what_is_shown_is_written_as_in_the_documentation_and_without_trailing_blanks(call, write):

@@ -187,6 +187,33 @@ def test_an_option_nearly_named_like_one_of_ours_is_passed_to_the_plugin_with_a_
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("retrys", "retries"), ("max_retries", "retries"), ("time_out", "timeout"), ("max_task", "max_tasks")],
+)
+def test_an_option_misspelt_by_more_than_a_letter_is_warned_of(read, written, meant):
+    (warning,) = read(f"[worker1]\n{written}: 5\n").warnings
+    assert warning == f"section [worker1]: option '{written}' is passed to the plugin; is {meant} meant?"
+
+
+@pytest.mark.parametrize("name", ["path", "host", "colour", "database", "retry", "size"])
+def test_an_option_of_a_plugins_own_is_not_warned_of(read, name):
+    assert read(f"[worker1]\n{name}: 5\n").warnings == ()
+
+
+def test_an_option_that_another_replaced_is_warned_of_with_that_name(read):
+    (warning,) = read("[worker1]\ndepth: 5\n").warnings
+    assert warning == "section [worker1]: option 'depth' is passed to the plugin; max_depth took its place"
+
+
+def test_what_follows_a_header_on_its_line_is_warned_of_and_not_shown(read):
+    settings = read(f"[worker1]workers: {SECRET}\n[worker2] ; two\n[worker3]\t# three\nx: y\n  [z] w\n")
+    assert groups(settings)["worker1"] == ("worker1", 1, None)
+    assert settings.warnings == (
+        "section [worker1]: what follows it in line 1 is without effect: give each option a line of its own",
+    )
+
+
 def test_a_plugin_named_like_a_fixed_section_runs_with_the_defaults_and_a_warning(read):
     settings = read("[DEFAULT]\nworkers: 2\n[logging]\nlevel: error\n", ["logging"])
     assert groups(settings) == {"logging": ("logging", 2, None)}
