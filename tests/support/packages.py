@@ -1,6 +1,5 @@
 """The project's Debian packages: built as README.md says, and installed as README.md says."""
 
-import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Final
 
 from stage import ROOT, project_files
 from support.debian import Chroot, new_tree, online
+from support.documentation import example
 from support.machine import Machine
 from support.waiting import wait_until
 
@@ -19,10 +19,7 @@ LICENSE: Final = "/usr/share/common-licenses/GPL-3"
 
 def readme_commands() -> list[str]:
     """Return the code blocks of README.md's section about installing, each a shell script."""
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Install")[2].partition("\n## ")[0]
-    )
-    return re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return [example("README.md", "make deb"), example("README.md", "apt install ./dist/")]
 
 
 def build(release: str, directory: Path) -> Path:

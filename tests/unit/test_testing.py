@@ -1,11 +1,10 @@
 """The bench for users' tests: what happens in service happens on it."""
 
 import asyncio
-import re
-from pathlib import Path
 
 import pytest
 from support import remote
+from support.documentation import example
 
 from taskqueue import (
     BadArguments,
@@ -19,8 +18,6 @@ from taskqueue import (
 )
 from taskqueue.rpc.task import Task, tasks_of
 from taskqueue.testing import Bench
-
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -122,21 +119,12 @@ def test_tasks_are_the_functions_themselves_with_their_names():
     assert [task.name for task in tasks_of("taskqueue.node")] == ["add", "echo", "sleep", "subtract"]
 
 
-EXAMPLES = [
-    (page, number, code)
-    for page in ("README.md", "docs/calling.md")
-    for number, code in enumerate(
-        re.findall(
-            r"^```python\n# on the bench\n(.*?)^```$", (PROJECT / page).read_text(), re.MULTILINE | re.DOTALL
-        )
-    )
-]
+EXAMPLES = {
+    "README.md": example("README.md", "# on the bench"),
+    "docs/calling.md": example("docs/calling.md", "# on the bench"),
+}
 
 
-@pytest.mark.parametrize(("page", "number", "code"), EXAMPLES)
-def test_the_documentations_examples_run(page, number, code):
-    exec(compile(code, f"{page}, example {number}", "exec"), {"__name__": f"example{number}"})
-
-
-def test_there_are_examples():
-    assert len(EXAMPLES) > 1
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_the_documentations_examples_of_the_bench_run(page):
+    exec(compile(EXAMPLES[page], page, "exec"), {"__name__": "example"})
