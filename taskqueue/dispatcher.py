@@ -70,6 +70,8 @@ def _guarded(name: str, read: Format) -> Format:
             raise Unroutable(
                 f"the plugin for {name} made a {type(route).__name__}, expected a Route with bytes"
             )
+        if not isinstance(route.content_type, str | None):
+            raise Unroutable(f"the plugin for {name} made a Route whose content type is no str")
         return route
 
     return guarded
@@ -164,8 +166,14 @@ class Dispatcher(Part):
             passage.id = came.message_id or new_id()
             route = find_route(came, delivery.body, self._formats)
             named = came if came.message_id else came.replace(message_id=passage.id)
-            is_cluster = self._publishing.amqp.is_cluster
-            properties = travelling(named, route.worker_type, is_cluster=is_cluster)
+            amqp = self._publishing.amqp
+            properties = travelling(
+                named,
+                route.worker_type,
+                content_type=route.content_type,
+                login=amqp.user,
+                is_cluster=amqp.is_cluster,
+            )
         except (Unroutable, MalformedProperties) as error:
             self._reject(passage, str(error))
             return
@@ -220,11 +228,12 @@ class Dispatcher(Part):
         self._keep(passage)
 
     def _keep(self, passage: Passage) -> None:
+        login = self._publishing.amqp.user
         try:
-            properties = rejected(passage.properties, passage.reason, TASKQUEUE)
+            properties = rejected(passage.properties, passage.reason, TASKQUEUE, login)
         except MalformedProperties:
             bare = passage.properties.replace(header_table=None)
-            properties = rejected(bare, passage.reason, TASKQUEUE)
+            properties = rejected(bare, passage.reason, TASKQUEUE, login)
         named = properties.replace(message_id=passage.id or None)  # not in x-taskqueue-original
         self._publish(passage, REJECTED, named.encode(), passage.delivery.body)
 

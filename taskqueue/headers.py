@@ -37,6 +37,7 @@ class MalformedProperties(ValueError):
 _LONG: Final = struct.Struct(">I")
 _LONGLONG: Final = struct.Struct(">Q")
 _SIGNED: Final = struct.Struct(">q")
+_DECIMAL: Final = struct.Struct(">Bi")  # signed, as pika and py-amqp write it
 _TYPED_DOUBLE: Final = struct.Struct(">cd")
 _TEXT_HEAD: Final = struct.Struct(">cI")
 
@@ -146,7 +147,7 @@ def read_value(value: bytes, depth: int = 0) -> Any:
     if kind == ord("V"):
         return None
     if kind == ord("D"):
-        return _LONG.unpack_from(content, 1)[0] / 10 ** content[0]
+        return _DECIMAL.unpack(content)[1] / 10 ** content[0]
     (number,) = _NUMBERS[kind].unpack(content)
     return _read_instant(number) if kind == ord("T") else number
 

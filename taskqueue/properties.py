@@ -132,6 +132,11 @@ def content_type_of(raw: bytes) -> str | None:
     return None
 
 
+def has_content_encoding(raw: bytes) -> bool:
+    """Tell whether a property list that can be decoded has a content encoding."""
+    return bool(raw[0] & _SECOND_FIELD)
+
+
 #: What a field is written with: bytes, and the codes that struct has for values that differ.
 Pieces = Sequence[bytes | str]
 
@@ -171,6 +176,7 @@ class Form:
 
 
 _FIRST_FIELD: Final = 0x80  # in the first byte of the flags
+_SECOND_FIELD: Final = 0x40
 _SHORT: Final = struct.Struct(">H")
 _LONG: Final = struct.Struct(">I")
 _LONGLONG: Final = struct.Struct(">Q")

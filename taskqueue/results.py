@@ -235,4 +235,4 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
 def again(properties: Properties) -> Properties:
     """Return properties of a message of ours in a form that the broker takes a second time."""
     kept = properties.with_headers({}, is_untravelable) if properties.header_table else properties
-    return kept.replace(delivery_mode=2, user_id=None, expiration=None)
+    return kept.replace(delivery_mode=2, user_id=words.login_of(properties), expiration=None)

@@ -3,20 +3,22 @@
 Everything here is a pure function of bytes and properties; nothing touches the network.
 """
 
-import json
 import os
 import random
 import re
 import socket
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
+from taskqueue.encodings import UnreadableEncoding, compress, decompress, is_compressed
 from taskqueue.errors import Unroutable, WorkitemUnreadable
 from taskqueue.headers import MalformedProperties, as_bytes, short_string_pieces
-from taskqueue.properties import Form, Properties, content_type_of
+from taskqueue.properties import Form, Properties, content_type_of, has_content_encoding
 from taskqueue.rpc import jsonrpc
 
 #: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
@@ -53,8 +55,15 @@ QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"
 REPLY_TO: Final = HEADER + "reply-to"
 
+#: Those of them that a producer may set.
+_PRODUCERS: Final = frozenset((DUE, DEADLINE, NOTIFY))
+_PUBLISHER: Final = PUBLISHER.encode()
+
 #: Bytes of JSON that a dispatcher decodes to find the worker type; decoded, they take up to 30 times as much.
 LARGEST_READ: Final = 16 * 1024 * 1024
+
+#: Bytes that a body may have when a worker has decompressed it: as many as one that was not compressed.
+LARGEST_DECOMPRESSED: Final = 159 * 1024 * 1024
 
 #: Characters of a message or traceback that travel.
 TEXT_LIMIT: Final = 16_384
@@ -89,10 +98,15 @@ class Workitem:
 
     @property
     def properties(self) -> Properties:
-        """The message's properties, decoded."""
+        """The message's properties, decoded, without what only the broker and we ourselves need."""
         if self._properties is None:
-            self._properties = Properties.decode(self._raw)
+            self._properties = _for_handlers(Properties.decode(self._raw))
         return self._properties
+
+    @property
+    def has_content_encoding(self) -> bool:
+        """Whether the message names a content encoding."""
+        return has_content_encoding(self._raw)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -100,12 +114,24 @@ class Workitem:
         return self.properties.headers
 
 
+def _for_handlers(properties: Properties) -> Properties:
+    try:
+        kept = properties.with_headers({}, is_untravelable) if properties.header_table else properties
+    except MalformedProperties:  # which the handler hears when it looks at the headers
+        kept = properties
+    return kept.replace(user_id=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the dispatcher sends a message, and what of its body."""
+    """Where the dispatcher sends a message, and what of its body.
+
+    `content_type` is what the body is from here on; None for what the message says.
+    """
 
     worker_type: str
     body: bytes
+    content_type: str | None = None
 
 
 #: Reads the body of one content type; raises Unroutable. Plugins add more (`taskqueue.formats`).
@@ -161,14 +187,53 @@ def find_route(properties: Properties, body: bytes, formats: Mapping[str, Format
     """
     if properties.type:
         return Route(checked_type(properties.type), body)
-    kind = media_type(properties.content_type) or JSON
-    reader = formats.get(kind)
-    if reader is None:
-        known = ", ".join(sorted(formats))
-        raise Unroutable(f"no type property, and content type {kind!r} is not one of {known}")
-    route = reader(body)
+    try:
+        route = _read_encoded(properties, body, formats)
+    except UnreadableEncoding as error:
+        raise Unroutable(str(error)) from None
     checked_type(route.worker_type)
     return route
+
+
+def _read_encoded(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
+    """Read a body that may be compressed; what travels is compressed again, as large messages are held."""
+    encoding = properties.content_encoding or ""
+    if not is_compressed(encoding):
+        return _read_plain(properties, body, formats)
+    plain = decompress(body, encoding, LARGEST_READ)
+    route = _read_plain(properties, plain, formats)
+    return replace(route, body=body if route.body is plain else compress(route.body, encoding))
+
+
+def _read_plain(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
+    """Read a body by its content type, or as the JSON that it begins as.
+
+    Many clients publish JSON under a content type of their own default.
+    """
+    kind = media_type(properties.content_type) or JSON
+    reader = formats.get(kind)
+    if (reader is None or reader is read_text) and begins_as_json(body):
+        try:
+            route = read_json(body)
+        except Unroutable as error:
+            raise Unroutable(f"content type {shorten(repr(kind), 120)}, read as JSON: {error}") from None
+        return route if kind.endswith("+json") else replace(route, content_type=JSON)
+    if reader is None:
+        known = ", ".join(sorted(formats))
+        raise Unroutable(
+            f"no type property, content type {shorten(repr(kind), 120)} is not one of {known}, "
+            "and the body does not begin as JSON does, with { or ["
+        )
+    return reader(body)
+
+
+def begins_as_json(body: bytes) -> bool:
+    """Tell whether a body begins as a JSON object or array, in any encoding that `jsonrpc.text_of` knows."""
+    return _JSON_BEGINS.match(body) is not None
+
+
+#: A byte order mark, white space, and a brace or bracket; UTF-16 and UTF-32 have zeros between them.
+_JSON_BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf|\0\0\xfe\xff|\xff\xfe|\xfe\xff)?[\0 \t\n\r]{0,100}+[{\[]")
 
 
 def checked_type(name: object) -> str:
@@ -206,18 +271,21 @@ def read_json(body: bytes) -> Route:
 
 def _read_batch(body: bytes) -> Route | None:
     """Route a batch by its first request: one worker performs all of it, and answers by one list."""
-    if body[:100].lstrip()[:1] != b"[":
+    begins = _JSON_BEGINS.match(body)
+    if begins is None or begins[0][-1:] != b"[":
         return None
     try:
-        batch = json.loads(body)
+        batch = jsonrpc.decode(body)
     except (ValueError, RecursionError):
         return None
-    return Route(checked_type(batch[0]["method"]), body) if jsonrpc.is_batch(batch) else None
+    if not jsonrpc.is_batch(batch):
+        raise Unroutable("the JSON array is no JSON-RPC 2.0 batch: none of its elements is a request")
+    return Route(checked_type(next(filter(jsonrpc.is_request, batch))["method"]), body)
 
 
 def read_text(body: bytes) -> Route:
     """Route a text: its first word is the worker type, the rest the workitem."""
-    name, _, rest = body.partition(b" ")
+    name, _, rest = body.removeprefix(BOM_UTF8).partition(b" ")
     return Route(checked_type(name.decode("utf-8", "replace")), rest)
 
 
@@ -243,10 +311,11 @@ def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
     The text of a value travels on as it is: written anew, 1.10 would become 1.1 and 1e400 Infinity.
     """
     try:
-        text = body.decode("utf-8")
+        text = jsonrpc.text_of(body)
         return _object_members(text, _skip_space(text, 0))
     except UnicodeDecodeError as error:
-        raise Unroutable(f"the body is not JSON: byte {error.start} is not UTF-8") from None
+        name = error.encoding.upper()
+        raise Unroutable(f"the body is not JSON: byte {error.start} is not {name}") from None
     except RecursionError:
         raise Unroutable("the body is JSON nested too deeply to be read") from None
     except (StopIteration, ValueError) as error:
@@ -290,38 +359,78 @@ def _expect(text: str, at: int, character: str) -> int:
 
 
 def is_untravelable(header: str) -> bool:
-    """Tell whether a header must not be published again.
+    """Tell whether a header must not be published again, nor be shown to a handler.
 
     CC and BCC would route copies, and RabbitMQ before 4.0 takes a repeated x-death for a cycle and
-    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles). A lease is over.
+    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles). Queues count their
+    deliveries in headers, each its own. A lease is over.
     """
-    return header in ("CC", "BCC", LEASE) or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
+    return header in _UNTRAVELABLE or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
 
 
-def travelling(properties: Properties, worker_type: str, *, is_cluster: bool = False) -> Properties:
+_UNTRAVELABLE: Final = frozenset(("CC", "BCC", "x-delivery-count", "x-acquired-count", LEASE))
+
+
+def _is_taken_out(header: str) -> bool:
+    """Tell whether a header of a producer's stays behind: ours say what only we can know."""
+    is_ours = header.startswith(HEADER) and header not in _PRODUCERS
+    return (is_ours and header != PUBLISHER) or is_untravelable(header)
+
+
+def attributed(properties: Properties, login: str) -> Properties:
+    """Return properties with the header that says who published the message, if the broker knows that.
+
+    The broker admits a message with the property user_id only from that user
+    (https://www.rabbitmq.com/docs/validated-user-id). So the header counts where user_id is our own login,
+    under which we pass it on; elsewhere user_id is the publisher. A header without either is dropped.
+
+    login -- our name at the broker
+    """
+    table, user = properties.header_table, properties.user_id
+    claims = table is not None and _PUBLISHER in table
+    if (user is None and not claims) or (claims and user == login):
+        return properties
+    return properties.with_headers({PUBLISHER: user or None}).replace(
+        user_id=(login or None) if user else None
+    )
+
+
+def login_of(properties: Properties) -> str | None:
+    """Return the user_id that properties of ours keep: the one that vouches for the publisher's name."""
+    table = properties.header_table
+    return properties.user_id if table is not None and _PUBLISHER in table else None
+
+
+def travelling(
+    properties: Properties,
+    worker_type: str,
+    *,
+    content_type: str | None = None,
+    login: str = "",
+    is_cluster: bool = False,
+) -> Properties:
     """Return the properties with which a routed workitem goes on: the same object where they can stay.
 
-    is_cluster -- whether the broker may lose a queue while connections go on
+    Args:
+        properties: as they came.
+        worker_type: where it goes.
+        content_type: what its body is from here on; None for what it was.
+        login: our name at the broker.
+        is_cluster: whether the broker may lose a queue while connections go on.
     """
+    kept = attributed(properties, login)
     headers: dict[str, Any] = {}
-    if properties.user_id is not None:
-        headers[PUBLISHER] = properties.user_id  # the broker admits only our own name as user_id
-    if properties.expiration is not None and properties.expiration.isdecimal():
-        headers[DEADLINE] = time.time() + int(properties.expiration) / 1000
-    kept = (
-        properties.with_headers(headers, is_untravelable)
-        if headers or properties.header_table
-        else properties
-    )
+    if kept.expiration is not None and kept.expiration.isdecimal():
+        headers[DEADLINE] = time.time() + int(kept.expiration) / 1000
+    if headers or kept.header_table:
+        kept = kept.with_headers(headers, _is_taken_out)
     mode = 1 if _may_end_with_broker(properties) and not is_cluster else 2
-    if (kept.type, kept.delivery_mode, kept.user_id, kept.expiration) == (worker_type, mode, None, None):
+    if content_type is not None:
+        kept = kept.replace(content_type=content_type)
+    if (kept.type, kept.delivery_mode, kept.expiration) == (worker_type, mode, None):
         return kept if kept.message_id else kept.replace(message_id=new_id())
     return kept.replace(
-        type=worker_type,
-        delivery_mode=mode,
-        message_id=properties.message_id or new_id(),
-        user_id=None,
-        expiration=None,
+        type=worker_type, delivery_mode=mode, message_id=kept.message_id or new_id(), expiration=None
     )
 
 
@@ -330,8 +439,11 @@ def _may_end_with_broker(properties: Properties) -> bool:
     return properties.delivery_mode == 1 and (properties.reply_to or "").startswith(DIRECT_REPLY)
 
 
-def rejected(properties: Properties, reason: str, queue: str) -> Properties:
-    """Return the properties under which an unroutable message is kept, the original ones inside."""
+def rejected(properties: Properties, reason: str, queue: str, login: str = "") -> Properties:
+    """Return the properties under which an unroutable message is kept, the original ones inside.
+
+    login -- our name at the broker
+    """
     headers = {
         REASON: reason,
         QUEUE: queue,
@@ -339,9 +451,8 @@ def rejected(properties: Properties, reason: str, queue: str) -> Properties:
         HOST: socket.gethostname(),
         ENDED: time.time(),
     }
-    return properties.with_headers(headers, is_untravelable).replace(
-        delivery_mode=2, message_id=properties.message_id or new_id(), user_id=None, expiration=None
-    )
+    kept = attributed(properties, login).with_headers(headers, _is_taken_out)
+    return kept.replace(delivery_mode=2, message_id=properties.message_id or new_id(), expiration=None)
 
 
 _random: Final = random.Random()  # noqa: S311 -- no secret; urandom is asked once, and not for every workitem
@@ -361,6 +472,8 @@ def moment(properties: Properties, header: str) -> float | None:
         value = properties.header(header)
     except MalformedProperties:
         return None
+    if isinstance(value, datetime):
+        return value.timestamp()
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -374,15 +487,25 @@ def decode_body(workitem: Workitem) -> Any:
     """
     kind = workitem.content_type
     try:
+        body = _decompressed(workitem) if workitem.has_content_encoding else workitem.body
         if kind == JSON or kind.endswith("+json"):
-            return jsonrpc.decode(workitem.body)
+            return jsonrpc.decode(body)
         if kind.startswith("text/"):
-            return workitem.body.decode(_charset(workitem.properties.content_type))
+            return body.decode(_charset(workitem.properties.content_type)).removeprefix("\ufeff")
     except RecursionError:
         raise WorkitemUnreadable(f"{kind}: nested too deeply to be read") from None
+    except UnreadableEncoding as error:
+        raise WorkitemUnreadable(str(error)) from None
     except (ValueError, LookupError) as error:
         raise WorkitemUnreadable(f"the body is not {kind}: {shorten(str(error), 200)}") from None
-    return workitem.body
+    return body
+
+
+def _decompressed(workitem: Workitem) -> bytes:
+    encoding = workitem.properties.content_encoding or ""
+    if not is_compressed(encoding):
+        return workitem.body
+    return decompress(workitem.body, encoding, LARGEST_DECOMPRESSED)
 
 
 # --- small tools -------------------------------------------------------------------------------

@@ -91,17 +91,22 @@ def origin(kept: Kept, place: str) -> str:
     return worker_queue(checked_type(kept.properties.type)) if place == FAILED else TASKQUEUE
 
 
-def restored(properties: Properties) -> Properties:
+def restored(properties: Properties, login: str) -> Properties:
     """Return the properties with which a kept message goes back, as if it had never run.
 
-    Our headers are taken out, but for who published it; so is the deadline, which a retry overrules. All
-    else is still what it was; expiration and user_id were taken out when it was kept, and stay out.
+    Our headers are taken out; so is the deadline, which a retry overrules. Who published it stays where a
+    process of ours vouched for that under the same login. All else is still what it was; expiration was taken
+    out when it was kept, and stays out.
+
+    login -- our name at the broker
     """
-    kept = properties.with_headers({}, _is_spent) if properties.header_table else properties
-    return kept.replace(delivery_mode=2, user_id=None, expiration=None)
+    vouches = words.login_of(properties) == login
+    publisher = properties.header(words.PUBLISHER) if vouches else None
+    kept = properties
+    if properties.header_table:
+        kept = properties.with_headers({words.PUBLISHER: publisher}, _is_spent)
+    return kept.replace(delivery_mode=2, user_id=login if publisher else None, expiration=None)
 
 
 def _is_spent(header: str) -> bool:
-    """Tell whether a header ends with the retry; quorum queues leave a count of deliveries behind."""
-    ours = header.startswith(words.HEADER) and header != words.PUBLISHER
-    return ours or is_untravelable(header) or header in ("x-delivery-count", "x-acquired-count")
+    return header.startswith(words.HEADER) or is_untravelable(header)

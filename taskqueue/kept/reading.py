@@ -219,7 +219,10 @@ class Retrying(Reading):
         if not self._wanted(kept):
             return
         try:
-            queue, properties = origin(kept, self._place), restored(kept.properties)
+            queue, properties = (
+                origin(kept, self._place),
+                restored(kept.properties, self._publishing.amqp.user),
+            )
         except (Unroutable, MalformedProperties) as error:
             self._stuck.append((kept.id, str(error)))
             return

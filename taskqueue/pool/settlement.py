@@ -20,6 +20,7 @@ from taskqueue.broker.topology import (
     worker_queue,
 )
 from taskqueue.config import GroupSettings
+from taskqueue.encodings import is_plain
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import Outcome
@@ -120,7 +121,9 @@ class Settlement:
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem."""
-        properties = words.rejected(assignment.properties, reason, worker_queue(assignment.worker_type))
+        came = assignment.properties
+        queue, login = worker_queue(assignment.worker_type), words.login_of(came)
+        properties = words.rejected(came, reason, queue, login or "")
         self._begin(assignment, [self._to(assignment, REJECTED, properties.encode())])
 
     def connection_lost(self) -> None:
@@ -306,4 +309,5 @@ class Settlement:
 
 def _quotable(run: Run) -> Workitem | None:
     """Return the workitem that a failure shall quote; None if decoding it here would take too long."""
-    return run.workitem if len(run.body) <= _LARGEST_QUOTED else None
+    is_cheap = len(run.body) <= _LARGEST_QUOTED and is_plain(run.properties.content_encoding)
+    return run.workitem if is_cheap else None

@@ -29,6 +29,7 @@ from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.pool.notices import Notices
 from taskqueue.pool.settlement import Settlement
 from taskqueue.properties import Properties
+from taskqueue.workitem import attributed
 
 _EARLY: Final = 0.05  # seconds; nearer than that to when it is due, a workitem runs
 
@@ -54,6 +55,7 @@ class Workload:
         on_change -- whether more should be taken in has to be thought over
         on_settled -- something in hand may have come to its end
         """
+        self._publishing = publishing
         self._crew = crew
         self._group = group
         self._on_change = on_change
@@ -126,7 +128,7 @@ class Workload:
     def _take(self, group: GroupSettings, delivery: Delivery) -> None:
         """Take a delivery in: a new workitem, or one that we know from a connection that was lost."""
         try:
-            properties = Properties.decode(delivery.properties)
+            properties = self._read(delivery)
         except MalformedProperties as error:
             self._judge.reject(self._ledger.enter(group, delivery, Properties()), str(error))
             return
@@ -142,6 +144,16 @@ class Workload:
             self.intake.discard(group, delivery)
         else:
             self._enter(self._ledger.enter(group, delivery, properties))
+
+    def _read(self, delivery: Delivery) -> Properties:
+        """Return a delivery's properties, with the publisher's name only if that is vouched for."""
+        came = Properties.decode(delivery.properties)
+        if came.user_id is None and came.header_table is None:
+            return came  # as nearly always
+        properties = attributed(came, self._publishing.amqp.user)
+        if properties is not came:
+            delivery.properties = properties.encode()
+        return properties
 
     def _enter(self, assignment: Assignment) -> None:
         size = len(assignment.body)

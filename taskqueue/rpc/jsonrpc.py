@@ -53,14 +53,23 @@ def decode(body: bytes) -> Any:
     return value if end == len(text) else json.loads(body)
 
 
+def text_of(body: bytes) -> str:
+    """Return JSON as text, read as `decode` reads it; UnicodeDecodeError where it is none.
+
+    JSON is UTF-8 (RFC 8259, section 8.1). A byte order mark is ignored, which the RFC permits, and UTF-16 and
+    UTF-32, which its predecessors permitted, are known by their first bytes.
+    """
+    return body.decode(json.detect_encoding(body), "surrogatepass")
+
+
 def is_request(body: Any) -> bool:
     """Tell whether a body is a request or a notification."""
     return isinstance(body, dict) and body.get("jsonrpc") == "2.0" and "method" in body
 
 
 def is_batch(body: Any) -> bool:
-    """Tell whether a body is a batch: a list that begins with a request."""
-    return isinstance(body, list) and bool(body) and is_request(body[0])
+    """Tell whether a body is a batch: a list with a request in it; what else is in it is in error."""
+    return isinstance(body, list) and any(map(is_request, body))
 
 
 def is_notification(body: Mapping[str, Any]) -> bool:

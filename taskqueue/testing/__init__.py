@@ -262,7 +262,12 @@ class Bench:
                 self._publisher.publish(answer)
             return
         due = words.moment(properties, words.DUE) or 0.0
-        self.put(queue, words.travelling(properties, route.worker_type), route.body, due)
+        self.put(
+            queue,
+            words.travelling(properties, route.worker_type, content_type=route.content_type),
+            route.body,
+            due,
+        )
 
     def _perform(self, sent: Message) -> None:
         worker_type = sent.queue.removeprefix(worker_queue(""))

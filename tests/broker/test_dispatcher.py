@@ -127,7 +127,7 @@ def test_a_format_plugin_is_used_only_when_it_is_named(ground: Ground) -> None:
     first = ground.start("dispatcher")
     ground.foreign.publish(b"lined\nrest", content_type="application/x-first-line")
     reason = ground.foreign.get("taskqueue_rejected").headers["x-taskqueue-reason"]
-    assert "'application/x-first-line' is not one of application/json, text/plain" in reason
+    assert "content type 'application/x-first-line' is not one of application/json, text/plain" in reason
     assert first.stop() == 0
     ground.start("dispatcher", "[dispatcher]\nformats: application/x-first-line")
     ground.foreign.publish(b"lined\nrest", content_type="application/x-first-line")

@@ -17,6 +17,7 @@ from support.proxy import Proxy
 from support.waiting import wait_until
 
 from taskqueue import kept
+from taskqueue.broker.rabbitmq import USER
 from taskqueue.config import AmqpSettings
 
 FAILED, REJECTED = "taskqueue_failed", "taskqueue_rejected"
@@ -54,7 +55,8 @@ def keep(foreign: Foreign, name: str, body: str | bytes = "1", **options: Any) -
         "mine": ["kept", 1.5],
     }
     where = options.pop("where", FAILED)
-    foreign.publish(body, where, type=kind, message_id=name, application_headers=headers, **options)
+    fields = {"type": kind, "message_id": name, "user_id": USER} | options
+    foreign.publish(body, where, application_headers=headers, **fields)
 
 
 def keep_many(foreign: Foreign, number: int, **options: Any) -> list[str]:

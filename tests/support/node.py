@@ -83,6 +83,18 @@ class Node(PrivateBroker):
         self.evaluate(f"rabbit_auth_backend_internal:set_permissions({permissions})")
         return self.url_of(name)
 
+    def add_user(self, name: str, vhost: str) -> str:
+        """Make a user who may do everything in a virtual host; return the URL there."""
+        backend = "rabbit_auth_backend_internal"
+        self.evaluate(f'{backend}:add_user(<<"{name}">>, <<"password">>, <<"tests">>)')
+        permissions = f'<<"{name}">>, <<"{vhost}">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>'
+        self.evaluate(f"{backend}:set_permissions({permissions})")
+        return f"amqp://{name}:password@{self.url_of(vhost).rpartition('@')[2]}"
+
+    def delete_user(self, name: str) -> None:
+        """Delete a user that add_user made."""
+        self.evaluate(f'rabbit_auth_backend_internal:delete_user(<<"{name}">>, <<"tests">>)')
+
     def url_of(self, vhost: str) -> str:
         """Return the URL of a virtual host."""
         return self.url.removesuffix("%2F") + quote(vhost, safe="")

@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "taskqueue"
 #: Who may import whom: modules import what stands above them, and what stands on their own line only
 #: inside a package. "pool" stands for what of it is not named by itself.
 LAYERS = """
-errors startup
+errors startup encodings
 headers
 properties
 rpc.jsonrpc

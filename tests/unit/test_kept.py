@@ -44,28 +44,37 @@ def kept(properties):
 
 
 def test_a_failed_workitem_loses_what_was_counted_and_nothing_else():
-    assert restored(CAME.with_headers(COUNTED)) == CAME.replace(delivery_mode=2)
+    assert restored(CAME.with_headers(COUNTED), "us") == CAME.replace(delivery_mode=2)
 
 
 def test_a_header_that_is_kept_keeps_its_bytes():
     odd = CAME.replace(header_table=b"\x03oddB\xff")
-    assert restored(odd.with_headers(COUNTED)).header_table == b"\x03oddB\xff"
+    assert restored(odd.with_headers(COUNTED), "us").header_table == b"\x03oddB\xff"
 
 
 def test_without_headers_of_its_own_it_has_none_afterwards():
-    assert restored(Properties().with_headers(COUNTED)) == Properties(delivery_mode=2)
+    assert restored(Properties().with_headers(COUNTED), "us") == Properties(delivery_mode=2)
 
 
 def test_who_published_it_is_remembered():
-    gone = travelling(CAME.replace(user_id="joe", expiration="5"), "digest")
-    back = restored(gone.with_headers(COUNTED))
-    assert (back.header("x-taskqueue-user"), back.user_id, back.expiration) == ("joe", None, None)
+    gone = travelling(CAME.replace(user_id="joe", expiration="5"), "digest", login="us")
+    back = restored(gone.with_headers(COUNTED), "us")
+    assert (back.header("x-taskqueue-user"), back.user_id, back.expiration) == ("joe", "us", None)
+
+
+@pytest.mark.parametrize("vouching", [None, "mallory"])
+def test_who_published_it_is_forgotten_where_nobody_of_ours_says_so(vouching):
+    forged = CAME.replace(user_id=vouching).with_headers({"x-taskqueue-user": "joe"})
+    back = restored(forged, "us")
+    assert (back.header("x-taskqueue-user"), back.user_id) == (None, None)
 
 
 def test_a_rejected_message_is_what_it_was_but_for_expiration_user_and_persistence():
     came = CAME.replace(expiration="5", user_id="joe", delivery_mode=1)
-    away = rejected(came, "why", "taskqueue")
-    assert restored(away) == CAME.replace(delivery_mode=2)
+    away = rejected(came, "why", "taskqueue", "us")
+    assert restored(away, "us") == CAME.replace(delivery_mode=2, user_id="us").with_headers(
+        {"x-taskqueue-user": "joe"}
+    )
     assert origin(kept(away), REJECTED) == "taskqueue"
 
 
@@ -73,7 +82,7 @@ def test_a_rejected_message_without_an_id_is_given_one_and_keeps_it():
     away = rejected(CAME.replace(message_id=None), "why", "taskqueue")
     assert away.message_id
     assert away.header("x-taskqueue-original").keys().isdisjoint({"message_id"})
-    assert restored(away) == CAME.replace(message_id=away.message_id, delivery_mode=2)
+    assert restored(away, "us") == CAME.replace(message_id=away.message_id, delivery_mode=2)
 
 
 @pytest.mark.parametrize("queue", ["worker_other", "taskqueue"])

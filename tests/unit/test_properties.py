@@ -124,8 +124,10 @@ def test_a_header_of_each_type_is_read_and_passes_through_unchanged(written, mea
     assert properties.encode() == raw
 
 
-def test_a_decimal_of_another_client_is_read():
-    assert Properties.decode(written_by_pyamqp({"price": Decimal("12.5")})).header("price") == 12.5
+@pytest.mark.parametrize("price", ["12.5", "-1.5", "0", "-21474836.48", "21474836.47"])
+def test_a_decimal_of_another_client_is_read(price):
+    written = written_by_pyamqp({"price": Decimal(price)})
+    assert Properties.decode(written).header("price") == float(price)
 
 
 def test_text_that_is_not_utf_8_leaves_as_it_came():

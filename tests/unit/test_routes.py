@@ -1,4 +1,8 @@
+import gzip
+import json
 import time
+import tracemalloc
+import zlib
 
 import pytest
 
@@ -7,7 +11,9 @@ from taskqueue.properties import Properties
 from taskqueue.workitem import (
     FORMATS,
     Route,
+    Workitem,
     checked_type,
+    decode_body,
     find_route,
     shorten,
 )
@@ -141,9 +147,15 @@ def test_a_bad_type_property_is_refused_although_the_body_names_one():
     ("body", "complaint"),
     [
         (b"", "the body is not a JSON object: it begins with ''"),
-        (b"[1]", "the body is not a JSON object: it begins with '[1]'"),
+        (b"1", "the body is not a JSON object: it begins with '1'"),
+        (b"[1]", "the JSON array is no JSON-RPC 2.0 batch: none of its elements is a request"),
+        (b"[]", "the JSON array is no JSON-RPC 2.0 batch: none of its elements is a request"),
+        (b"[1", "the body is not a JSON object: it begins with '[1'"),
         (b"\0" * 1000, "the body is not a JSON object: it begins with '\\x00"),
-        ('\ufeff{"a": 1}'.encode(), "the body is not a JSON object: it begins with '\\ufeff"),
+        ('\ufeff{"a": 1}'.encode(), "the JSON object names no worker type"),
+        ('{"a": "'.encode("utf-16-be"), "the body is not JSON: "),
+        (b'{\0"\0\x00\xdc', "the body is not JSON: "),
+        (b'\xff\xfe{\0"', "the body is not JSON: byte 4 is not UTF-16"),
         (b'{"a": "\xff"}', "the body is not JSON: byte 7 is not UTF-8"),
         (b"{", "the body is not JSON: expected '\"' at character 1, found ''"),
         (b"{'a': 1}", "the body is not JSON: expected '\"' at character 1, found \"'\""),
@@ -176,9 +188,125 @@ def test_a_text_that_begins_with_no_type_is_refused(body):
 
 
 def test_a_content_type_that_nobody_reads_is_refused_with_those_that_are_known():
-    assert reason(b"{}", content_type="image/png") == (
-        "no type property, and content type 'image/png' is not one of application/json, text/plain"
+    assert reason(b"\x89PNG", content_type="image/png") == (
+        "no type property, content type 'image/png' is not one of application/json, text/plain, "
+        "and the body does not begin as JSON does, with { or ["
     )
+    assert len(reason(b"", content_type="x" * 255)) < 300
+
+
+# --- what begins as JSON ---
+
+NATIVE = b'{"worker_type": "digest", "workitem": {"path": "/x"}}'
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", "Text/Plain; charset=latin-1",
+                                  "application/x-unheard-of", "text/json", "none", "a/b; c=d"])  # fmt: skip
+def test_json_under_another_content_type_is_read_and_goes_on_as_json(kind):
+    assert route(NATIVE, content_type=kind) == Route("digest", b'{"path": "/x"}', "application/json")
+    for whole in (RUOTE, RPC, b" \n\t" + RPC, b"[" + RPC + b"]"):
+        assert route(whole, content_type=kind) == Route("digest", whole, "application/json")
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.api+json", "application/x+json; charset=utf-8"])
+def test_a_content_type_that_is_json_by_its_suffix_stays(kind):
+    assert route(RUOTE, content_type=kind) == Route("digest", RUOTE)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain"])
+def test_what_begins_as_json_and_is_none_is_refused_for_that(kind):
+    assert reason(b"{digest /etc/hostname", content_type=kind).startswith(
+        f"content type '{kind}', read as JSON: the body is not JSON: "
+    )
+
+
+def test_a_format_of_a_plugin_reads_its_content_type_before_json_is_tried():
+    formats = {**FORMATS, "application/octet-stream": lambda body: Route("raw", body)}
+    assert route(NATIVE, formats, content_type="application/octet-stream") == Route("raw", NATIVE)
+    formats = {**FORMATS, "text/plain": lambda body: Route("text", body)}
+    assert route(NATIVE, formats, content_type="text/plain") == Route("text", NATIVE)
+
+
+# --- encodings of text ---
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le",
+                                      "utf-32-be"])  # fmt: skip
+@pytest.mark.parametrize("kind", [None, "application/json", "application/octet-stream"])
+def test_json_in_every_encoding_that_a_worker_reads_is_routed(encoding, kind):
+    written = ' \n{"worker_type": "digest", "workitem": {"a": "grüß"}}'
+    found = route(written.encode(encoding), content_type=kind)
+    assert (found.worker_type, found.body) == ("digest", '{"a": "grüß"}'.encode())
+    for whole in (RUOTE, RPC, b"[" + RPC + b"]"):
+        body = whole.decode().encode(encoding)
+        found = route(body, content_type=kind)
+        assert (found.worker_type, found.body) == ("digest", body)
+        worked = Workitem("digest", 1, Properties(content_type=found.content_type or kind).encode(), body)
+        assert decode_body(worked) == json.loads(whole)
+
+
+def test_a_text_may_begin_with_a_byte_order_mark():
+    assert route(b"\xef\xbb\xbfdigest /x", content_type="text/plain") == Route("digest", b"/x")
+
+
+# --- compressed bodies ---
+
+
+def zlib_of(body, bits):
+    writer = zlib.compressobj(9, zlib.DEFLATED, bits)
+    return writer.compress(body) + writer.flush()
+
+
+@pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("x-gzip", 31), ("GZIP", 31), ("deflate", 15),
+                                                ("deflate", -15)])  # fmt: skip
+def test_a_compressed_body_is_read_and_travels_compressed(encoding, bits):
+    assert route(zlib_of(RUOTE, bits), content_encoding=encoding) == Route("digest", zlib_of(RUOTE, bits))
+    found = route(zlib_of(NATIVE, bits), content_encoding=encoding)
+    properties = Properties(content_encoding=encoding).encode()
+    assert found.worker_type == "digest"
+    assert decode_body(Workitem("digest", 1, properties, found.body)) == {"path": "/x"}
+    found = route(zlib_of(b"digest /x", bits), content_encoding=encoding, content_type="text/plain")
+    properties = Properties(content_encoding=encoding, content_type="text/plain").encode()
+    assert decode_body(Workitem("digest", 1, properties, found.body)) == "/x"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "identity", "binary", "us-ascii", "UTF-8", ""])
+def test_an_encoding_that_changes_nothing_is_none(encoding):
+    assert route(RUOTE, content_encoding=encoding) == Route("digest", RUOTE)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, deflate", "x" * 255])
+def test_an_unknown_encoding_is_named(encoding):
+    told = reason(RUOTE, content_encoding=encoding)
+    assert told == f"content encoding {encoding[:60]!r} is not one of gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (RUOTE, "the body is not gzip: "),
+        (gzip.compress(RUOTE)[:-1], "the body is not gzip: it ends early"),
+        (b"", "the body is not gzip: it ends early"),
+        (gzip.compress(RUOTE) + b"more", "the body is not gzip: 4 bytes follow its end"),
+        (gzip.compress(b"{}"), "the JSON object names no worker type"),
+    ],
+)
+def test_a_body_that_is_not_what_its_encoding_says_is_refused_for_that(body, complaint):
+    assert reason(body, content_encoding="gzip").startswith(complaint)
+
+
+def test_a_bomb_is_refused_with_no_more_memory_than_a_large_body():
+    bomb = gzip.compress(bytes(1 << 26), 1)
+    tracemalloc.start()
+    told = reason(bomb, content_encoding="gzip")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert told == "the body has more than 16777216 bytes when it is decompressed"
+    assert peak < 3 * 16777216
+
+
+def test_the_type_property_routes_a_compressed_body_untouched():
+    assert route(b"no gzip", type="digest", content_encoding="gzip") == Route("digest", b"no gzip")
 
 
 def test_ten_megabytes_of_zeros_are_refused_at_once():

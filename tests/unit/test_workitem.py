@@ -1,22 +1,33 @@
+import gzip
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
+from taskqueue.encodings import UnreadableEncoding, decompress
 from taskqueue.errors import WorkitemUnreadable
+from taskqueue.headers import MalformedProperties
+from taskqueue.pool.frames import LARGEST_BODY
 from taskqueue.properties import Properties
+from taskqueue.results import again
 from taskqueue.workitem import (
     DEADLINE,
+    DUE,
     ENDED,
     HOST,
+    LARGEST_DECOMPRESSED,
+    NOTIFY,
     ORIGINAL,
     PUBLISHER,
     QUEUE,
     REASON,
     Workitem,
+    attributed,
     decode_body,
     is_untravelable,
     media_type,
+    moment,
     rejected,
     ruote_type,
     shorten,
@@ -69,15 +80,78 @@ def test_what_must_not_travel_is_taken_out():
         "x-death": [{}],
         "x-first-death-queue": "q",
         "x-last-death-reason": "r",
+        "x-delivery-count": 3,
+        "x-acquired-count": 3,
+        "x-taskqueue-lease": "taskqueue_lease_t_1",
     }
-    kept = {"x-delay": 5, "cc": "lower case", "x-taskqueue-attempt": 2}
+    kept = {"x-delay": 5, "cc": "lower case", DUE: 1.0, DEADLINE: 2.0, NOTIFY: True}
     assert travelling(Properties().with_headers(gone | kept), "t").headers == kept
     assert all(map(is_untravelable, gone))
 
 
-def test_the_publishers_user_becomes_a_header():
-    going = travelling(Properties(user_id="joe"), "t")
-    assert (going.user_id, going.header(PUBLISHER)) == (None, "joe")
+@pytest.mark.parametrize("name", ["attempt", "crashes", "failures", "history", "user", "status", "workitem",
+                                  "host", "reason", "queue", "original", "anything"])  # fmt: skip
+def test_a_producer_cannot_say_what_only_we_can_know(name):
+    forged = {f"x-taskqueue-{name}": 5, "mine": 1}
+    assert travelling(Properties().with_headers(forged), "t", login="us").headers == {"mine": 1}
+    kept = rejected(Properties().with_headers(forged), "why", "taskqueue", "us").headers
+    assert kept.get(f"x-taskqueue-{name}") != 5
+
+
+def test_the_publishers_user_becomes_a_header_that_our_own_user_vouches_for():
+    going = travelling(Properties(user_id="joe"), "t", login="us")
+    assert (going.user_id, going.header(PUBLISHER)) == ("us", "joe")
+    for properties in (going, travelling(going, "t", login="us"), again(going)):
+        assert attributed(properties, "us") is properties
+        assert (properties.user_id, properties.header(PUBLISHER)) == ("us", "joe")
+
+
+@pytest.mark.parametrize(
+    ("user", "claimed", "found"),
+    [(None, "joe", None), ("mallory", "joe", "mallory"), ("mallory", None, "mallory"), ("", "joe", None)],
+)
+def test_who_published_a_message_is_whom_the_broker_knows(user, claimed, found):
+    came = Properties(user_id=user).with_headers({PUBLISHER: claimed, "mine": 1})
+    going = attributed(came, "us")
+    assert (going.header(PUBLISHER), going.user_id) == (found, found and "us")
+    assert going.header("mine") == 1
+
+
+def test_properties_that_say_nothing_of_a_user_stay_the_same_object():
+    for came in (Properties(), Properties(message_id="m").with_headers({"h": 1})):
+        assert attributed(came, "us") is came
+
+
+def test_a_handler_sees_neither_what_the_broker_noted_nor_our_own_user():
+    noted = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-last-death-reason": "expired",
+             "x-delivery-count": 2, "CC": ["q"], "x-taskqueue-lease": "l"}  # fmt: skip
+    raw = Properties(message_id="m", user_id="us").with_headers(noted | {"mine": 1}).encode()
+    item = Workitem("t", 1, raw, b"")
+    assert (item.headers, item.id, item.properties.user_id) == ({"mine": 1}, "m", None)
+
+
+def test_headers_that_cannot_be_read_hurt_only_who_looks_at_them():
+    item = Workitem("t", 1, Properties(message_id="m", header_table=b"\x01h?").encode(), b"")
+    assert item.id == "m"
+    with pytest.raises(MalformedProperties):
+        print(item.headers)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), 1893553445.0),
+        (1893553445, 1893553445.0),
+        (1893553445.25, 1893553445.25),
+        (True, None),
+        ("1893553445", None),
+        ([1], None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("header", [DUE, DEADLINE])
+def test_a_moment_is_a_number_or_a_timestamp(header, value, seconds):
+    assert moment(Properties().with_headers({header: value, "other": 1}), header) == seconds
 
 
 def test_an_expiration_becomes_a_deadline():
@@ -94,12 +168,13 @@ def test_an_expiration_that_is_none_is_no_deadline(expiration):
 
 def test_a_rejected_message_keeps_its_headers_and_says_why_and_what_it_was():
     came = Properties(type="../x", user_id="joe", expiration="9", message_id="m", delivery_mode=1)
-    kept = rejected(came.with_headers({"h": 1, "CC": ["q"]}), "a reason", "taskqueue")
+    kept = rejected(came.with_headers({"h": 1, "CC": ["q"]}), "a reason", "taskqueue", "us")
     headers = kept.headers
     assert headers.pop(HOST)
     assert time.time() - 10 < headers.pop(ENDED) <= time.time()
     assert headers == {
         "h": 1,
+        PUBLISHER: "joe",
         REASON: "a reason",
         QUEUE: "taskqueue",
         ORIGINAL: {
@@ -111,7 +186,7 @@ def test_a_rejected_message_keeps_its_headers_and_says_why_and_what_it_was():
         },
     }
     assert (kept.type, kept.message_id, kept.delivery_mode) == ("../x", "m", 2)
-    assert (kept.user_id, kept.expiration) == (None, None)
+    assert (kept.user_id, kept.expiration) == ("us", None)
 
 
 # --- in the worker ---
@@ -130,10 +205,30 @@ def test_a_rejected_message_keeps_its_headers_and_says_why_and_what_it_was():
         (b"", "text/plain", ""),
         (b"\xff\0", "application/octet-stream", b"\xff\0"),
         (b"", "image/png", b""),
+        (b"\xef\xbb\xbfx", "text/plain", "x"),
+        ("x".encode("utf-16"), "text/plain; charset=utf-16", "x"),
     ],
 )
 def test_a_body_is_decoded_by_its_content_type(body, kind, value):
     assert decode_body(workitem(body, kind)) == value
+    raw = Properties(content_type=kind, content_encoding="gzip").encode()
+    assert decode_body(Workitem("digest", 1, raw, gzip.compress(body))) == value
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/octet-stream"])
+@pytest.mark.parametrize(
+    ("encoding", "body", "complaint"),
+    [
+        ("br", b"{}", "content encoding 'br' is not one of gzip, deflate"),
+        ("gzip", b"{}", "the body is not gzip: "),
+        ("deflate", b"\x78\x9c", "the body is not deflate: it ends early"),
+    ],
+)
+def test_a_body_that_is_not_what_its_encoding_says_is_unreadable(kind, encoding, body, complaint):
+    raw = Properties(content_type=kind, content_encoding=encoding).encode()
+    with pytest.raises(WorkitemUnreadable) as caught:
+        decode_body(Workitem("digest", 1, raw, body))
+    assert str(caught.value).startswith(complaint)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +255,14 @@ def test_a_workitem_shows_its_headers_and_content_type():
     assert (item.id, item.headers, item.content_type) == ("i", {"a": 1}, "text/plain")
     assert (item.properties, repr(item)) == (properties, "<workitem i of type t, attempt 1>")
     assert workitem(b"").content_type == "application/json"
+
+
+def test_a_compressed_body_may_have_as_many_bytes_as_another():
+    assert LARGEST_DECOMPRESSED == LARGEST_BODY
+    body = gzip.compress(bytes(1000))
+    assert decompress(body, "gzip", 1000) == bytes(1000)
+    with pytest.raises(UnreadableEncoding, match="more than 999 bytes when it is decompressed"):
+        decompress(body, "gzip", 999)
 
 
 # --- small tools ---
