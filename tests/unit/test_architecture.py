@@ -47,7 +47,8 @@ def module_name(path):
     return ".".join(part for part in parts if part != "__init__")
 
 
-MODULES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def is_for_types(node):
@@ -137,6 +138,76 @@ def test_processes_near_root_or_plugins_do_not_load_what_is_not_theirs(module, u
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=PROJECT
     )
     assert done.stdout.split() == []
+
+
+# --- bounds ---
+
+LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines of code
+#: Functions that are longer: each of them puts the parts of a process together.
+LONGER = {
+    "broker.subscription.Subscription.__init__",
+    "dispatcher.Dispatcher.__init__",
+    "pool.link.WorkerLink.__init__",
+    "pool.workload.Workload.__init__",
+}
+
+
+def code_lines(text, tree):
+    """Return the numbers of the lines that hold code: no blank line, comment or docstring."""
+    lines = {number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*[^\s#]", line)}
+    owners = [
+        node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+    ]
+    docstrings = [node.body[0] for node in owners if ast.get_docstring(node, clean=False) is not None]
+    return lines - {line for each in docstrings for line in range(each.lineno, each.end_lineno + 1)}
+
+
+def sizes(lines, tree, prefix=""):
+    """Yield each function by its dotted name, with how many of the lines are its own."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield f"{prefix}{node.name}", len(lines.intersection(range(node.lineno, node.end_lineno + 1)))
+        is_named = isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        yield from sizes(lines, node, f"{prefix}{node.name}." if is_named else prefix)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_file_and_no_function_is_longer_than_they_may_be(name):
+    tree = MODULES[name]
+    lines = code_lines(FILES[name].read_text(), tree)
+    assert len(lines) <= LONGEST_FILE, "it hides a second noun: make that a file of its own"
+    too_long = {each for each, size in sizes(lines, tree, f"{name}.") if size > LONGEST_FUNCTION}
+    assert too_long <= LONGER
+
+
+COUNTED = '''"""A
+docstring."""
+
+x = (
+    1,
+)
+
+def f():  # why
+    """Say it."""
+    # why
+    return """a
+
+b"""
+'''
+NESTED = """
+class A:
+    def f(self):
+        def g():
+            pass
+"""
+
+
+def test_what_is_counted_is_code():
+    tree, nested = ast.parse(COUNTED), ast.parse(NESTED)
+    lines = code_lines(COUNTED, tree)
+    assert len(lines) == 6
+    assert list(sizes(lines, tree, "m.")) == [("m.f", 3)]
+    assert list(sizes(code_lines(NESTED, nested), nested)) == [("A.f", 3), ("A.f.g", 2)]
 
 
 # --- ARCHITECTURE.md ---
