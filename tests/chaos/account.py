@@ -48,6 +48,9 @@ class Account:
     wrong: list[str] = field(default_factory=list)  # those with another end than they must have, and how
     doubled: dict[str, str] = field(default_factory=dict)  # those with more than one end, and the cause
     unexplained: list[str] = field(default_factory=list)  # those doubled without a cause
+    forgotten: list[float] = field(
+        default_factory=list
+    )  # Story.forgotten, for each kill of the broker that doubled
     exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
 
     @property
@@ -96,8 +99,10 @@ def _enter(account: Account, workitem: Workitem, story: Story) -> None:
     for queue in {end.queue for end in story.ends}:
         same = sorted((end for end in story.ends if end.queue == queue), key=lambda end: end.started)
         for earlier, extra in pairwise(same):
-            account.doubled[story.id] = story.why_twice(earlier, extra)
-            if not account.doubled[story.id]:
+            cause = account.doubled[story.id] = story.why_twice(earlier, extra)
+            if cause == "kill the broker":
+                account.forgotten.append(story.forgotten(extra.started))
+            if not cause:
                 account.unexplained.append(f"{story.id}: {earlier} and {extra}")
 
 

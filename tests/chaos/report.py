@@ -11,8 +11,11 @@ from support.foreign import Foreign
 
 from chaos.account import Account
 from chaos.faults import Hit
+from chaos.story import FORGOTTEN
 
 MOST_SHOWN = 20  # complaints of a kind
+#: Seconds: of what a kill of the broker doubled, as many had been done for no longer when it was killed.
+AGES = (0.0, 0.5, 1.5, FORGOTTEN)
 
 
 def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign: Foreign) -> dict[str, Any]:
@@ -29,6 +32,8 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "wrong": account.wrong,
         "exposed": account.exposed,
         "doubled": len(account.doubled),
+        "forgotten": {f"{bound:g}": sum(age <= bound for age in account.forgotten) for bound in AGES},
+        "forgotten_longest": round(max(account.forgotten, default=0.0), 2),
         "unexplained": account.unexplained,
         "faults_by_kind": dict(Counter(hit.kind for hit in hits)),
         "doubled_by_cause": dict(Counter(account.doubled.values())),
@@ -67,6 +72,11 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     line = f"lost {len(content['lost'])} of {content['workitems']}, wrong {len(content['wrong'])}, "
     line += f"doubled {content['doubled']} of {content['exposed']} that a fault found in somebody's hands, "
     lines = [line + f"unexplained {len(content['unexplained'])}"]
+    ages = ", ".join(f"{bound} s {number}" for bound, number in content["forgotten"].items())
+    longest = content["forgotten_longest"]
+    lines += [
+        f"doubled by a kill of the broker, done no longer before it than {ages}; the longest {longest} s"
+    ]
     for word in ("lost", "wrong", "unexplained"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]
     return lines

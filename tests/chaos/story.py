@@ -70,6 +70,16 @@ class Story:
                 return hit.kind
         return PRODUCED_TWICE if self.is_doubtful else ""
 
+    def forgotten(self, by: float) -> float:
+        """Return how many seconds before the broker was killed the workitem was done that it delivered again.
+
+        0 for one that was still in hand, or on a rung. It is what FORGOTTEN must be at least.
+        """
+        spans = [span for spans in (*self.spans.values(), self.rungs) for span in spans]
+        kills = [hit.began for hit in self.hits if hit.kind == "kill the broker" and hit.began <= by]
+        gaps = [killed - until for killed in kills for since, until in spans if since - BEFORE <= killed]
+        return max(0.0, min(gaps, default=0.0))
+
     def _was_in_hand(self, hit: Hit) -> bool:
         if hit.group not in ("", self.worker_type):
             return False

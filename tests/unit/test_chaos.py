@@ -5,6 +5,7 @@ from chaos.account import Evidence, balance
 from chaos.ends import End
 from chaos.faults import Hit
 from chaos.schedule import DECK, schedule
+from chaos.story import FORGOTTEN
 from chaos.tap import Tap
 from chaos.workload import KINDS, Workitem, workload
 
@@ -115,6 +116,21 @@ def test_a_fault_that_hit_who_had_it_is_a_cause(kind, target, group):
 )
 def test_a_fault_that_doubles_nothing_or_hit_somebody_else_is_no_cause(kind, target, group):
     assert twice(kind, target, group).unexplained
+
+
+@pytest.mark.parametrize(
+    ("moment", "age"), [(BEGAN + 0.5, 0.0), (ENDED + 0.4, 0.4), (ENDED + 2.7, 2.7), (ENDED + 3.9, 3.9)]
+)
+def test_it_is_counted_how_long_the_broker_that_was_killed_had_known_what_it_forgot(moment, age):
+    account = twice("kill the broker", "broker", began=moment)
+    assert account.is_balanced
+    assert account.forgotten == [pytest.approx(age)]
+
+
+def test_what_was_done_for_longer_than_the_broker_may_forget_needs_another_cause():
+    account = twice("kill the broker", "broker", began=ENDED + FORGOTTEN + 0.1)
+    assert account.unexplained
+    assert account.forgotten == []
 
 
 @pytest.mark.parametrize("moment", [SUBMITTED - 10, ENDED + 10, BEGAN + 21.5])
