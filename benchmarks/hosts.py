@@ -84,8 +84,8 @@ def idle(bench: Bench) -> Iterator[Finding]:
     peers = bench.race.of("memory")
     goals = [Goal.at_most(each, 8, "MiB")]
     yield Finding("idle", "memory of a further worker", "MiB", each, None, peers, goals)
-    pair = Goal("one that consumes and one that publishes, a group", connections, connections <= 2)
-    yield Finding("idle", f"connections of {2 + _MORE} workers", "", connections, None, {}, [pair])
+    single = Goal("≤ 1 for a group", connections, connections <= 1)
+    yield Finding("idle", f"connections of {2 + _MORE} workers", "", connections, None, {}, [single])
 
 
 def _connections(ground: Ground, pids: list[int]) -> int:
