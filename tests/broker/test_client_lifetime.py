@@ -66,6 +66,7 @@ def test_a_client_outlives_its_connection(proxy, foreign, amqp_url):
         assert str(caught.value) == (
             f"the connection was lost by which the reply of call {lost.id} of add was to come"
         )
+        assert (lost.status(), kept.status()) == ("FAILED", "QUEUED")
         wait_until(lambda: foreign.depth("worker_add") == 2)
         requests = [foreign.get("worker_add") for _ in range(2)]
         (request,) = [each for each in requests if each.properties["reply_to"] == "replies_a"]
