@@ -1,8 +1,12 @@
 """Every exception that taskqueue raises on purpose, and the exit statuses of its processes."""
 
-import math
 from collections.abc import Sequence
 from enum import IntEnum
+from numbers import Real
+from typing import Any, Final
+
+#: Seconds: ten years. Nothing waits longer; most numbers beyond are milliseconds by mistake.
+LONGEST_DELAY: Final = 10 * 365.25 * 86400.0
 
 
 class ExitStatus(IntEnum):
@@ -87,18 +91,28 @@ class ResultTimeout(TaskqueueError):
     status = ExitStatus.TIMEOUT
 
 
+def checked_delay(delay: Any) -> float:
+    """Return a delay in seconds; what is negative is no delay.
+
+    Raises TypeError for what is no number, and ValueError for more than ten years, NaN included.
+    """
+    if isinstance(delay, bool) or not isinstance(delay, Real):
+        raise TypeError(f"expected a delay in seconds, found {delay!r:.100}")
+    if not delay <= LONGEST_DELAY:
+        raise ValueError(f"expected a delay of at most {LONGEST_DELAY:.0f} seconds (10 years), found {delay}")
+    return max(0.0, float(delay))
+
+
 class Retry(TaskqueueError):
     """A handler raises this to have its workitem run again later; in `retry_delay` or in `delay` seconds."""
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
         """Say why in `message`; `delay` of None leaves it to the group's settings.
 
-        Raises ValueError or TypeError for a delay that is no finite number.
+        Raises ValueError or TypeError for a delay that is no number of seconds, or longer than ten years.
         """
         super().__init__(message)
-        if delay is not None and not math.isfinite(delay):
-            raise ValueError(f"expected a delay in seconds, found {delay}")
-        self.delay = delay
+        self.delay = None if delay is None else checked_delay(delay)
 
 
 class Reject(TaskqueueError):

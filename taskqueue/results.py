@@ -1,6 +1,5 @@
 """What a workitem comes to: its result, and the copy that is kept or run again."""
 
-import json
 import socket
 import time
 import traceback
@@ -108,7 +107,7 @@ def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
 
 
 def _compact(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return jsonrpc.encode(value)
 
 
 def _readable(workitem: Workitem) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -25,6 +26,7 @@ from taskqueue.errors import (
     TaskqueueError,
     UnknownTask,
     WorkitemUnreadable,
+    checked_delay,
 )
 from taskqueue.pool import frames, labels, privileges
 from taskqueue.pool.frames import Verdict
@@ -56,6 +58,9 @@ class BaseWorker:
 
     #: The worker types that it serves, where that is not the one it is installed for.
     services: tuple[frames.Service, ...] = ()
+
+    #: Whether its process must be replaced: something is left in it that would disturb the next workitem.
+    is_spent: bool = False
 
     #: The options of the plugin's section that are not taskqueue's own, as they are written.
     settings: Mapping[str, str] = MappingProxyType({})
@@ -112,7 +117,7 @@ class _Line:
         if number is not None and now - self._told >= _PROGRESS_DELAY:
             self._told = now
             with contextlib.suppress(ConnectionError):  # the consumer is dead, and we are next
-                self.send(frames.Progress(number, float(fraction), shorten(str(text), 1000)).encode())
+                self.send(frames.Progress(number, fraction, shorten(str(text), 1000)).encode())
 
 
 #: Who hears of progress in this process: where it is a worker, the line to its consumer.
@@ -123,10 +128,13 @@ def progress(fraction: float, text: str = "") -> None:
     """Tell the caller of the task that runs here how far it is: 0 is nothing, 1 is all.
 
     Without effect where nobody listens, and in a function that was simply called. What comes more than ten
-    times a second is left out.
+    times a second is left out. Raises ValueError for NaN; other numbers are cut to the range from 0 to 1.
     """
+    part = min(max(float(fraction), 0.0), 1.0)
+    if math.isnan(part):
+        raise ValueError(f"expected progress from 0 to 1, found {fraction}")
     for tell in listeners:
-        tell(fraction, text)
+        tell(part, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: s
             os._exit(ExitStatus.OK)
         _flush_output()
         line.send(outcome)
-        if spec.limits.are_reached(performed):
+        if spec.limits.are_reached(performed) or worker.is_spent:
             line.send(frames.retiring())
             while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
                 pass
@@ -247,11 +255,14 @@ def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]
 
 
 def _flush_output() -> None:
-    """Have what the handler printed logged with its workitem's id; it may have closed its streams."""
+    """Have what the handler printed logged with its workitem's id.
+
+    It may have closed its streams, or put anything in their place.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 -- done after each workitem, where contextlib.suppress takes most of the time
             stream.flush()
-        except (ValueError, OSError):
+        except Exception:  # noqa: BLE001, S110 -- plugin code; what it printed changes no outcome
             pass
 
 
@@ -271,16 +282,15 @@ def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
-        body = decode_body(workitem)
-        with limits.on_workitem():
-            value = worker.handle_task(body)
-        kind, data = encode_answer(value, body)
+        with limits.on_workitem():  # what a producer wrote is decoded within them, too
+            body = decode_body(workitem)
+            kind, data = encode_answer(worker.handle_task(body), body)
         return frames.Outcome(
             task.number, Verdict.SUCCEEDED, started, time.time(), _NO_DELAY, kind, "", data
         ).encode()
     except BaseException as error:  # noqa: BLE001 -- plugin code may raise anything
+        verdict, delay, error = _verdict(error)
         failure = Failure.of(_without_our_frames(error))
-        verdict, delay = _verdict(error)
     text = shorten(str(failure), 1000)
     data = encode_failure(failure, workitem)
     if len(data) > _LARGEST_FAILURE:
@@ -288,14 +298,18 @@ def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
     return frames.Outcome(task.number, verdict, started, time.time(), delay, JSON, text, data).encode()
 
 
-def _verdict(error: BaseException) -> tuple[Verdict, float]:
-    """Return what a handler's exception asks for, and the delay before that."""
+def _verdict(error: BaseException) -> tuple[Verdict, float, BaseException]:
+    """Return what a handler's exception asks for, the delay before that, and the exception to report."""
     match error:
         case Retry():
-            return Verdict.RETRY, _NO_DELAY if error.delay is None else max(0.0, float(error.delay))
+            try:
+                return Verdict.RETRY, _NO_DELAY if error.delay is None else checked_delay(error.delay), error
+            except Exception as wrong:  # noqa: BLE001 -- a subclass may have set it to anything
+                wrong.__cause__ = error
+                return Verdict.FAILED, _NO_DELAY, wrong
         case Reject() | UnknownTask() | BadArguments() | InvalidRequest():
-            return Verdict.REJECTED, _NO_DELAY
-    return Verdict.FAILED, _NO_DELAY
+            return Verdict.REJECTED, _NO_DELAY, error
+    return Verdict.FAILED, _NO_DELAY, error
 
 
 def _check_accepted(worker: BaseWorker, workitem: Workitem) -> None:

@@ -127,6 +127,7 @@ def _plan(path: str | None, level: str, blueprint: Blueprint) -> Plan:
         settings.workerpool,
         replace(settings.logging, level=level),
         (blueprint,),
+        (blueprint.settings.worker_type,),
         settings.warnings,
         settings.amqp is not None,
         as_root=False,

@@ -23,6 +23,7 @@ from taskqueue.pool.crew import Crew
 from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.workload import Workload
+from taskqueue.workitem import shorten
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
@@ -110,6 +111,8 @@ class Consumer(Part):
             while message := control.receive(self._supervisor):
                 if message.word == "worker":
                     self._crew.welcome(message)
+                elif message.word == "granted":
+                    self._crew.granted(message.content["pid"])
                 elif message.word == "logging":
                     self._set_up_logging(message.content)
                 elif message.word == "died":
@@ -203,7 +206,7 @@ class Consumer(Part):
     def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
         if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
             self._log.critical("%s", error)
-            control.send(self._supervisor, "failure", reason=str(error))
+            control.send(self._supervisor, "failure", reason=shorten(str(error), 4000))
             self._status = ExitStatus.REFUSED
             self._loop.stop()
             return

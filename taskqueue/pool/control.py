@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-_LONGEST: Final = 8192  # bytes
+_LONGEST: Final = 160 * 1024  # bytes; a socket takes 208 KiB unless the machine is told otherwise
 _MOST_FILES: Final = 4
 
 
@@ -34,9 +34,11 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: Any) -> bool:
     """Send a message; return False if the other side has not read for so long that there is no room.
 
-    A side that is gone is no error here: whoever waits for it notices.
+    A side that is gone is no error here: whoever waits for it notices. ValueError for a message too long.
     """
     data = json.dumps([word, content]).encode()
+    if len(data) > _LONGEST:
+        raise ValueError(f"a message {word!r} of {len(data)} bytes")
     try:
         socket.send_fds(end, [data], list(files))
     except ConnectionError:

@@ -53,6 +53,7 @@ class Crew:
         self._on_begin, self._on_progress = on_begin, on_progress
         self._on_outcome = on_outcome
         self._links: dict[int, WorkerLink] = {}  # by the worker's pid
+        self._asked: dict[int, tuple[Service, ...]] = {}  # what workers have named and may not serve yet
 
     def welcome(self, message: Message) -> None:
         """Take over the files of a new worker."""
@@ -63,7 +64,7 @@ class Crew:
             message.files,
             self._log,
             self._group,
-            on_ready=lambda services: self._begun(pid, services),
+            on_ready=lambda services: self._ready(pid, services),
             on_begin=self._on_begin,
             on_progress=self._on_progress,
             on_outcome=self._on_outcome,
@@ -72,9 +73,21 @@ class Crew:
             on_fault=self._fault,
         )
 
-    def _begun(self, pid: int, services: tuple[Service, ...]) -> None:
-        control.send(self._supervisor, "begun", pid=pid)
-        self._on_ready(services)
+    def _ready(self, pid: int, services: tuple[Service, ...]) -> None:
+        """Ask the supervisor for the worker types that a worker names; its group's own one it may serve."""
+        self._asked[pid] = services
+        if services:
+            names = [service.worker_type for service in services]
+            control.send(self._supervisor, "serves", pid=pid, types=names)
+        else:
+            self.granted(pid)
+
+    def granted(self, pid: int) -> None:
+        """Begin with a worker, which may serve what it has named."""
+        services = self._asked.pop(pid, None)
+        if services is not None and pid in self._links:
+            control.send(self._supervisor, "begun", pid=pid)
+            self._on_ready(services)
 
     def _retires(self, pid: int) -> None:
         control.send(self._supervisor, "retires", pid=pid)
@@ -82,6 +95,7 @@ class Crew:
     def bury(self, pid: int) -> WorkerLink | None:
         """Read what a dead worker left behind; return its link, with the assignments it did not finish."""
         link = self._links.pop(pid, None)
+        self._asked.pop(pid, None)
         if link is not None:
             link.close()
         return link

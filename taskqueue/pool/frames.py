@@ -1,17 +1,19 @@
 """What a consumer and a worker say to each other over their socket pair.
 
 A frame is its kind (1 byte), its length (4 bytes, big-endian) and as many bytes. Bodies and properties
-pass as the bytes they are; the consumer parses nothing in them.
+pass as the bytes they are; the consumer parses nothing in them. A worker runs foreign code: each field that
+it fills is checked for its type and its bound where it is decoded.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from taskqueue.errors import Unroutable
+from taskqueue.errors import LONGEST_DELAY, Unroutable
 from taskqueue.workitem import checked_type
 
 #: The longest frame that is believed; RabbitMQ takes messages of up to 128 MiB.
@@ -19,6 +21,15 @@ LONGEST_FRAME: Final = 160 * 1024 * 1024
 
 #: The largest body, in bytes, that is sent to a worker: room is left for properties (AMQP's frame-max).
 LARGEST_BODY: Final = LONGEST_FRAME - 1024 * 1024
+
+#: The most worker types that one worker serves: each takes a channel, and a connection has 2047.
+MOST_SERVICES: Final = 1000
+
+LONGEST_TEXT: Final = 8192  # bytes of an error, or of a word about progress
+LATEST: Final = 253_402_300_800.0  # seconds since 1970 until the year 10000
+MOST_RETRIES: Final = 1_000_000
+
+_CONTENT_TYPE: Final = re.compile(r"[ -~]{0,255}")  # it becomes an AMQP short string
 
 _HEAD: Final = struct.Struct(">BI")
 _TASK: Final = struct.Struct(">QIIB")
@@ -39,6 +50,11 @@ class Kind(IntEnum):
 
 
 _KINDS: Final = {kind.value: kind for kind in Kind}  # in a third of the time that Kind() takes
+_LONGEST: Final = {  # bytes of a payload; the others may be as long as any frame
+    Kind.READY.value: 256 * 1024,
+    Kind.RETIRING.value: 0,
+    Kind.PROGRESS.value: 8 + 8 + LONGEST_TEXT,
+}
 _TASK_KIND, _OUTCOME_KIND = Kind.TASK.value, Kind.OUTCOME.value
 
 
@@ -128,11 +144,16 @@ class Outcome(NamedTuple):
             error_end = kind_end + error_size
             if error_end > len(payload):
                 raise FrameError("an outcome that ends early")
-            kind = payload[_OUTCOME.size : kind_end].decode()
+            kind = payload[_OUTCOME.size : kind_end].decode("ascii")
             error = payload[kind_end:error_end].decode("utf-8", "replace")
             ending = _VERDICTS[verdict]
         except (struct.error, ValueError, KeyError) as fault:
             raise FrameError(f"an outcome that cannot be read: {fault}") from None
+        # Each comparison with NaN is false.
+        if not (0 <= started <= LATEST and 0 <= ended <= LATEST and -1 <= delay <= LONGEST_DELAY):
+            raise FrameError(f"an outcome with impossible times: {started}, {ended}, delay {delay}")
+        if error_size > LONGEST_TEXT or not _CONTENT_TYPE.fullmatch(kind):
+            raise FrameError(f"an outcome with {error_size} bytes of error and content type {kind[:80]!r}")
         return cls(number, ending, started, ended, delay, kind, error, payload[error_end:])
 
 
@@ -158,6 +179,8 @@ class Progress(NamedTuple):
         if len(payload) < _PROGRESS.size:
             raise FrameError("progress that ends early")
         number, fraction = _PROGRESS.unpack_from(payload)
+        if not 0 <= fraction <= 1:
+            raise FrameError(f"progress of {fraction}, expected a number from 0 to 1")
         return cls(number, fraction, payload[_PROGRESS.size :].decode("utf-8", "replace"))
 
 
@@ -171,16 +194,25 @@ def ready(services: Iterable[Service] = ()) -> bytes:
 def services_of(payload: bytes) -> tuple[Service, ...]:
     """Read the payload of a READY frame; FrameError where it is none."""
     try:
-        return tuple(_service(*entry) for entry in json.loads(payload or b"[]"))
+        listed = json.loads(payload or b"[]")
+        if len(listed) > MOST_SERVICES:
+            raise FrameError(f"{len(listed)} worker types; a worker serves at most {MOST_SERVICES}")
+        return tuple(_service(*entry) for entry in listed)
+    except FrameError:
+        raise
     except (ValueError, TypeError, RecursionError, Unroutable) as error:
         raise FrameError(f"services that cannot be read: {error}") from None
 
 
 def _service(worker_type: Any, timeout: Any, retries: Any) -> Service:
+    if timeout is not None and not 0 <= timeout <= LONGEST_DELAY:
+        raise ValueError(f"timeout {timeout}")
+    if retries is not None and not 0 <= retries <= MOST_RETRIES:
+        raise ValueError(f"retries {retries}")
     return Service(
         checked_type(worker_type),
-        None if timeout is None else max(0.0, float(timeout)),
-        None if retries is None else max(0, int(retries)),
+        None if timeout is None else float(timeout),
+        None if retries is None else int(retries),
     )
 
 
@@ -218,11 +250,12 @@ class FrameReader:
         start = 0
         while len(unread) >= start + _HEAD.size:
             number, size = _HEAD.unpack_from(unread, start)
-            if size > LONGEST_FRAME:
-                raise FrameError(f"a frame of {size} bytes; the longest has {LONGEST_FRAME}")
             kind = _KINDS.get(number)
             if kind is None:
                 raise FrameError(f"a frame of the unknown kind {number}")
+            if size > _LONGEST.get(number, LONGEST_FRAME):
+                longest = _LONGEST.get(number, LONGEST_FRAME)
+                raise FrameError(f"a frame {kind.name} of {size} bytes; the longest has {longest}")
             payload = start + _HEAD.size
             if len(unread) < payload + size:
                 break

@@ -16,8 +16,10 @@ from taskqueue.keeper import report, start
 from taskqueue.logs import Log
 from taskqueue.plugins import OwnPlugin, Plugin
 from taskqueue.pool import control, labels, privileges
+from taskqueue.pool.grants import Grants
 from taskqueue.pool.limits import Limits
 from taskqueue.processes import Exit, Slot
+from taskqueue.workitem import shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Surroundings:
     logging: LoggingSettings
     read_amqp: Callable[[], AmqpSettings]  # called in the consumers only; may raise ConfigError
     amqp_fd: int | None  # where it reads, if that is an open file
+    grants: Grants
     as_root: bool
 
 
@@ -134,6 +137,8 @@ class Group:
                 elif message.word == "done" and not self._is_done:
                     self._is_done = True
                     self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
+                elif message.word == "serves":
+                    self._grant(message.content["pid"], message.content["types"])
                 elif message.word in ("begun", "retires"):
                     self._note(message.word, message.content["pid"])
                 elif message.word in ("kill", "dismiss") and message.content["pid"] in self.pids:
@@ -141,6 +146,17 @@ class Group:
                     processes.kill_group(message.content["pid"])
         except EOFError:
             self._drop_control()
+
+    def _grant(self, pid: int, worker_types: Sequence[str]) -> None:
+        """Let a worker serve what it names, or kill it: its plugin takes what belongs to another."""
+        plugin = self.blueprint.settings.worker_type
+        has_tasks = isinstance(self.blueprint.plugin, OwnPlugin)
+        refusal = self._surroundings.grants.claim(plugin, worker_types, has_tasks=has_tasks)
+        if not refusal:
+            self._tell_consumer("granted", pid=pid)
+        elif pid in self.pids:
+            self._log.error("a worker must be killed: %s", refusal)
+            processes.kill_group(pid)
 
     def _note(self, word: str, pid: int) -> None:
         for slot in self.workers:
@@ -228,7 +244,7 @@ class Group:
             amqp = around.read_amqp()
         except TaskqueueError as error:
             self._log.critical("%s", error)
-            control.send(supervisor, "failure", reason=str(error))
+            control.send(supervisor, "failure", reason=shorten(str(error), 4000))
             return error.status
         with Signals(SIGNALS) as signals:
             return Consumer(self.blueprint.settings, amqp, supervisor, signals, self._read_amqp_again).run()

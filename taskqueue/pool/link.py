@@ -59,6 +59,7 @@ class WorkerLink:
         self._timer: object | None = None
         self._heeded = 0.0  # monotonic; when it last told of its progress
         self._is_retiring = False
+        self._has_begun = False  # whether it has said once that it is ready
         self._loop = loop
         self._socket = socket.socket(fileno=files[0])
         self._socket.setblocking(False)
@@ -113,9 +114,13 @@ class WorkerLink:
 
     def _take_permits(self) -> set[int]:
         """Return the numbers of the tasks that the worker has not begun and will not begin."""
-        back = self._permits.take_back() | {number for number, _ in self._together}
+        back = {number for number, _ in self._together}
         self._together.clear()
-        return back
+        try:
+            return back | self._permits.take_back()
+        except ValueError as error:
+            self._condemn(str(error))
+            return back
 
     def _begin(self) -> None:
         """Note that the worker begins with the first of its tasks, and how long that may take."""
@@ -138,8 +143,7 @@ class WorkerLink:
 
     def _overdue(self, patience: float) -> None:
         self._timer = None
-        self.sentence = f"it ran longer than its timeout and grace, {patience:g} s together"
-        self._on_fault(self, self.sentence)
+        self._condemn(f"it ran longer than its timeout and grace, {patience:g} s together")
 
     def dismiss(self) -> None:
         """Give the worker nothing more: it is about to be killed, and nothing is charged with that."""
@@ -236,9 +240,15 @@ class WorkerLink:
                 self._take(kind, payload)
         except FrameError as error:
             self._unwatch()
-            self._on_fault(self, str(error))
+            self._condemn(str(error))
             return False
         return True
+
+    def _condemn(self, reason: str) -> None:
+        """Have the worker killed; its crash is charged to the workitem that it performs, with the reason."""
+        self.is_ready = False
+        self.sentence = self.sentence or reason
+        self._on_fault(self, reason)
 
     def _take(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.OUTCOME:
@@ -248,9 +258,9 @@ class WorkerLink:
             assignment = self.tasks.popleft()
             self._begin()
             self._on_outcome(self, assignment, outcome)
-        elif kind is Kind.READY and not self.is_ready:
+        elif kind is Kind.READY and not self._has_begun:
             services = services_of(payload)
-            self.is_ready = True
+            self.is_ready = self._has_begun = True
             self._on_ready(services)
         elif kind is Kind.PROGRESS:
             self._take_progress(Progress.decode(payload))

@@ -31,11 +31,17 @@ class Permits:
             pass
 
     def take_back(self) -> set[int]:
-        """Return the numbers of tasks that the worker has not begun and will not begin."""
-        with contextlib.suppress(OSError):  # there are none
+        """Return the numbers of tasks that the worker has not begun and will not begin.
+
+        Raises ValueError where the worker took a part of a number: nobody knows what it has begun.
+        """
+        try:
             data = self._using.recv(_MOST, socket.MSG_DONTWAIT)
-            return {number for (number,) in _NUMBER.iter_unpack(data)}
-        return set()
+        except OSError:  # there are none
+            return set()
+        if len(data) % _NUMBER.size:
+            raise ValueError("it took a part of a permit")
+        return {number for (number,) in _NUMBER.iter_unpack(data)}
 
     def end(self) -> None:
         """Tell the worker that there will be no more."""

@@ -31,7 +31,9 @@ from taskqueue.results import REJECTED as STATUS_REJECTED
 from taskqueue.results import SUCCEEDED, Failure, Run
 from taskqueue.workitem import Workitem
 
-_LARGEST_QUOTED: Final = 4 * 1024 * 1024  # bytes of a body; decoded JSON takes up to 30 times as much memory
+#: Bytes of a body that is quoted in a failure that no worker could describe. It is decoded here, beside the
+#: connections, in some milliseconds and 30 times its size of memory at the most.
+_LARGEST_QUOTED: Final = 128 * 1024
 _MOST_REFUSALS: Final = 3  # of reports on one workitem, until there is none
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 

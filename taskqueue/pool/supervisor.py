@@ -13,6 +13,7 @@ from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import Keeper
+from taskqueue.pool.grants import Grants
 from taskqueue.pool.group import Blueprint, Group, Surroundings
 
 
@@ -23,6 +24,7 @@ class Plan:
     pool: PoolSettings
     logging: LoggingSettings
     blueprints: tuple[Blueprint, ...]
+    plugins: tuple[str, ...]  # the names of all that are installed
     warnings: tuple[str, ...]
     has_broker: bool  # whether the file names one
     as_root: bool  # whether consumers and workers become users of their own
@@ -68,6 +70,7 @@ def _plan(path: str | None) -> Plan:
         settings.workerpool,
         settings.logging,
         _blueprints(settings, found, as_root=as_root),
+        tuple(found),
         settings.warnings,
         settings.amqp is not None,
         as_root,
@@ -104,6 +107,7 @@ class Supervisor(Keeper):
         self._amqp_fd = amqp_fd
         self._read_amqp = read_amqp
         self._groups: list[Group] = []
+        self._grants = Grants()
 
     def begin(self) -> None:
         """Make the groups."""
@@ -132,6 +136,7 @@ class Supervisor(Keeper):
     def _plan_groups(self) -> None:
         """Leave running what is wanted as it is; let go what is not; make what is missing."""
         around = self._surroundings()
+        self._grants.plan(self.plan.plugins)
         for warning in self.plan.warnings:
             self.log.warning("%s", warning)
         if not self.plan.blueprints:
@@ -154,7 +159,8 @@ class Supervisor(Keeper):
 
     def _surroundings(self) -> Surroundings:
         logging = self.log_as(self.plan.logging, self.plan.pool.user)
-        return Surroundings(self.plan.pool, logging, self._read_amqp, self._amqp_fd, self.plan.as_root)
+        read, fd = self._read_amqp, self._amqp_fd
+        return Surroundings(self.plan.pool, logging, read, fd, self._grants, self.plan.as_root)
 
 
 def _number(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pkgutil
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, Self
@@ -20,6 +21,7 @@ from taskqueue.rpc import jsonrpc
 from taskqueue.rpc.task import Task, tasks_of
 from taskqueue.worker import BaseWorker
 
+_CANCEL_TIMEOUT: Final = 1.0  # seconds
 _FACTORY: Final = f"{__name__}:TaskWorker.of_target"
 
 
@@ -114,4 +116,23 @@ class TaskWorker(BaseWorker):
         if not inspect.iscoroutine(value):
             return value
         self._runner = self._runner or asyncio.Runner()
-        return self._runner.run(value)
+        try:
+            return self._runner.run(value)
+        except TaskTimeout:
+            self._end_coroutines()
+            raise
+
+    def _end_coroutines(self) -> None:
+        """Cancel what the timeout interrupted and wait for its end: it must not go on beside the next call.
+
+        A coroutine that heeds no cancellation ends with this process.
+        """
+        runner, self._runner = self._runner, None
+        signal.setitimer(signal.ITIMER_REAL, _CANCEL_TIMEOUT)  # raises TaskTimeout once more
+        try:
+            if runner is not None:
+                runner.close()
+        except TaskTimeout:
+            self.is_spent = True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)

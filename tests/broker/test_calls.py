@@ -175,6 +175,23 @@ def test_the_remote_traceback_is_shown_below_the_callers_own(served):
     assert "return a / b" in done.stderr.partition("TaskFailed:")[2]
 
 
+def test_a_coroutine_past_its_timeout_does_not_go_on_beside_the_next(client, tmp_path):
+    notes = tmp_path / "notes"
+    with pytest.raises(TaskFailed, match="TaskTimeout"):
+        client.charge(str(notes), False)
+    assert len({client.linger(1.5) for _ in range(2)}) <= 2  # by whichever worker
+    assert not notes.exists()
+
+
+def test_a_worker_whose_coroutine_heeds_no_cancellation_is_replaced(client, tmp_path, served):
+    notes, before = tmp_path / "notes", set(children(served.pool.pid))
+    with pytest.raises(TaskFailed, match="TaskTimeout"):
+        client.charge(str(notes), True)
+    wait_until(lambda: len(before - set(children(served.pool.pid))) == 1)
+    client.linger(1.5)
+    assert not notes.exists()
+
+
 def test_no_result_in_time_is_a_timeout_and_the_call_goes_on(async_client, tmp_path):
     gate = tmp_path / "gate"
     call = async_client.wait(str(gate))

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -68,6 +69,14 @@ class Executing(BaseWorker):
         return eval(body)
 
 
+class Later(Retry):
+    """Has a delay that nobody has checked."""
+
+    def __init__(self, delay):
+        super().__init__("later")
+        self.delay = delay
+
+
 class Asking(BaseWorker):
     """Raises what asks for another run, or for none."""
 
@@ -76,6 +85,11 @@ class Asking(BaseWorker):
         "retry later": lambda: Retry("later", delay=2.5),
         "retry before": lambda: Retry("before", delay=-3),
         "retry soon": lambda: Retry("soon", delay="soon"),
+        "retry never": lambda: Retry("never", delay=float("inf")),
+        "retry in milliseconds": lambda: Retry("", delay=1_800_000_000_000),
+        "retry in a day": lambda: Retry("", delay=timedelta(days=1)),
+        "retry never, set later": lambda: Later(float("inf")),
+        "retry in a day, set later": lambda: Later(timedelta(days=1)),
         "reject": lambda: Reject("no use"),
         "nothing": ValueError,
     }
@@ -292,6 +306,33 @@ def test_what_a_handler_asks_for_is_told(ready, wish, verdict, delay):
     assert (outcome.verdict, outcome.delay) == (verdict, delay)
 
 
+@pytest.mark.parametrize(
+    ("wish", "complaint"),
+    [
+        ("retry soon", "TypeError: expected a delay in seconds, found 'soon'"),
+        ("retry in a day", "TypeError: expected a delay in seconds, found datetime.timedelta(days=1)"),
+        ("retry never", "ValueError: expected a delay of at most 315576000 seconds (10 years), found inf"),
+        (
+            "retry in milliseconds",
+            "ValueError: expected a delay of at most 315576000 seconds (10 years), found 1800000000000",
+        ),
+        (
+            "retry never, set later",
+            "ValueError: expected a delay of at most 315576000 seconds (10 years), found inf",
+        ),
+        (
+            "retry in a day, set later",
+            "TypeError: expected a delay in seconds, found datetime.timedelta(days=1)",
+        ),
+    ],
+)
+def test_a_retry_after_what_is_no_number_of_seconds_is_a_failure_and_no_crash(ready, wish, complaint):
+    line = ready(Asking)
+    outcome = line.perform(wish)
+    assert (outcome.verdict, outcome.error) == (Verdict.FAILED, complaint)
+    assert line.perform("retry").verdict is Verdict.RETRY
+
+
 def test_a_timeout_reaches_the_handler_and_the_next_workitem_has_its_own_time(ready):
     line = ready(Executing, limits=Limits(timeout=0.2))
     error = line.failure("__import__('signal').pause()")["error"]
@@ -347,6 +388,9 @@ def test_a_worker_without_a_handler_fails_every_workitem(ready):
         ("application/json", b"{", "the body is not application/json: "),
         ("application/json", b"[" * 100_000, "application/json: nested too deeply to be read"),
         ("text/plain", b"\xff", "the body is not text/plain: "),
+        ("text/plain; charset=punycode", b"a" * 400_000, "the body is not text/plain: charset 'punycode' "),
+        ('text/plain; charset="IDNA"', b"a", "the body is not text/plain: charset 'idna' is not one of "),
+        ("text/plain; charset=unicode_escape", b"a", "the body is not text/plain: charset 'unicode-"),
     ],
 )
 def test_a_body_that_cannot_be_decoded_is_a_failure(ready, kind, body, complaint):

@@ -111,12 +111,50 @@ def test_a_result_larger_than_any_frame_makes_a_failure(site, work):
     assert "ended:" not in pool.output()
 
 
-@pytest.mark.parametrize("garbage", ["noise", "an endless frame", "a forged outcome", "ready again"])
-def test_one_that_writes_garbage_to_its_consumer_is_killed(site, work, garbage):
+GARBAGE = {
+    "noise": "a frame of the unknown kind 255",
+    "an endless frame": "a frame OUTCOME of 4294967295 bytes",
+    "a forged outcome": "an outcome ",
+    "ready again": "a frame READY out of place",
+    "no time": "an outcome with impossible times: nan, nan, delay nan",
+    "an endless delay": "an outcome with impossible times: 0.0, 0.0, delay inf",
+    "an endless error": "an outcome with 12000000 bytes of error",
+    "endless progress": "a frame PROGRESS of 12000016 bytes",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_one_that_writes_garbage_to_its_consumer_is_killed_and_its_workitem_says_why(site, work, garbage):
     result, pool = failure(site, work, "babbling", {"garbage": garbage})
-    assert result.error == "WorkerCrashed: killed by SIGKILL; 1 crashes in all"
-    pool.wait_for("a worker must be killed: ")
+    assert result.error.startswith(f"WorkerCrashed: killed by SIGKILL: {GARBAGE[garbage]}")
+    assert result.error.endswith("; 1 crashes in all")
+    pool.wait_for(f"a worker must be killed: {GARBAGE[garbage]}")
     wait_until(lambda: len(workers(pool)) == 2)
+    assert "consumer of" not in pool.output()  # it lives on
+
+
+def test_one_that_names_another_plugins_worker_type_gets_nothing_of_it(site, work):
+    pool = site.pool("[usurping]\nworkers: 1\n[good]\nworkers: 1", ready="a worker must be killed")
+    pool.wait_for("it may not serve worker type 'good', which belongs to plugin 'good'")
+    for number in range(40):
+        assert work.ask("good", number)["echo"] == number
+    assert work.foreign.depth("worker_usurping") is None
+    assert pool.stop() == 0
+
+
+def test_one_that_names_more_worker_types_than_there_are_channels_stops_nobody(site, work):
+    pool = site.pool("[swarming]\nworkers: 1\n[good]\nworkers: 1", ready="takes work")
+    pool.wait_for("a worker must be killed: 3000 worker types; a worker serves at most 1000")
+    assert work.ask("good", 1)["echo"] == 1
+    assert pool.stop() == 0
+
+
+@pytest.mark.parametrize("streams", ["None", "an object"])
+def test_one_that_replaces_its_standard_streams_has_a_result(site, work, streams):
+    pool = site.pool("[undressed]\nworkers: 1\nmax_crashes: 1")
+    assert [work.ask("undressed", streams) for _ in range(2)] == [b"in spite of that"] * 2
+    assert "ended:" not in pool.output()
+    assert pool.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tasks for the tests; a file that `taskqueue work` is given, and that every user can read."""
 
+import asyncio
 import os
 import signal
 import time
@@ -80,6 +81,25 @@ def words(text):
 @task
 def count(lists):
     return sum(len(each) for each in lists)
+
+
+@task(timeout=0.3)
+async def charge(notes, is_deaf):
+    """Note one second after the timeout that a card is charged; heed a cancellation or not."""
+    try:
+        await asyncio.sleep(1.3)
+    except asyncio.CancelledError:
+        if not is_deaf:
+            raise
+        await asyncio.sleep(1)
+    Path(notes).write_text("charged")  # noqa: ASYNC240 -- there is nothing else to do meanwhile
+
+
+@task
+async def linger(seconds):
+    """Give what else is on the loop so many seconds; return the process."""
+    await asyncio.sleep(seconds)
+    return os.getpid()
 
 
 @task

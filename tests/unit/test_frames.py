@@ -6,9 +6,12 @@ import pytest
 from taskqueue.pool import frames
 from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task, Verdict
 
+NAN, INFINITY = float("nan"), float("inf")
+TEN_YEARS = 315_576_000.0
+
 TASK = Task(7, 2, "good", b"\0\0", b"\xffbody")
 OUTCOME = Outcome(7, Verdict.SUCCEEDED, 1.5, 2.5, -1.0, "text/plain", "", b"\xffbody")
-FAILED = Outcome(2**64 - 1, Verdict.FAILED, -1.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 100_000, b"")
+FAILED = Outcome(2**64 - 1, Verdict.FAILED, 0.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 8000, b"")
 RETRY = Outcome(3, Verdict.RETRY, 0.0, 0.0, 2.5, "a", "b", b"c")
 
 
@@ -63,7 +66,7 @@ def test_an_error_that_is_no_utf_8_is_still_sent():
 def test_a_frame_that_is_too_long_is_neither_written_nor_believed():
     with pytest.raises(FrameError, match="167772161 bytes do not fit"):
         frames._head(Kind.TASK, frames.LONGEST_FRAME + 1)
-    with pytest.raises(FrameError, match="a frame of 167772161 bytes"):
+    with pytest.raises(FrameError, match="a frame OUTCOME of 167772161 bytes"):
         read(struct.pack(">BI", Kind.OUTCOME, frames.LONGEST_FRAME + 1))
 
 
@@ -121,3 +124,76 @@ def test_noise_is_a_frame_error():
         noise = bytes((dice.choice((0, *range(5, 256))),)) + dice.randbytes(200)
         with pytest.raises(FrameError):
             read(noise)
+
+
+# --- what a worker writes, which may be anything ---
+
+
+@pytest.mark.parametrize("time", [NAN, INFINITY, -INFINITY, -1.0, 1e300])
+@pytest.mark.parametrize("field", ["started", "ended"])
+def test_an_outcome_with_an_impossible_time_is_refused(field, time):
+    with pytest.raises(FrameError, match="impossible times"):
+        decoded(OUTCOME._replace(**{field: time}))
+
+
+@pytest.mark.parametrize("delay", [NAN, INFINITY, -INFINITY, -2.0, TEN_YEARS + 1])
+def test_an_outcome_with_a_delay_of_more_than_ten_years_is_refused(delay):
+    with pytest.raises(FrameError, match="impossible times"):
+        decoded(RETRY._replace(delay=delay))
+    assert decoded(RETRY._replace(delay=TEN_YEARS)).delay == TEN_YEARS
+
+
+@pytest.mark.parametrize("content_type", ["a\0", "a\r\nb", "\x1b[2J", "\x7f"])
+def test_an_outcome_with_control_characters_in_its_content_type_is_refused(content_type):
+    with pytest.raises(FrameError, match="content type"):
+        decoded(OUTCOME._replace(content_type=content_type))
+
+
+def test_an_outcome_with_an_endless_error_is_refused():
+    with pytest.raises(FrameError, match="12582912 bytes of error"):
+        decoded(FAILED._replace(error="\0" * 12 * 1024 * 1024))
+
+
+@pytest.mark.parametrize("fraction", [NAN, INFINITY, -0.5, 1.5])
+def test_progress_that_is_no_part_of_the_whole_is_refused(fraction):
+    [(_, payload)] = read(frames.Progress(1, fraction, "").encode())
+    with pytest.raises(FrameError, match="expected a number from 0 to 1"):
+        frames.Progress.decode(payload)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [(b"\5\0\0\x21\0", "PROGRESS"), (b"\1\0\5\0\0", "READY"), (b"\4\0\0\0\1", "RETIRING")],
+)
+def test_a_frame_that_is_longer_than_its_kind_allows_is_refused_before_it_has_come(head, kind):
+    with pytest.raises(FrameError, match=f"a frame {kind} of [0-9]+ bytes"):
+        read(head)
+
+
+def test_as_many_services_as_a_worker_may_have_are_read_and_no_more():
+    services = [frames.Service("a" * 95 + f"{number:05}", 1.0, 3) for number in range(frames.MOST_SERVICES)]
+    [(_, payload)] = read(frames.ready(services))
+    assert frames.services_of(payload) == tuple(services)
+    [(_, payload)] = read(frames.ready([*services, frames.Service("b")]))
+    with pytest.raises(FrameError, match="1001 worker types"):
+        frames.services_of(payload)
+
+
+@pytest.mark.parametrize(
+    "service", ['["a", NaN, 1]', '["a", 1e999, 1]', '["a", -1, 1]', '["a", 1, -1]', '["a", 1, 1e99]',
+                '["a", 1, Infinity]', '["a", [], 1]', '["", 1, 1]', '["a b", 1, 1]', "[1, 1, 1]", '["a"]']
+)  # fmt: skip
+def test_a_service_with_an_impossible_value_is_refused(service):
+    with pytest.raises(FrameError):
+        frames.services_of(f"[{service}]".encode())
+
+
+@pytest.mark.parametrize("payload", [b"7", b"{}x", b"[" * 100_000, b"\xff"])
+def test_services_that_are_no_list_are_refused(payload):
+    with pytest.raises(FrameError):
+        frames.services_of(payload)
+
+
+def decoded(outcome):
+    [(_, payload)] = read(outcome.encode())
+    return Outcome.decode(payload)

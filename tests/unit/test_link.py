@@ -114,3 +114,14 @@ def test_of_a_dead_worker_that_had_begun_it_is_known(given):
     given.permits.recv(8)
     given.bury()
     assert given.link.had_begun
+
+
+def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_is_charged(given):
+    given.run(0.01)  # the other two are sent at the end of the round
+    assert len(given.permits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
+    assert given.link.take_back() == []
+    assert given.faults == ["it took a part of a permit"]
+    assert not given.link.is_ready
+    given.bury()
+    assert given.link.had_begun
+    assert given.link.sentence == "it took a part of a permit"

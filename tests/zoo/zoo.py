@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from taskqueue import Reject, Retry, TaskTimeout
+from taskqueue.pool.frames import Outcome, Progress, Service, Verdict
 from taskqueue.worker import BaseWorker
 
 POLL_DELAY = 0.01
@@ -259,11 +260,38 @@ class Babbling(Animal):
             "an endless frame": b"\x03\xff\xff\xff\xff",
             "a forged outcome": b"\x03\x00\x00\x00\x26" + bytes(8) + b"\x01" + bytes(29),
             "ready again": b"\x01\x00\x00\x00\x00",
+            "no time": Outcome(1, Verdict.RETRY, *[float("nan")] * 3, "", "", b"").encode(),
+            "an endless delay": Outcome(1, Verdict.RETRY, 0, 0, float("inf"), "", "", b"").encode(),
+            "an endless error": Outcome(1, Verdict.FAILED, 0, 0, -1, "", "\0" * 12_000_000, b"").encode(),
+            "endless progress": Progress(1, 0.5, "\0" * 12_000_000).encode(),
         }[body["garbage"]]
         for descriptor in range(3, 100):
             if is_socket(descriptor):
                 os.write(descriptor, garbage)
         signal.pause()
+
+
+class Usurping(Animal):
+    """Names a worker type that is another plugin's, and would answer in its place."""
+
+    services = (Service("usurping"), Service("good"))
+
+    def handle_task(self, _body):
+        return "usurped"
+
+
+class Swarming(Animal):
+    """Names more worker types than a connection has channels."""
+
+    services = tuple(Service(f"swarming{number}") for number in range(3000))
+
+
+class Undressed(Animal):
+    """Replaces its standard streams by what is none."""
+
+    def handle_task(self, body):
+        sys.stdout = sys.stderr = {"None": None, "an object": object()}[body]
+        return "in spite of that"
 
 
 class Whoami(Animal):
