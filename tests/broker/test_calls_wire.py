@@ -180,16 +180,41 @@ def test_who_asks_is_told_what_happens_on_the_way(served, tmp_path):
     assert all("id" not in each for each in told)
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "told"),
+    [
+        ("add", [1, 2], ["started", "succeeded"]),
+        ("divide", [1, 0], ["started", "failed"]),
+        ("refuse", [], ["started", "rejected"]),
+        ("die", [], ["started", "retrying", "started", "retrying", "started", "failed"]),
+    ],
+)
+def test_who_asks_is_told_how_it_finished(served, method, params, told):
+    headers = {"x-taskqueue-notify": True}
+    send(served, request(method, params, id=3), application_headers=headers, correlation_id="mine")
+    *notices, last = served.foreign.collect("answers", len(told) + 1)
+    notices = [json.loads(each.body) for each in notices]
+    assert [each["params"].get("status", each["method"]) for each in notices] == told
+    assert notices[-1]["method"] == "finished"
+    assert last.headers["x-taskqueue-status"] == told[-1]
+    assert json.loads(last.body)["id"] == 3
+
+
 def test_another_language_cancels_by_the_exchange(served, tmp_path):
     note = tmp_path / "note"
-    send(served, request("wait", [str(tmp_path / "never"), str(note)], id=1), message_id="mine")
+    headers = {"x-taskqueue-notify": True}
+    call = request("wait", [str(tmp_path / "never"), str(note)], id=1)
+    send(served, call, message_id="mine", application_headers=headers)
     wait_until(note.exists)
     served.foreign._do(  # an exchange returns what no queue is bound to; here the consumers' are
         lambda channel: channel.basic_publish(
             amqp.Message(b"", correlation_id="mine"), "taskqueue_cancel", ""
         )
     )
-    answer = served.foreign.get("answers", 20)
+    *told, answer = served.foreign.collect("answers", 4, 20)
+    told = [json.loads(each.body) for each in told]
+    assert [each["method"] for each in told] == ["started", "progress", "finished"]
+    assert told[-1]["params"] == {"id": "mine", "status": "cancelled"}
     assert answer.headers["x-taskqueue-status"] == "cancelled"
     error = json.loads(answer.body)["error"]
     assert (error["code"], error["message"]) == (-32001, "its caller has cancelled it")

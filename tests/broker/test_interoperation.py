@@ -142,9 +142,14 @@ def test_amqp_get_finds_a_result(ground: Ground) -> None:
 
 
 def test_a_result_that_nobody_fetches_leaves_ruotes_queue_in_time(ground: Ground) -> None:
-    ground.foreign.declare("ruote_workitems")
-    ground.foreign.declare("worker_digest")
+    for queue in ("expired", "worker_digest"):
+        ground.foreign.declare(queue)
+    elsewhere = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired"}
+    ground.foreign.declare("ruote_workitems", arguments=elsewhere)
     ground.start("workerpool", CONFIG + "results_expire: 0.2\n")
     ground.foreign.publish(FIXTURE.read_bytes(), "worker_digest")
-    wait_until(lambda: ground.foreign.depth("worker_digest") == 0)
-    wait_until(lambda: ground.foreign.depth("ruote_workitems") == 0)
+    result = ground.foreign.get("expired")
+    assert json.loads(result.body)["fields"]["digest"]
+    (death,) = result.headers["x-death"]
+    assert (death["reason"], death["queue"]) == ("expired", "ruote_workitems")
+    assert ground.foreign.depth("ruote_workitems") == 0

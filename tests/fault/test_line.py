@@ -1,5 +1,6 @@
 """The line to the broker is cut: what runs goes on, and every result arrives."""
 
+import pytest
 from support.processes import kill
 from support.proxy import Proxy
 from support.waiting import wait_until
@@ -96,6 +97,16 @@ def test_a_line_that_stalls_is_given_up_after_missed_heartbeats(site, work, prox
     proxy.resume()
     waiting = work.submit("good", 1)
     assert work.result(40).workitem == waiting
+
+
+@pytest.mark.parametrize("name", ["dispatcher", "workerpool"])
+def test_a_line_that_stalls_keeps_nobody_from_ending(site, proxy, name):
+    site.configure("[good]\nworkers: 1", url=proxy.url, stop_timeout=300, heartbeat=300)
+    daemon = site.start(name, "-f", "-c", str(site.config))
+    daemon.wait_for("takes work")
+    proxy.stall()
+    assert daemon.stop(timeout=30) == 0  # long before anything else would end it
+    daemon.assert_nothing_left()
 
 
 def test_after_the_last_host_the_first_is_tried_at_once(site, amqp_url, proxy):

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from taskqueue.pool import frames
-from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Task, Verdict
+from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Progress, Task, Verdict
 
 NAN, INFINITY = float("nan"), float("inf")
 TEN_YEARS = 315_576_000.0
@@ -12,6 +12,7 @@ TEN_YEARS = 315_576_000.0
 TASK = Task(7, 2, "good", b"\0\0", b"\xffbody")
 OUTCOME = Outcome(7, Verdict.SUCCEEDED, 1.5, 2.5, -1.0, "text/plain", "", b"\xffbody")
 FAILED = Outcome(2**64 - 1, Verdict.FAILED, 0.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 8000, b"")
+PROGRESS = Progress(7, 0.5, "half")
 RETRY = Outcome(3, Verdict.RETRY, 0.0, 0.0, 2.5, "a", "b", b"c")
 
 
@@ -84,6 +85,14 @@ def test_every_truncation_of_a_payload_that_cuts_its_head_is_refused(item):
             type(item).decode(payload[:end])
 
 
+def test_every_truncation_of_the_head_of_progress_is_refused():
+    [(_, payload)] = read(PROGRESS.encode())
+    assert Progress.decode(payload) == PROGRESS
+    for end in range(len(payload) - len("half")):
+        with pytest.raises(FrameError, match="ends early"):
+            Progress.decode(payload[:end])
+
+
 def test_a_verdict_that_nobody_passes_is_refused():
     payload = bytearray(OUTCOME.encode()[5:])
     for verdict in (0, 5, 255):
@@ -101,7 +110,7 @@ def test_a_content_type_that_is_no_utf_8_is_refused():
 
 def test_garbage_is_a_frame_error_and_nothing_else():
     dice = random.Random(20122)
-    whole = frames.ready() + OUTCOME.encode() + TASK.encode() + RETRY.encode()
+    whole = frames.ready() + OUTCOME.encode() + TASK.encode() + RETRY.encode() + PROGRESS.encode()
     refused = 0
     for _ in range(1500):
         data = bytearray(whole)
@@ -113,6 +122,8 @@ def test_garbage_is_a_frame_error_and_nothing_else():
                     Outcome.decode(payload)
                 elif kind is Kind.TASK:
                     Task.decode(payload)
+                elif kind is Kind.PROGRESS:
+                    Progress.decode(payload)
         except FrameError:
             refused += 1
     assert 300 < refused < 1500

@@ -62,6 +62,29 @@ def test_after_a_cut_line_a_finished_workitem_is_known_once_and_its_twin_is_not(
     assert not line.knows(b"first")
 
 
+def test_of_two_workitems_under_one_id_the_end_of_the_first_does_not_forget_the_second(line):
+    first, second = line.enter(b"first"), line.enter(b"second")
+    line.ledger.close(first)
+    assert line.ledger.find("same") is second
+    line.epoch += 1
+    assert line.knows(b"second")
+
+
+def test_only_so_many_finished_workitems_are_remembered(line):
+    made = [
+        line.ledger.enter(GOOD, line.deliver(b""), Properties(message_id=str(number)))
+        for number in range(10_001)
+    ]
+    line.epoch += 1
+    for each in made:
+        line.ledger.close(each)
+
+    def is_known(number):
+        return line.ledger.is_superfluous(line.deliver(b""), Properties(message_id=str(number)))
+
+    assert [is_known(number) for number in (0, 1, 10_000)] == [False, True, True]
+
+
 def test_a_finished_workitem_whose_id_is_used_again_much_later_is_another(line, monkeypatch):
     first = line.enter(b"first")
     line.epoch += 1

@@ -14,10 +14,11 @@ from taskqueue.pool import control, frames
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.depth import Depth
 from taskqueue.pool.ledger import Ledger
-from taskqueue.pool.lobby import Lobby
+from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.properties import Properties
 
 GOOD = GroupSettings("good", "good")
+SOME = Properties(message_id="id")
 AHEAD = 8  # workitems that a worker may hold of those that take half a millisecond
 LONG = 0.06  # seconds at one workitem after which nothing is given behind it
 
@@ -42,7 +43,8 @@ class Floor:
         depth = Depth(self.loop, 100, 3, look=lambda: (0.0, False), on_change=lambda: None)
         depth.value = 100
         depth.took(0.0005)
-        self.lobby = Lobby(self.loop, self.crew, depth, on_crowded=list)
+        self.crowded = []  # how many waited when the lobby was found crowded
+        self.lobby = Lobby(self.loop, self.crew, depth, lambda: self.crowded.append(len(self.lobby)))
         self.lines = [self.hire(pid) for pid in (1, 2, 3)]
         self.run(0.01)
         assert self.crew.ready == 3
@@ -57,9 +59,8 @@ class Floor:
         line.send(frames.ready())
         return line
 
-    def assignment(self):
-        raw = Properties(message_id="id").encode()
-        return self.ledger.enter(GOOD, Delivery(1, 0, False, raw, b""), Properties.decode(raw))
+    def assignment(self, properties=SOME):
+        return self.ledger.enter(GOOD, Delivery(1, 0, False, properties.encode(), b""), properties)
 
     def enter(self, number):
         for _ in range(number):
@@ -121,6 +122,45 @@ def test_nothing_is_given_to_who_has_been_at_one_workitem_for_long(floor):
     floor.enter(3)
     floor.run()
     assert floor.loads == [1, 1, 3]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("taskqueue.pool.lobby._PATIENCE", 0.05)
+
+
+def test_what_is_given_to_nobody_for_long_crowds_the_lobby(floor, impatient):
+    floor.give(AHEAD, AHEAD, AHEAD)
+    floor.enter(2)
+    floor.run(0.2)
+    assert (floor.crowded, floor.lobby.is_crowded) == ([2], True)
+
+
+def test_what_is_given_away_meanwhile_crowds_nothing(floor, impatient):
+    floor.give(AHEAD, AHEAD, AHEAD - 1)
+    floor.enter(1)
+    floor.run(0.2)
+    assert (floor.crowded, floor.lobby.is_crowded) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "may"),
+    [
+        ({}, True),
+        ({"x-delivery-count": 9}, True),
+        ({"x-delivery-count": 10}, False),
+        ({"x-delivery-count": "10"}, True),
+    ],
+)
+def test_what_the_broker_has_delivered_often_is_not_given_back(floor, headers, may):
+    assignment = floor.assignment(Properties(message_id="id").with_headers(headers))
+    assert may_be_given_back(assignment) is may
+
+
+def test_what_has_a_lease_is_not_given_back(floor):
+    assignment = floor.assignment()
+    assignment.lease = object()  # it is enough that there is one
+    assert not may_be_given_back(assignment)
 
 
 def test_a_worker_that_has_died_is_passed_over(floor):

@@ -239,7 +239,11 @@ def test_a_body_that_is_not_what_its_encoding_says_is_unreadable(kind, encoding,
         (b"\xff", "application/json", "the body is not application/json: "),
         (b"[" * 100_000, "application/json", "application/json: nested too deeply to be read"),
         (b"\xff", "text/plain", "the body is not text/plain: 'utf-8' codec can't decode"),
-        (b"x", "text/plain; charset=klingon", "the body is not text/plain: charset 'klingon' is not one of ascii, "),
+        (
+            b"x",
+            "text/plain; charset=klingon",
+            "the body is not text/plain: charset 'klingon' is not one of ascii, ",
+        ),
         (b"x", "text/plain; charset=hex", "the body is not text/plain: charset 'hex' is not one of ascii, "),
     ],
 )
