@@ -25,12 +25,11 @@ from taskqueue.logs import Log
 from taskqueue.properties import Properties
 from taskqueue.rpc import calls
 from taskqueue.workitem import (
-    DUE,
     FORMATS,
     Format,
     Route,
+    due_of,
     find_route,
-    moment,
     new_id,
     rejected,
     shorten,
@@ -165,6 +164,7 @@ class Dispatcher(Part):
             came = passage.properties = Properties.decode(delivery.properties)
             passage.id = came.message_id or new_id()
             route = find_route(came, delivery.body, self._formats)
+            passage.due = due_of(came)
             named = came if came.message_id else came.replace(message_id=passage.id)
             amqp = self._publishing.amqp
             properties = travelling(
@@ -178,7 +178,6 @@ class Dispatcher(Part):
             self._reject(passage, str(error))
             return
         raw = delivery.properties if properties is came else properties.encode()
-        passage.due = moment(properties, DUE)
         self._publish(passage, worker_queue(route.worker_type), raw, route.body)
 
     def _publish(self, passage: Passage, queue: str, raw: bytes, body: bytes) -> None:

@@ -191,20 +191,28 @@ def kept_copy(run: Run, reason: str, queue: str) -> Properties:
         words.ENDED: run.ended,
         words.POSSIBLY_DOUBLED: run.possibly_doubled or None,
         words.DUE: None,
+        words.WAIT: None,
     }
     return again(run.properties).with_headers(headers)
 
 
-def next_run(run: Run, counter: str, count: int, due: float | None) -> Properties:
+def next_run(run: Run, counter: str, count: int, delay: float) -> Properties:
     """Return the properties with which a workitem goes back to its queue.
 
     Args:
         run: the run that failed.
         counter: the header that counts such ends.
         count: its new value.
-        due: when it is to run, in seconds since 1970; None for at once.
+        delay: seconds until it is to run.
     """
-    headers = {words.ATTEMPT: run.attempt + 1, counter: count, words.DUE: due}
+    headers: dict[str, Any] = {
+        words.ATTEMPT: run.attempt + 1,
+        counter: count,
+        words.DUE: None,
+        words.WAIT: None,
+    }
+    if delay:
+        headers |= {words.DUE: time.time() + delay, words.WAIT: float(delay)}
     return again(run.properties).with_headers(headers)
 
 

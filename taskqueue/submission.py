@@ -124,7 +124,7 @@ class _Run:
         reply_to = words.DIRECT_REPLY if self._on_result else None
         properties = words.submitted(worker_type, id_, content_type, reply_to)
         if delay:
-            due = {words.DUE: time.time() + delay}
+            due = {words.DUE: time.time() + delay, words.WAIT: delay}
             properties = Properties.decode(properties).with_headers(due).encode()
         if self._on_result:
             self._awaited.add(id_)

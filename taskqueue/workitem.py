@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from taskqueue.encodings import UnreadableEncoding, compress, decompress, is_compressed
-from taskqueue.errors import Unroutable, WorkitemUnreadable
+from taskqueue.errors import LONGEST_DELAY, Unroutable, WorkitemUnreadable
 from taskqueue.headers import MalformedProperties, as_bytes, short_string_pieces
 from taskqueue.properties import Form, Properties, content_type_of, has_content_encoding
 from taskqueue.rpc import jsonrpc
@@ -41,6 +41,7 @@ CRASHES: Final = HEADER + "crashes"
 FAILURES: Final = HEADER + "failures"
 HISTORY: Final = HEADER + "history"
 DUE: Final = HEADER + "due"
+WAIT: Final = HEADER + "wait"
 DEADLINE: Final = HEADER + "deadline"
 PUBLISHER: Final = HEADER + "user"
 HOST: Final = HEADER + "host"
@@ -56,8 +57,9 @@ ORIGINAL: Final = HEADER + "original"
 REPLY_TO: Final = HEADER + "reply-to"
 
 #: Those of them that a producer may set.
-_PRODUCERS: Final = frozenset((DUE, DEADLINE, NOTIFY))
+_PRODUCERS: Final = frozenset((DUE, WAIT, DEADLINE, NOTIFY))
 _PUBLISHER: Final = PUBLISHER.encode()
+_WAIT: Final = WAIT.encode()
 
 #: Bytes of JSON that a dispatcher decodes to find the worker type; decoded, they take up to 30 times as much.
 LARGEST_READ: Final = 16 * 1024 * 1024
@@ -487,6 +489,34 @@ def moment(properties: Properties, header: str) -> float | None:
     if isinstance(value, datetime):
         return value.timestamp()
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def due_of(properties: Properties) -> float | None:
+    """Return when a workitem is to run, in seconds since 1970 by this host's clock; None for at once.
+
+    A delay that was meant as one (the header WAIT: seconds that are left of it) ends after that time,
+    whichever way the clock was set meanwhile or another host's differs; a workitem that had to wait for a
+    worker as well is due by its time. Raises Unroutable for a time more than ten years ahead.
+    """
+    due, now = moment(properties, DUE), time.time()
+    if due is None:
+        return None
+    if not due <= now + LONGEST_DELAY:
+        raise Unroutable(
+            f"{DUE} is {due:g}, more than ten years ahead; expected seconds since 1970, now {now:.0f}"
+        )
+    wait = moment(properties, WAIT)
+    return due if wait is None or not wait < due - now else now + max(0.0, wait)
+
+
+def with_wait(raw: bytes, seconds: float) -> bytes:
+    """Return properties, as AMQP writes them, with what is left of a delay, if they have one."""
+    if _WAIT not in raw:
+        return raw
+    properties = Properties.decode(raw)
+    if moment(properties, WAIT) is None:
+        return raw
+    return properties.with_headers({WAIT: max(0.0, seconds)}).encode()
 
 
 # --- in the worker -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Provider, Queue, rung
+from taskqueue.workitem import with_wait
 
 _TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was gone
 
@@ -36,8 +37,12 @@ class Delays(Part):
 
     def publish(self, publication: Publication, due: float) -> None:
         """Publish a message so that it comes to `publication.queue` at about `due` (seconds since 1970)."""
-        step = rung(due - time.time())
+        wait = due - time.time()
+        step = rung(wait)
         publication.exchange = step.name
+        publication.properties = with_wait(
+            publication.properties, wait - step.arguments["x-message-ttl"] / 1000
+        )
         self._provide([Queue(publication.queue), step], publication)
 
     def publish_again(self, publication: Publication) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands have, and where a broker's address comes from."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import click
 
 from taskqueue import address
 from taskqueue.config import AmqpSettings
-from taskqueue.errors import ConfigError
+from taskqueue.errors import LONGEST_DELAY, ConfigError
 
 #: Other commands find these here, beside the options that they go with.
 VARIABLE, SYSTEM_CONFIG = address.VARIABLE, address.SYSTEM_CONFIG
@@ -17,6 +18,24 @@ given_address, find_address = address.given_address, address.find_address
 file_address, private_address = address.file_address, address.private_address
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
+    """A number of seconds, at most ten years of them."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; click reports anything else."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= LONGEST_DELAY:
+            self.fail(
+                f"expected a number of seconds from 0 to {LONGEST_DELAY:.0f}, found {value!r}.", param, ctx
+            )
+        return seconds
 
 
 def config_option(command: _F) -> _F:

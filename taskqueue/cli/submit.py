@@ -28,12 +28,10 @@ def _checked(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.argument("worker_type", metavar="TYPE", callback=_checked)
 @click.argument("body", default="-")
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="With --wait: how long at most."
-)
+@click.option("--timeout", type=options.Seconds(), metavar="SECONDS", help="With --wait: how long at most.")
 @click.option(
     "--delay",
-    type=click.FloatRange(min=0),
+    type=options.Seconds(),
     metavar="SECONDS",
     default=0.0,
     help="Have it run no sooner than in so many seconds.",

@@ -61,8 +61,8 @@ class Assignment:
 
     @property
     def due(self) -> float | None:
-        """When it is to run, in seconds since 1970; None for at once."""
-        return words.moment(self.properties, words.DUE)
+        """When it is to run, in seconds since 1970; None for at once. Raises Unroutable, see due_of."""
+        return words.due_of(self.properties)
 
     @property
     def deadline(self) -> float | None:

@@ -77,15 +77,14 @@ class Settlement:
     def run_later(self, assignment: Assignment, run: Run, error: str, delay: float) -> None:
         """Have a workitem whose handler raised run again in `delay` seconds; its history travels along."""
         run = results.with_history(run, "failed", error)
-        due = time.time() + delay
-        properties = results.next_run(run, words.FAILURES, assignment.failures + 1, due)
-        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+        properties = results.next_run(run, words.FAILURES, assignment.failures + 1, delay)
+        self._begin(assignment, [self._to_worker(assignment, properties)], time.time() + delay)
 
     def run_after_crash(self, assignment: Assignment, run: Run, cause: Crash, delay: float) -> None:
         """Have a workitem whose worker crashed run again in `delay` seconds; its history travels along."""
         run = results.with_history(run, "crashed", cause.text, cause.peak_memory)
         due = time.time() + delay if delay else None
-        properties = results.next_run(run, words.CRASHES, assignment.crashes + 1, due)
+        properties = results.next_run(run, words.CRASHES, assignment.crashes + 1, delay)
         self._begin(assignment, [self._to_worker(assignment, properties)], due)
 
     def postpone(self, assignment: Assignment, due: float) -> None:

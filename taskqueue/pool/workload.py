@@ -13,6 +13,7 @@ from taskqueue.broker.session import Session
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import Provider
 from taskqueue.config import GroupSettings
+from taskqueue.errors import Unroutable
 from taskqueue.headers import MalformedProperties
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
@@ -168,7 +169,12 @@ class Workload:
 
     def _is_timely(self, assignment: Assignment) -> bool:
         """Tell whether a workitem is to run now; else see to what becomes of it."""
-        now, deadline, due = time.time(), assignment.deadline, assignment.due
+        now, deadline = time.time(), assignment.deadline
+        try:
+            due = assignment.due
+        except Unroutable as error:
+            self._judge.reject(assignment, str(error))
+            return False
         if deadline is not None and deadline < now:
             reason = "its expiration passed before a worker was free"
             self._judge.give_up(assignment, "WorkitemExpired", reason)

@@ -160,6 +160,22 @@ def test_submit_waits_for_the_result_of_a_workitem_with_a_delay(ground: Ground) 
     assert time.time() >= before + 1.2 - EARLY
 
 
-def test_a_negative_delay_is_refused(ground: Ground) -> None:
-    done = run_cli("submit", "echo", "1", "--delay", "-1", env={"TASKQUEUE_AMQP": ground.url})
+@pytest.mark.parametrize("queue", ["taskqueue", "worker_echo"])
+@pytest.mark.parametrize("due", [1e300, 1_800_000_000_000])
+def test_what_is_due_in_more_than_ten_years_is_rejected(ground: Ground, queue: str, due: float) -> None:
+    start(ground)
+    ground.foreign.declare("worker_echo")
+    headers = {"x-taskqueue-due": due}
+    ground.foreign.publish(b"1", queue, type="echo", message_id="late", application_headers=headers)
+    wait_until(lambda: ground.foreign.depth("taskqueue_rejected"))
+    kept = ground.foreign.get("taskqueue_rejected")
+    assert kept.properties["message_id"] == "late"
+    assert "more than ten years ahead; expected seconds since 1970" in kept.headers["x-taskqueue-reason"]
+
+
+@pytest.mark.parametrize("option", ["--delay", "--timeout"])
+@pytest.mark.parametrize("number", ["-1", "inf", "nan", "1e300", "1800000000000", "soon"])
+def test_a_number_of_seconds_that_is_none_is_refused(ground: Ground, option: str, number: str) -> None:
+    done = run_cli("submit", "echo", "1", "--wait", option, number, env={"TASKQUEUE_AMQP": ground.url})
     assert done.returncode == 2
+    assert f"'{option}': expected a number of seconds from 0 to 315576000, found '{number}'." in done.stderr

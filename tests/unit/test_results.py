@@ -227,15 +227,18 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
     }
 
 
-@pytest.mark.parametrize(
-    ("counter", "due", "when"), [(words.CRASHES, None, {}), (words.FAILURES, 12.5, {words.DUE: 12.5})]
-)
-def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, due, when):
-    old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5}
+@pytest.mark.parametrize(("counter", "delay"), [(words.CRASHES, 0), (words.FAILURES, 12.5)])
+def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, delay):
+    old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5, words.WAIT: 3}
     properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
-    back = next_run(ran(properties), counter, 2, due)
+    before = time.time()
+    back = next_run(ran(properties), counter, 2, delay)
+    headers = back.headers
+    if delay:
+        assert before + delay <= headers.pop(words.DUE) <= time.time() + delay
+        assert headers.pop(words.WAIT) == delay
     counted = {words.ATTEMPT: 4, words.CRASHES: 1, words.FAILURES: 1} | {counter: 2}
-    assert back.headers == {"mine": 1} | counted | when
+    assert headers == {"mine": 1} | counted
     assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
 
 

@@ -1,5 +1,6 @@
 """Whether and when a workitem runs again, and on which rung of the ladder it waits meanwhile."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from taskqueue import workitem as words
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import LADDER, rung
 from taskqueue.config import GroupSettings
-from taskqueue.errors import Retry
+from taskqueue.errors import Retry, Unroutable
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.frames import Outcome, Verdict
 from taskqueue.pool.retries import MOST_REQUESTS, crash_delay, retry_delay
@@ -143,6 +144,29 @@ def test_a_due_header_that_is_no_time_is_ignored(garbage):
 def test_a_due_header_is_seconds_since_1970():
     assert assignment(due=12.5).due == 12.5
     assert assignment(due=12).due == 12
+
+
+@pytest.mark.parametrize("due", [1e300, float("inf"), float("nan"), 1_800_000_000_000.0, 2**62])
+def test_a_due_header_beyond_ten_years_is_no_workitem(due):
+    with pytest.raises(Unroutable, match="more than ten years ahead; expected seconds since 1970"):
+        assignment(due=due).due  # noqa: B018 -- reading it raises
+
+
+@pytest.mark.parametrize(
+    ("due", "wait", "expected"),
+    [
+        (3600, 1, 1),  # the clock was set back by an hour, or another host's is an hour ahead
+        (-3600, 1, -3600),  # it had to wait for a worker for longer than that
+        (5, None, 5),
+        (5, "soon", 5),
+        (5, float("nan"), 5),
+        (5, -3, 0),
+    ],
+)
+def test_a_delay_ends_after_its_time_whatever_the_clock_says(due, wait, expected):
+    now = time.time()
+    delayed = assignment(due=now + due, wait=wait)
+    assert delayed.due == pytest.approx(now + expected, abs=5)
 
 
 @pytest.mark.parametrize("garbage", ["two", -3, 0, [1]])
