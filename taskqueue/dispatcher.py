@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from taskqueue import plugins
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
@@ -19,20 +18,25 @@ from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, may_come_back, worker_queue
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
-from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus, Unroutable
+from taskqueue.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ExitStatus,
+    TaskqueueError,
+    UnknownTask,
+    Unroutable,
+)
 from taskqueue.headers import MalformedProperties
 from taskqueue.logs import Log
 from taskqueue.properties import Properties
-from taskqueue.rpc import calls
+from taskqueue.results import Failure
+from taskqueue.rpc import calls, jsonrpc
 from taskqueue.workitem import (
-    FORMATS,
     Format,
-    Route,
     due_of,
     find_route,
     new_id,
     rejected,
-    shorten,
     travelling,
 )
 
@@ -40,40 +44,8 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
 
 _MOST_BYTES: Final = 64 * 1024 * 1024  # in flight; a window of large workitems is smaller than its number
 _NONE: Final = Properties()  # of a message whose own cannot be read
+_ANSWER_PATIENCE: Final = 2.0  # seconds that a reply waits for room in its queue
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
-
-
-def load_formats(content_types: tuple[str, ...]) -> dict[str, Format]:
-    """Return the formats by content type: the built-in ones, and the plugins that are named.
-
-    PluginError where a named one is not installed. Their code runs in the dispatcher, beside the
-    broker's password; that is why they must be named.
-    """
-    return dict(FORMATS) | {
-        name: _guarded(name, plugins.load(name, plugins.FORMATS)) for name in content_types
-    }
-
-
-def _guarded(name: str, read: Format) -> Format:
-    """Return a plugin's format that does nothing worse than reject: a message must not end the dispatcher."""
-
-    def guarded(body: bytes) -> Route:
-        try:
-            route = read(body)
-        except Unroutable:
-            raise
-        except (Exception, SystemExit) as error:
-            reason = shorten(f"{type(error).__name__}: {error}", 200)
-            raise Unroutable(f"the plugin for {name} cannot read it: {reason}") from error
-        if not isinstance(route, Route) or not isinstance(route.body, bytes):
-            raise Unroutable(
-                f"the plugin for {name} made a {type(route).__name__}, expected a Route with bytes"
-            )
-        if not isinstance(route.content_type, str | None):
-            raise Unroutable(f"the plugin for {name} made a Route whose content type is no str")
-        return route
-
-    return guarded
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +57,7 @@ class Passage:
     id: str
     due: float | None = None  # when it is to run, in seconds since 1970; None for at once
     reason: str = ""  # why it is rejected
+    is_answered: bool = False  # whether whoever asked for a reply has been told that
     is_bare: bool = False  # its properties were too much to be kept
 
 
@@ -159,12 +132,13 @@ class Dispatcher(Part):
 
     def _dispatch(self, delivery: Delivery) -> None:
         """Send a message to the queue of its worker type, or to the rejected ones."""
-        passage = Passage(delivery, _NONE, "")
+        passage, code = Passage(delivery, _NONE, ""), jsonrpc.SERVER_ERROR
         try:
             came = passage.properties = Properties.decode(delivery.properties)
             passage.id = came.message_id or new_id()
-            route = find_route(came, delivery.body, self._formats)
             passage.due = due_of(came)
+            code = jsonrpc.METHOD_NOT_FOUND  # from here on, what is wrong is the worker type
+            route = find_route(came, delivery.body, self._formats)
             named = came if came.message_id else came.replace(message_id=passage.id)
             amqp = self._publishing.amqp
             properties = travelling(
@@ -175,7 +149,7 @@ class Dispatcher(Part):
                 is_cluster=amqp.is_cluster,
             )
         except (Unroutable, MalformedProperties) as error:
-            self._reject(passage, str(error))
+            self._reject(passage, str(error), code)
             return
         raw = delivery.properties if properties is came else properties.encode()
         self._publish(passage, worker_queue(route.worker_type), raw, route.body)
@@ -220,10 +194,59 @@ class Dispatcher(Part):
             del self._open[passage]
             self._subscription.leave(passage.delivery)
 
-    def _reject(self, passage: Passage, reason: str) -> None:
-        """Keep what cannot be routed, with the reason and its properties, where it can be found."""
+    def _reject(
+        self,
+        passage: Passage,
+        reason: str,
+        code: int = jsonrpc.SERVER_ERROR,
+        error: type[TaskqueueError] = Unroutable,
+    ) -> None:
+        """Tell whoever asked for a reply that a message is rejected; then keep it.
+
+        Args:
+            passage: the message's.
+            reason: why it is rejected.
+            code: what a JSON-RPC response says.
+            error: what the reply calls it.
+        """
         self._log.warning("rejected: %s", reason, workitem=passage.id or None)
         passage.reason, passage.due = reason, None
+        answer = None if passage.is_answered else self._answer_to(passage, error.__name__, code)
+        if answer is None:
+            self._keep(passage)
+            return
+        passage.is_answered = True
+        self._open[passage] = answer
+        self._publisher.publish(answer)
+        self._await_answer(passage, answer)
+
+    def _answer_to(self, passage: Passage, error: str, code: int) -> Publication | None:
+        return calls.refusal(
+            passage.properties,
+            passage.id,
+            passage.delivery.body,
+            Failure(error, passage.reason, code=code),
+            lambda answer, fate, why: self._answered(passage, answer, fate, why),
+        )
+
+    def _await_answer(self, passage: Passage, answer: Publication) -> None:
+        self._loop.call_later(_ANSWER_PATIENCE, lambda: self._give_up_full(passage, answer))
+
+    def _give_up_full(self, passage: Passage, answer: Publication) -> None:
+        """Let nobody hold the dispatcher's window by asking for replies in a queue that is full."""
+        if self._open.get(passage) is not answer:
+            return
+        if answer.retries:
+            self._publisher.withdraw(answer)
+            self._answered(passage, answer, Fate.REFUSED, f"queue {answer.queue} takes nothing")
+        else:  # not yet sent, or not yet confirmed
+            self._await_answer(passage, answer)
+
+    def _answered(self, passage: Passage, answer: Publication, fate: Fate, reason: str) -> None:
+        if self._open.get(passage) is not answer:
+            return
+        if fate is not Fate.CONFIRMED:
+            self._log.warning("its producer cannot be answered: %s", reason, workitem=passage.id)
         self._keep(passage)
 
     def _keep(self, passage: Passage) -> None:
@@ -248,8 +271,9 @@ class Dispatcher(Part):
     def _provide_queue(self, passage: Passage, publication: Publication) -> None:
         """Make the queue of a type that nobody serves yet: the work waits there for the plugin."""
         queue = publication.queue
-        if queue != REJECTED and calls.is_call(publication.body):
-            self._reject_call(passage, queue)
+        if queue != REJECTED and calls.is_call(passage.properties, publication.body):
+            reason = f"there is no queue {queue}: nobody serves it"  # no plugin will come for it
+            self._reject(passage, reason, jsonrpc.METHOD_NOT_FOUND, UnknownTask)
             return
         if queue != REJECTED and queue not in self._declared:
             if len(self._declared) >= self._settings.max_types:
@@ -265,29 +289,6 @@ class Dispatcher(Part):
             done=lambda: self._send_again(passage, publication),
             failed=lambda reason: self._declaration_failed(passage, publication, reason),
         )
-
-    def _reject_call(self, passage: Passage, queue: str) -> None:
-        """Tell the caller of a call that nobody serves, and keep the call: no plugin will come for it."""
-        reason = f"there is no queue {queue}: nobody serves it"
-        answer = calls.unknown_task(
-            passage.properties,
-            passage.id,
-            passage.delivery.body,
-            reason,
-            lambda answer, fate, why: self._answered(passage, answer, fate, why),
-        )
-        if answer is None:
-            self._reject(passage, reason)
-            return
-        passage.reason, passage.due = reason, None
-        self._open[passage] = answer
-        self._publisher.publish(answer)
-
-    def _answered(self, passage: Passage, answer: Publication, fate: Fate, reason: str) -> None:
-        if self._open.get(passage) is answer:
-            if fate is Fate.REFUSED:
-                self._log.warning("its caller cannot be answered: %s", reason, workitem=passage.id)
-            self._reject(passage, passage.reason)
 
     def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
         if publication.queue != REJECTED and not may_come_back(reason):

@@ -8,6 +8,7 @@ from taskqueue import config, processes
 from taskqueue.config import AmqpSettings, Settings
 from taskqueue.daemon import Signals, notify
 from taskqueue.errors import ConfigError, TaskqueueError
+from taskqueue.formats import load_formats
 from taskqueue.keeper import Child, Keeper
 from taskqueue.logs import Log
 from taskqueue.pool import privileges
@@ -52,7 +53,7 @@ class DispatcherFleet(Keeper):
         self.begin()
 
     def _dispatch(self, settings: Settings) -> int:
-        from taskqueue.dispatcher import SIGNALS, Dispatcher, load_formats  # noqa: PLC0415 -- brings pika in
+        from taskqueue.dispatcher import SIGNALS, Dispatcher  # noqa: PLC0415 -- brings pika in
 
         parent = os.getppid()
         try:

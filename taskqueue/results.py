@@ -12,7 +12,7 @@ from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
 from taskqueue.headers import MalformedProperties, as_bytes, header_table, short_string_pieces, table_pieces
 from taskqueue.properties import Form, Properties
 from taskqueue.rpc import jsonrpc
-from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, ruote_type, shorten
+from taskqueue.workitem import BINARY, JSON, TEXT, Workitem, decode_body, is_untravelable, shorten
 
 SUCCEEDED: Final = "succeeded"
 FAILED: Final = "failed"
@@ -99,7 +99,7 @@ def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
         return jsonrpc.errors(body, failure.code, failure.message or failure.type, data)
     error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
     try:
-        if isinstance(body, dict) and ruote_type(body) is not None:
+        if words.is_ruote(body):
             return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
         return _compact({"error": error, "workitem": body})
     except (ValueError, RecursionError):  # what could just be read, but not written

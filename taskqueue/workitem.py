@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from taskqueue.encodings import UnreadableEncoding, compress, decompress, is_compressed
 from taskqueue.errors import LONGEST_DELAY, Unroutable, WorkitemUnreadable
@@ -241,13 +241,17 @@ def _read_plain(properties: Properties, body: bytes, formats: Mapping[str, Forma
     return reader(body)
 
 
-def begins_as_json(body: bytes) -> bool:
-    """Tell whether a body begins as a JSON object or array, in any encoding that `jsonrpc.text_of` knows."""
-    return _JSON_BEGINS.match(body) is not None
+def begins_as_json(body: bytes, bracket: str = "{[") -> bool:
+    """Tell whether a body begins as a JSON object or array, in any encoding that `jsonrpc.text_of` knows.
+
+    bracket -- which of the two it is
+    """
+    begins = _JSON_BEGINS.match(body)
+    return begins is not None and begins[1].decode() in bracket
 
 
 #: A byte order mark, white space, and a brace or bracket; UTF-16 and UTF-32 have zeros between them.
-_JSON_BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf|\0\0\xfe\xff|\xff\xfe|\xfe\xff)?[\0 \t\n\r]{0,100}+[{\[]")
+_JSON_BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf|\0\0\xfe\xff|\xff\xfe|\xfe\xff)?[\0 \t\n\r]*+([{\[])")
 
 
 def checked_type(name: object) -> str:
@@ -284,17 +288,22 @@ def read_json(body: bytes) -> Route:
 
 
 def _read_batch(body: bytes) -> Route | None:
-    """Route a batch by its first request: one worker performs all of it, and answers by one list."""
-    begins = _JSON_BEGINS.match(body)
-    if begins is None or begins[0][-1:] != b"[":
+    """Route a batch by its first valid request: one worker performs all of it, and answers by one list."""
+    if not begins_as_json(body, "["):
         return None
     try:
-        batch = jsonrpc.decode(body)
-    except (ValueError, RecursionError):
-        return None
-    if not jsonrpc.is_batch(batch):
+        batch = jsonrpc.decode_batch(body)
+    except jsonrpc.TooManyRequests as error:
+        raise Unroutable(str(error)) from None
+    except RecursionError:
+        raise Unroutable("the body is JSON nested too deeply to be read") from None
+    except ValueError as error:
+        raise Unroutable(f"the body is not JSON: {_json_complaint(error)}") from None
+    request = next(filter(jsonrpc.is_request, batch), None)
+    request = next(filter(jsonrpc.is_valid, batch), request)
+    if request is None:
         raise Unroutable("the JSON array is no JSON-RPC 2.0 batch: none of its elements is a request")
-    return Route(checked_type(next(filter(jsonrpc.is_request, batch))["method"]), body)
+    return Route(checked_type(request["method"]), body)
 
 
 def read_text(body: bytes) -> Route:
@@ -316,7 +325,10 @@ def ruote_type(workitem: Any) -> Any:
     return workitem
 
 
-_SPACE: Final = re.compile(r"[ \t\n\r]*")
+def is_ruote(workitem: Any) -> TypeGuard[dict[str, Any]]:
+    """Tell whether something is a Ruote workitem, routable or not: it has an expression's id and fields."""
+    is_whole = isinstance(workitem, dict) and "fei" in workitem and isinstance(workitem.get("fields"), dict)
+    return is_whole or ruote_type(workitem) is not None
 
 
 def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
@@ -326,7 +338,7 @@ def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
     """
     try:
         text = jsonrpc.text_of(body)
-        return _object_members(text, _skip_space(text, 0))
+        return _object_members(text, jsonrpc.skip_space(text, 0))
     except UnicodeDecodeError as error:
         name = error.encoding.upper()
         raise Unroutable(f"the body is not JSON: byte {error.start} is not {name}") from None
@@ -344,29 +356,18 @@ def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:
     if text[at : at + 1] != "{":
         raise Unroutable(f"the body is not a JSON object: it begins with {text[at : at + 20]!r}")
     members: dict[str, tuple[Any, str]] = {}
-    at = _skip_space(text, at + 1)
+    at = jsonrpc.skip_space(text, at + 1)
     while text[at : at + 1] != "}":
         if members:
-            at = _skip_space(text, _expect(text, at, ","))
-        name, at = jsonrpc.scan(text, _expect(text, at, '"') - 1)
-        start = _skip_space(text, _expect(text, _skip_space(text, at), ":"))
+            at = jsonrpc.skip_space(text, jsonrpc.expect(text, at, ","))
+        name, at = jsonrpc.scan(text, jsonrpc.expect(text, at, '"') - 1)
+        start = jsonrpc.skip_space(text, jsonrpc.expect(text, jsonrpc.skip_space(text, at), ":"))
         value, end = jsonrpc.scan(text, start)
         members[name] = (value, text[start:end])
-        at = _skip_space(text, end)
-    if _skip_space(text, at + 1) != len(text):
+        at = jsonrpc.skip_space(text, end)
+    if jsonrpc.skip_space(text, at + 1) != len(text):
         raise ValueError(f"text goes on after the object, at character {at + 1}")
     return members
-
-
-def _skip_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _expect(text: str, at: int, character: str) -> int:
-    if text[at : at + 1] != character:
-        raise ValueError(f"expected {character!r} at character {at}, found {text[at : at + 1]!r}")
-    return at + 1
 
 
 # --- from the dispatcher on --------------------------------------------------------------------

@@ -121,11 +121,14 @@ class Settlement:
         self._begin(assignment, self._reports(assignment, run, STATUS_CANCELLED, words.JSON, body))
 
     def reject(self, assignment: Assignment, reason: str) -> None:
-        """Keep a message that is no workitem."""
-        came = assignment.properties
+        """Keep a message that is no workitem, and tell whoever asked for a reply."""
+        came, now = assignment.properties, time.time()
+        body = results.encode_failure(Failure("Unroutable", reason), None)
+        run = assignment.run("", now, now)
+        reports = self._reports(assignment, run, STATUS_REJECTED, words.JSON, body) if came.reply_to else []
         queue, login = worker_queue(assignment.worker_type), words.login_of(came)
         properties = words.rejected(came, reason, queue, login or "")
-        self._begin(assignment, [self._to(assignment, REJECTED, properties.encode())])
+        self._begin(assignment, [*reports, self._to(assignment, REJECTED, properties.encode())])
 
     def connection_lost(self) -> None:
         """Note what nobody knows the fate of: all that is unconfirmed."""

@@ -5,15 +5,20 @@ Everything here is a pure function of values; a body is what its JSON gave.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 SERVER_ERROR: Final = -32000  # ours, from the range that is left to servers: the function raised
 CANCELLED: Final = -32001  # ours: its caller wanted no result any more
+
+
+MOST_REQUESTS: Final = 1000  # in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,54 @@ def text_of(body: bytes) -> str:
     return body.decode(json.detect_encoding(body), "surrogatepass")
 
 
+class TooManyRequests(ValueError):
+    """An array has more elements than a batch may have."""
+
+
+def decode_batch(body: bytes) -> list[Any]:
+    """Return the elements of a JSON array; after MOST_REQUESTS of them nothing more is decoded.
+
+    Raises TooManyRequests, and ValueError or RecursionError where it is no array.
+    """
+    text = text_of(body)
+    elements: list[Any] = []
+    at = skip_space(text, expect(text, skip_space(text, 0), "["))
+    while text[at : at + 1] != "]":
+        if elements:
+            at = skip_space(text, expect(text, at, ","))
+        if len(elements) == MOST_REQUESTS:
+            raise TooManyRequests(f"a batch has more than {MOST_REQUESTS} requests")
+        element, at = _scan(text, at)
+        elements.append(element)
+        at = skip_space(text, at)
+    if skip_space(text, at + 1) != len(text):
+        raise ValueError(f"text goes on after the array, at character {at + 1}")
+    return elements
+
+
+def _scan(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return scan(text, at)
+    except StopIteration:
+        raise ValueError(f"no value at {at}") from None
+
+
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+
+
+def skip_space(text: str, at: int) -> int:
+    """Return where JSON's white space ends that begins at a place of a text."""
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def expect(text: str, at: int, character: str) -> int:
+    """Return the place behind a character; ValueError where another stands there."""
+    if text[at : at + 1] != character:
+        raise ValueError(f"expected {character!r} at character {at}, found {text[at : at + 1]!r}")
+    return at + 1
+
+
 def is_request(body: Any) -> bool:
     """Tell whether a body is a request or a notification."""
     return isinstance(body, dict) and body.get("jsonrpc") == "2.0" and "method" in body
@@ -70,6 +123,11 @@ def is_request(body: Any) -> bool:
 def is_batch(body: Any) -> bool:
     """Tell whether a body is a batch: a list with a request in it; what else is in it is in error."""
     return isinstance(body, list) and any(map(is_request, body))
+
+
+def is_valid(body: Any) -> bool:
+    """Tell whether a body is a request as the specification has it (section 4), whoever serves the method."""
+    return is_request(body) and isinstance(body["method"], str) and arguments(body) is not None
 
 
 def is_notification(body: Mapping[str, Any]) -> bool:
@@ -111,8 +169,28 @@ def errors(body: Any, code: int, message: str, data: Mapping[str, Any]) -> bytes
     """Return the response to a request or a batch that failed as a whole; b"" where none is wanted."""
     if is_request(body):
         return b"" if is_notification(body) else encode(error(id_of(body), code, message, data))
-    asked = [each for each in body if isinstance(each, dict) and not is_notification(each)]
-    return encode([error(id_of(each), code, message, data) for each in asked]) if asked else b""
+    answers = [
+        error(id_of(each), code, message, data) if is_request(each) else invalid(each)
+        for each in body
+        if not (is_request(each) and is_notification(each))
+    ]
+    return encode(answers) if answers else b""
+
+
+def invalid(body: Any) -> dict[str, Any]:
+    """Return the response to what is no request; its id is null where it has none (sections 5 and 7)."""
+    id_ = id_of(body) if isinstance(body, dict) else None
+    return error(id_, INVALID_REQUEST, "no JSON-RPC 2.0 request")
+
+
+def refusal(body: Any, code: int, message: str, data: Mapping[str, Any]) -> bytes:
+    """Return the response to a request or a batch, well formed or not, that nobody performs.
+
+    b"" where none is wanted: a notification has none, unless it is malformed.
+    """
+    if isinstance(body, list):
+        return encode(invalid(body)) if not body else errors(body, code, message, data)
+    return errors(body, code, message, data) if is_valid(body) else encode(invalid(body))
 
 
 def response(body: Any, value: Any) -> bytes:

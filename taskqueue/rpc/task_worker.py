@@ -82,8 +82,8 @@ class TaskWorker(BaseWorker):
 
     def _respond(self, request: Any) -> dict[str, Any] | None:
         """Return the response to one request of a batch, whatever it comes to; None to a notification."""
-        if not jsonrpc.is_request(request):
-            return jsonrpc.error(None, jsonrpc.INVALID_REQUEST, "no JSON-RPC 2.0 request")
+        if not jsonrpc.is_valid(request):
+            return jsonrpc.invalid(request)
         try:
             response = jsonrpc.result(request, self._answer(request))
             jsonrpc.encode(response)

@@ -15,7 +15,7 @@ from taskqueue import workitem as words
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import FAILED, REJECTED, TASKQUEUE, worker_queue
 from taskqueue.config import GroupSettings
-from taskqueue.errors import CallTimeout, Unroutable
+from taskqueue.errors import CallTimeout, TaskqueueError, UnknownTask, Unroutable
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import FrameReader, Outcome, Service, Task
@@ -25,8 +25,8 @@ from taskqueue.pool.notices import Notices, are_wanted
 from taskqueue.pool.settlement import Settlement
 from taskqueue.pool.workload import groups_of
 from taskqueue.properties import Properties
-from taskqueue.results import encode_value
-from taskqueue.rpc import calls, message
+from taskqueue.results import Failure, encode_value
+from taskqueue.rpc import calls, jsonrpc, message
 from taskqueue.rpc import task as tasks
 from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.client import AsyncClient, Client
@@ -249,17 +249,12 @@ class Bench:
         try:
             route = words.find_route(properties, sent.body, words.FORMATS)
         except Unroutable as error:
-            self.put(REJECTED, words.rejected(properties, str(error), TASKQUEUE), sent.body)
+            self._reject(sent, properties, Unroutable, str(error))
             return
         queue = worker_queue(route.worker_type)
-        if route.worker_type not in self._workers and calls.is_call(route.body):
+        if route.worker_type not in self._workers and calls.is_call(properties, route.body):
             reason = f"there is no queue {queue}: nobody serves it"
-            self.put(REJECTED, words.rejected(properties, reason, TASKQUEUE), sent.body)
-            answer = calls.unknown_task(
-                properties, properties.message_id or "", sent.body, reason, lambda *_: None
-            )
-            if answer is not None:
-                self._publisher.publish(answer)
+            self._reject(sent, properties, UnknownTask, reason)
             return
         due = words.moment(properties, words.DUE) or 0.0
         self.put(
@@ -268,6 +263,15 @@ class Bench:
             route.body,
             due,
         )
+
+    def _reject(
+        self, sent: Message, properties: Properties, error: type[TaskqueueError], reason: str
+    ) -> None:
+        failure = Failure(error.__name__, reason, code=jsonrpc.METHOD_NOT_FOUND)
+        answer = calls.refusal(properties, properties.message_id or "", sent.body, failure, lambda *_: None)
+        if answer is not None:
+            self._publisher.publish(answer)
+        self.put(REJECTED, words.rejected(properties, reason, TASKQUEUE), sent.body)
 
     def _perform(self, sent: Message) -> None:
         worker_type = sent.queue.removeprefix(worker_queue(""))

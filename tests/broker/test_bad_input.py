@@ -28,7 +28,7 @@ BAD_BODIES = {
     "truncated within UTF-8": (b'{"worker_type": "good", "workitem": "\xc3', "byte 37 is not UTF-8"),
     "zeros": (ZEROS, "the body is not a JSON object: it begins with "),
     "empty": (b"", "the body is not a JSON object: it begins with ''"),
-    "nested": (NESTED, "the body is not a JSON object: it begins with "),
+    "nested": (NESTED, "the body is JSON nested too deeply to be read"),
     "nested in a native workitem": (
         b'{"worker_type": "good", "workitem": ' + NESTED + b"}",
         "JSON nested too deeply to be read",
@@ -38,7 +38,9 @@ BAD_BODIES = {
         "JSON nested too deeply to be read",
     ),
     "two objects": (native("good") + b"{}", "text goes on after the object"),
-    "an array": (b'["good", 1]', "is not a JSON object"),
+    "an array": (b'["good", 1]', "is no JSON-RPC 2.0 batch: none of its elements is a request"),
+    "a batch of a million": (b"[" + b"{}," * 2_000_000 + b"{}]", "a batch has more than 1000 requests"),
+    "a number": (b"7", "is not a JSON object"),
     "no type": (b'{"workitem": 1}', "the JSON object names no worker type"),
     "no version of JSON-RPC": (b'{"method": "good", "id": 1}', "the JSON object names no worker type"),
     "a path as type": (native("../../x"), "worker type '../../x' is not 1 to 100 of letters"),
@@ -127,8 +129,8 @@ def test_zeros_as_text_are_rejected(ground: Ground) -> None:
 def test_a_wrong_content_type_without_a_type_is_rejected(ground: Ground, content_type: str) -> None:
     rejected(
         ground,
-        native("good"),
-        "no type property, and content type .* is not one of application/json, text/plain",
+        b"good " + native("good"),
+        "no type property, content type .* is not one of application/json, text/plain, and the body",
         content_type=content_type,
     )
 

@@ -1,5 +1,6 @@
 """Calls on the wire: what another language sends and gets, by py-amqp and amqp-tools."""
 
+import gzip
 import json
 import subprocess
 from pathlib import Path
@@ -36,7 +37,7 @@ def ask(served):
 
 
 def send(served, body, queue="taskqueue", **properties):
-    text = body if isinstance(body, str) else json.dumps(body)
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
     served.foreign.publish(text, queue, reply_to="answers", content_type=JSON, **properties)
 
 
@@ -86,6 +87,25 @@ def test_a_batch_is_answered_by_a_list_without_its_notifications(ask):
     )
     assert (invalid["id"], invalid["error"]["code"]) == (None, -32600)
     assert (unknown["id"], unknown["error"]["code"]) == ("5", -32601)
+
+
+@pytest.mark.parametrize("first", [1, {}, {"foo": "boo"}, [], request(1, []), request("../x", "params")])
+def test_a_batch_whose_first_element_is_invalid_is_performed_and_each_element_answered(ask, first):
+    invalid, sum_, other = ask([first, request("add", [5, 6], id=1), 7])
+    assert (invalid["id"], invalid["error"]["code"]) == (None, -32600)
+    assert sum_ == {"jsonrpc": "2.0", "result": 11, "id": 1}
+    assert (other["id"], other["error"]["code"]) == (None, -32600)
+
+
+def test_a_compressed_request_or_one_in_utf_16_that_nobody_serves_is_answered(ask):
+    body = json.dumps(request("nothing", [], id=1))
+    packed = {"content_encoding": "gzip", "type": "nothing"}
+    for encoded, fields in ((body.encode("utf-16"), {}), (gzip.compress(body.encode()), packed)):
+        error = ask(encoded, **fields)["error"]
+        assert (error["code"], error["message"]) == (
+            -32601,
+            "there is no queue worker_nothing: nobody serves it",
+        )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
-from taskqueue.errors import Unroutable
+from taskqueue.errors import Reject, Unroutable
 from taskqueue.worker import BaseWorker
 from taskqueue.workitem import Route
 
@@ -14,6 +14,7 @@ echo = samples:Echo.factory
 tell = samples:Tell.factory
 evaluate = samples:Evaluate.factory
 picky = samples:Picky.factory
+spurn = samples:Spurn.factory
 
 [taskqueue.tasks]
 remote = remote
@@ -61,6 +62,13 @@ class Evaluate(BaseWorker):
 
     def handle_task(self, body: Any) -> Any:
         return eval(body)
+
+
+class Spurn(BaseWorker):
+    """Wants nothing."""
+
+    def handle_task(self, body: Any) -> Any:
+        raise Reject(f"unwanted: {type(body).__name__}")
 
 
 class Picky(BaseWorker):

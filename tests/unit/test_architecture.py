@@ -28,7 +28,7 @@ logs pool.labels
 pool.frames pool.control pool.limits pool.output pool.permits pool.privileges
 worker keeper
 rpc.calls
-pool dispatcher submission kept feed
+pool dispatcher formats submission kept feed
 fleet
 rpc
 testing

@@ -1,6 +1,7 @@
 """What JSON-RPC 2.0 says about ids, batches and notifications; the examples are the specification's."""
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -122,3 +123,67 @@ def test_json_is_read_as_pythons_own_reader_reads_it(text, encoding):
 )
 def test_what_is_hardly_json_ends_as_with_pythons_own_reader(body):
     assert outcome(jsonrpc.decode, body) == outcome(json.loads, body)
+
+
+# --- what nobody performs ---
+
+
+def refused(body):
+    answer = jsonrpc.refusal(body, jsonrpc.METHOD_NOT_FOUND, "why", {})
+    return [(each["error"]["code"], each["id"]) for each in _listed(json.loads(answer))] if answer else None
+
+
+def _listed(answer):
+    return answer if isinstance(answer, list) else [answer]
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        (REQUEST, [(-32601, 1)]),
+        ({"jsonrpc": "2.0", "method": "../x"}, None),
+        ({"jsonrpc": "2.0", "method": 1, "params": "bar"}, [(-32600, None)]),
+        ({"jsonrpc": "2.0", "method": 1, "id": 7}, [(-32600, 7)]),
+        ({"jsonrpc": "2.0", "method": "a", "params": 5, "id": 7}, [(-32600, 7)]),
+        ({"jsonrpc": "2.0", "id": 7}, [(-32600, 7)]),
+        ([], [(-32600, None)]),
+        ([1], [(-32600, None)]),
+        ([1, 2, 3], [(-32600, None)] * 3),
+        ([1, REQUEST], [(-32600, None), (-32601, 1)]),
+        ([{"jsonrpc": "2.0", "method": "a"}, {"foo": "boo"}], [(-32600, None)]),
+        ([{"jsonrpc": "2.0", "method": "a"}], None),
+    ],
+)
+def test_what_nobody_performs_is_answered_as_the_specification_says(body, errors):
+    assert refused(body) == errors
+    assert isinstance(json.loads(jsonrpc.refusal(body or [], -32601, "", {}) or "[]"), list) == bool(
+        (isinstance(body, list) and body) or errors is None
+    )
+
+
+def test_a_batch_is_routed_by_its_first_valid_request():
+    for batch in ([1, REQUEST], [{"foo": "boo"}, REQUEST], [{"jsonrpc": "2.0", "method": 1}, REQUEST]):
+        assert find_route(Properties(), json.dumps(batch).encode(), FORMATS).worker_type == "subtract"
+
+
+@pytest.mark.parametrize("text", ["[]", "[ ]", '[1,"a" , [2] ,{"b":null}]', " \n[\t1 ]\r\n", "[[[]]]"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_a_batch_is_read_as_any_json(text, encoding):
+    assert jsonrpc.decode_batch(text.encode(encoding)) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[", "[1", "[1,", "[,1]", "[1 2]", "[1]]", "[1] x", "[nul]", "1"])
+def test_what_is_no_array_is_no_batch(text):
+    with pytest.raises(ValueError, match=r"expected|value|goes on"):
+        jsonrpc.decode_batch(text.encode())
+
+
+def test_no_more_of_a_batch_is_decoded_than_may_be_performed():
+    assert len(jsonrpc.decode_batch(b"[" + b"{}," * 999 + b"{}]")) == 1000
+    many = b"[" + b"{}," * 3_000_000 + b"{}]"
+    tracemalloc.start()
+    with pytest.raises(jsonrpc.TooManyRequests, match="more than 1000 requests"):
+        jsonrpc.decode_batch(many)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(many) + 1_000_000  # the text, and little beside
