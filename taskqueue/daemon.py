@@ -43,6 +43,7 @@ class PidFile:
         """
         try:
             self._descriptor = _open_locked(self._path)
+            self._status.unlink(missing_ok=True)  # of one that was killed
             os.fchmod(self._descriptor, 0o644)  # whatever the umask
             os.truncate(self._descriptor, 0)
             os.write(self._descriptor, b"%d\n" % os.getpid())
@@ -98,6 +99,7 @@ class Readiness:
     def __init__(self, pidfile: str | None = None, report: int | None = None) -> None:
         self._pidfile = PidFile(pidfile) if pidfile else None
         self._report = report
+        self._failure: tuple[int, str] | None = None
 
     def __enter__(self) -> Self:
         """Take the pid file.
@@ -110,7 +112,7 @@ class Readiness:
             if self._pidfile is not None:
                 self._pidfile.__enter__()
         except TaskqueueError as error:
-            self.failed(error.status, str(error))
+            self._tell(error.status, str(error))
             raise
         return self
 
@@ -121,6 +123,8 @@ class Readiness:
             self.failed(*_explain(error))
         if self._pidfile is not None:
             self._pidfile.__exit__(kind, error, trace)
+        if self._failure is not None:
+            self._tell(*self._failure)
 
     def ready(self) -> None:
         """Say that this process does its work now: to the service manager and to the waiting parent."""
@@ -134,8 +138,11 @@ class Readiness:
             self._pidfile.tell(status)
 
     def failed(self, status: int, message: str) -> None:
-        """Say that this process ends with that exit status, and why; without effect after `ready`."""
-        self._tell(status, message)
+        """Have it said, once this process has ended its work, with which status and why; not after `ready`.
+
+        Whoever is told may start the next one at once, and must not find this one.
+        """
+        self._failure = self._failure or (status, message)
 
     def _tell(self, status: int, message: str) -> None:
         if self._report is None:

@@ -64,6 +64,37 @@ def test_a_start_with_faults_fails_with_the_list_of_them_and_a_running_daemon_go
         running.daemon(name, "status", 3)
 
 
+def test_a_start_right_after_one_that_failed_fails_too_and_nothing_runs(running):
+    running.configure("[amqp]\nurl: amqp://guest:wrong@localhost\n")
+    for name in DAEMONS:
+        running.daemon(name, "stop")
+        for _ in range(3):
+            assert "wrong name or password" in running.daemon(name, "start", 1)
+        running.daemon(name, "status", 3)
+    running.configure(CONFIG)
+    for name in DAEMONS:
+        running.daemon(name, "start")
+        running.daemon(name, "status")
+
+
+def test_starts_at_the_same_time_all_say_what_became_of_the_one_daemon(running):
+    script = """
+        jobs=
+        for daemon in dispatcher dispatcher dispatcher workerpool workerpool workerpool; do
+            /etc/init.d/python-taskqueue-$daemon start & jobs="$jobs $!"
+        done
+        for job in $jobs; do wait $job && status=0 || status=$?; echo "ended with $status"; done
+    """
+    for config, status in (("[amqp]\nurl: amqp://guest:wrong@localhost\n", 1), (CONFIG, 0)):
+        for name in DAEMONS:
+            running.daemon(name, "stop")
+        running.configure(config)
+        assert running.shell(script).count(f"ended with {status}\n") == 6
+        for name in DAEMONS:
+            running.daemon(name, "status", 3 if status else 0)
+            running.daemon(name, "start", status)
+
+
 def test_without_a_broker_the_daemons_start_and_wait_for_it_and_say_so(running):
     for name in DAEMONS:
         running.daemon(name, "stop")

@@ -111,7 +111,15 @@ def test_a_refused_password_is_told_to_who_starts_it(site):
     assert all("no syslog" in warning for warning in warnings)
     assert reason.startswith("cannot start: the broker at 127.0.0.1:")
     assert reason.endswith("wrong name or password")
-    wait_until(lambda: not pidfile.exists())
+
+
+@pytest.mark.parametrize("name", ["workerpool", "dispatcher"])
+def test_a_start_that_failed_has_ended_when_that_is_told(site, name):
+    site.configure("[good]\nworkers: 1", url=wrong_password(site.url))
+    pidfile = site.directory / "pid"
+    done = site.run(name, "-c", str(site.config), "-p", str(pidfile))
+    assert done.returncode == 77
+    assert not pidfile.exists()
 
 
 def wrong_password(url):

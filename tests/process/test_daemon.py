@@ -173,6 +173,13 @@ def test_a_pid_file_holds_the_id_is_world_readable_and_goes_with_its_holder(tmp_
     assert not path.exists()
 
 
+def test_what_a_killed_process_said_it_does_goes_when_the_next_one_takes_the_pid_file(tmp_path):
+    said = tmp_path / "pid.status"
+    said.write_text("takes work\n")
+    with PidFile(str(tmp_path / "pid")):
+        assert not said.exists()
+
+
 def test_a_pid_file_that_another_process_holds_is_left_alone(tmp_path):
     path = tmp_path / "x.pid"
     script = f"from taskqueue.daemon import PidFile\nwith PidFile({str(path)!r}): print(flush=True); input()"
