@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -105,15 +106,24 @@ class Ground:
         self._channel: Any = None
         self._queues: set[str] = set()
         self.redis_port = 0
+        self._redis_password = secrets.token_hex(16)
 
     def __enter__(self) -> Self:
         """Start both nodes."""
         self._node.start()
         self.redis_port = _free_port()
-        memory_only = ("--save", "", "--appendonly", "no")
-        address = ("--bind", "127.0.0.1", "--port", str(self.redis_port))
-        self.start(["redis-server", *address, *memory_only]).wait_for("Ready to accept")
+        self.start(["redis-server", str(self._redis_config())]).wait_for("Ready to accept")
         return self
+
+    def _redis_config(self) -> Path:
+        """Write Redis's configuration: in memory only, on loopback only, for nobody without the password."""
+        path = self.directory / "redis.conf"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(
+                f"bind 127.0.0.1\nport {self.redis_port}\nrequirepass {self._redis_password}\n"
+                'save ""\nappendonly no\n'
+            )
+        return path
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -132,10 +142,16 @@ class Ground:
         return {
             "AMQP_URL": self._node.url,
             "TASKQUEUE_AMQP": self._node.url,
-            "REDIS_URL": f"redis://127.0.0.1:{self.redis_port}",
+            "REDIS_URL": self.redis_url,
+            "RQ_REDIS_URL": self.redis_url,
             "PYTHONPATH": f"{ROOT}:{self.directory / 'plugins'}",
             "XDG_STATE_HOME": str(self.directory / "state"),
         }
+
+    @property
+    def redis_url(self) -> str:
+        """Redis's URL, with its password; in the environment of those who measure, and in no arguments."""
+        return f"redis://:{self._redis_password}@127.0.0.1:{self.redis_port}"
 
     @property
     def url(self) -> str:

@@ -171,7 +171,7 @@ PEERS: Final = (
         def t(x):
             return tick(x)
         """,
-        "-m rq.cli worker-pool -u $REDIS_URL -n {processes} peer_rq -l ERROR -w rq.worker.SimpleWorker",
+        "-m rq.cli worker-pool -n {processes} peer_rq -l ERROR -w rq.worker.SimpleWorker",
         """
         from redis import Redis
         from rq import Queue

@@ -52,9 +52,8 @@ def _race(ground: Ground, peer: Peer, tasks: int, directory: Path) -> PeerFigure
         return ground.start([sys.executable, *arguments], directory=directory, env=env)
 
     submitted = python("client.py", "submit", str(tasks)).result(300)
-    worker = [argument.replace("$REDIS_URL", ground.env["REDIS_URL"]) for argument in peer.worker]
     called: dict[str, float] = {}
-    with ground.running([python(*worker)]) as pids:
+    with ground.running([python(*peer.worker)]) as pids:
         drained = pace(lambda: os.stat(done).st_size, tasks, pids)  # noqa: PTH116 -- the quickest look
         memory = sorted(unique_memory(pid) for pid in tree(pids))[-PROCESSES:]
         if peer.can_call:
