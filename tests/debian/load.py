@@ -1,8 +1,8 @@
 """Runs on a machine with the packages, with Debian's python3-amqp: a producer that counts what comes back.
 
 ``load.py RATE ENOUGH`` submits workitems to this machine's broker, RATE a second, until a file ENOUGH exists,
-and reads the results. It says in a line each what has arrived, and ends with status 0 when all have, and are
-right.
+and reads the results. It says in a line each what has arrived, from which host and group, and ends with
+status 0 when all have, and are right.
 """
 
 import contextlib
@@ -28,7 +28,9 @@ def receive(message):
     number = message.properties["correlation_id"]
     if number in waiting:  # one may come twice
         waiting.remove(number)
-        print(number, flush=True)
+        headers = message.headers
+        group = headers["x-taskqueue-worker"].partition("/")[0]
+        print(number, headers["x-taskqueue-host"], group, flush=True)
     message.channel.basic_ack(message.delivery_tag)
 
 

@@ -1,10 +1,11 @@
-"""Three hosts, two joined to that of the broker by a cable each; one is cut off while work is under way."""
+"""Three hosts, two joined to that of the broker by a cable each; one is cut off and comes back under load."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 from support.packages import DAEMONS
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
 
@@ -65,7 +66,7 @@ def users_of_workers(host):
         pytest.param(["trixie", "bookworm", "trixie"], id="mixed"),
     ],
 )
-def test_all_arrives_though_a_host_with_a_dispatcher_and_a_pool_is_cut_off(
+def test_hosts_share_the_work_and_all_arrives_though_one_is_cut_off_and_comes_back(
     namespaces, releases, installed_on, host_of
 ):
     names = ("broker", "left", "right")
@@ -97,6 +98,21 @@ def test_all_arrives_though_a_host_with_a_dispatcher_and_a_pool_is_cut_off(
     assert (consumers.count("taskqueue"), consumers.count("worker_digest")) == (2, 8)
     load = broker.load(rate=40)
     load.wait_for(100)
+    assert_shared(load.next_from(200))
     ip(left, "link", "set", "eth0", "down")
-    load.wait_for(load.arrived() + 100)
+    wait_until(lambda: not is_from("left", load.next_from(50)), 60, load.output)
+    ip(left, "link", "set", "eth0", "up")
+    wait_until(lambda: is_from("left", load.next_from(50)), 120, load.output)
+    assert_shared(load.next_from(200))
     load.finish(150)
+
+
+def is_from(host, shares):
+    return any(name.startswith(f"{host} ") for name in shares)
+
+
+def assert_shared(shares):
+    """Fail unless each of the four groups had half of its fair share at least: the broker goes round."""
+    names = {f"{host} digest_{group}" for host in ("broker", "left") for group in ("one", "two")}
+    assert shares.keys() == names
+    assert min(shares.values()) >= shares.total() / 8, shares

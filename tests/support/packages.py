@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -98,6 +99,13 @@ class Load:
         """Return how many results have arrived; fail where the producer has."""
         assert self._process.poll() in (None, 0), self.output()
         return len(self.output().splitlines())
+
+    def next_from(self, count: int, timeout: float = 60) -> Counter[str]:
+        """Wait for so many more results; return how many of them came from each "host group"."""
+        before = self.arrived()
+        self.wait_for(before + count, timeout)
+        lines = self.output().splitlines()[before : before + count]
+        return Counter(line.partition(" ")[2] for line in lines)
 
     def wait_for(self, count: int, timeout: float = 60) -> None:
         """Wait until so many results have arrived."""
