@@ -22,6 +22,7 @@ from taskqueue.pool.condition import Condition
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
+from taskqueue.pool.suspects import Handling, Suspects
 from taskqueue.pool.workload import Workload
 from taskqueue.workitem import shorten
 
@@ -40,6 +41,9 @@ class Consumer(Part):
         supervisor: socket.socket,
         signals: Signals,
         reload: Callable[[], AmqpSettings | None],
+        *,
+        handling: Handling,
+        suspects: Suspects,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -49,6 +53,8 @@ class Consumer(Part):
             supervisor: this process's end of the pair over which workers are handed in.
             signals: SIGTERM and SIGHUP as they come.
             reload: reads the broker's address anew, None where it cannot be read.
+            handling: takes what is handled at each moment.
+            suspects: the messages that earlier consumers of the group died of.
         """
         self._supervisor = supervisor
         self._signals = signals
@@ -66,11 +72,11 @@ class Consumer(Part):
             on_lost=self._publisher_lost,
             on_batch=self._leave_if_done,
         )
-        self._gather(group)
+        self._gather(group, handling, suspects)
         self._publishing.attach(self)
         self._consuming.attach(self)
 
-    def _gather(self, group: GroupSettings) -> None:
+    def _gather(self, group: GroupSettings, handling: Handling, suspects: Suspects) -> None:
         self._crew = Crew(
             self._loop,
             self._supervisor,
@@ -88,6 +94,8 @@ class Consumer(Part):
             self._publisher,
             crew=self._crew,
             group=group,
+            handling=handling,
+            suspects=suspects,
             on_change=self._converge,
             on_settled=self._leave_if_done,
         )

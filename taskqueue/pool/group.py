@@ -18,6 +18,7 @@ from taskqueue.plugins import OwnPlugin, Plugin
 from taskqueue.pool import control, labels, privileges
 from taskqueue.pool.grants import Grants
 from taskqueue.pool.limits import Limits
+from taskqueue.pool.suspects import LONGEST_HANDLING, Handling, Suspects
 from taskqueue.processes import Exit, Slot
 from taskqueue.workitem import shorten
 
@@ -56,6 +57,8 @@ class Group:
         self._is_done = False  # whether the consumer only waits for its workers' end
         self._kill_at = math.inf  # monotonic; when workers that have nothing to do any more must be gone
         self.control: socket.socket | None = None
+        self._handling = Handling()  # the consumer's
+        self._suspects = Suspects()
         self._surroundings = surroundings
         self.consumer = Slot(f"consumer of {self.name}")
         self.workers = [Slot(f"{self.name}/{number}") for number in range(1, blueprint.settings.workers + 1)]
@@ -79,6 +82,9 @@ class Group:
         """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
         if time.monotonic() >= self._kill_at:
             self._kill_workers()
+        if self.consumer.pid and self._handling.seconds > LONGEST_HANDLING:
+            self._log.error("the consumer handles one message for %g s and is killed", LONGEST_HANDLING)
+            processes.kill_group(self.consumer.pid)
         if self.is_leaving or self._is_done:
             return
         if self.consumer.is_due and not any(slot.pid for slot in self.workers):
@@ -91,6 +97,7 @@ class Group:
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled, and who is left is to be killed."""
         yield self._kill_at
+        yield time.monotonic() + LONGEST_HANDLING / 3
         if not self.is_leaving and not self._is_done:
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
@@ -185,6 +192,10 @@ class Group:
         self._is_done, self._kill_at = False, math.inf
         orphans = [slot for slot in self.workers if slot.pid]
         expected = self.is_leaving and end.code == ExitStatus.OK
+        if (suspect := self._handling.properties) and not expected:
+            number = self._suspects.charge(suspect)
+            self._log.error("the consumer handled a message when it ended; end %d with that message", number)
+        self._handling.end()
         delay = self.consumer.vacate(expected=expected)
         if not expected:
             report(self._log, "consumer", end, None if self.is_leaving else delay)
@@ -247,7 +258,15 @@ class Group:
             control.send(supervisor, "failure", reason=shorten(str(error), 4000))
             return error.status
         with Signals(SIGNALS) as signals:
-            return Consumer(self.blueprint.settings, amqp, supervisor, signals, self._read_amqp_again).run()
+            return Consumer(
+                self.blueprint.settings,
+                amqp,
+                supervisor,
+                signals,
+                self._read_amqp_again,
+                handling=self._handling,
+                suspects=self._suspects,
+            ).run()
 
     def _read_amqp_again(self) -> AmqpSettings | None:
         try:
@@ -277,6 +296,7 @@ class Group:
         self, name: str, ends: tuple[socket.socket, socket.socket], output: int, parent: int
     ) -> ExitStatus:
         logs.close()
+        self._handling.close()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from taskqueue.broker.loop import EventLoop
@@ -10,6 +11,7 @@ from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import worker_queue
 from taskqueue.config import GroupSettings
 from taskqueue.pool.assignment import Assignment
+from taskqueue.pool.frames import Service
 
 
 class Intake:
@@ -141,3 +143,16 @@ class Intake:
 
     def _source(self, assignment: Assignment) -> Subscription:
         return self._subscriptions[assignment.group.worker_type]
+
+
+def groups_of(group: GroupSettings, services: tuple[Service, ...]) -> tuple[GroupSettings, ...]:
+    """Return what holds for each worker type that a group's workers serve."""
+    return tuple(
+        replace(
+            group,
+            worker_type=service.worker_type,
+            timeout=group.timeout if service.timeout is None else service.timeout,
+            retries=group.retries if service.retries is None else service.retries,
+        )
+        for service in services or (Service(group.worker_type),)
+    )

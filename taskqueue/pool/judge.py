@@ -70,6 +70,12 @@ class Judge:
         self._notices.finished(assignment, results.FAILED)
         self._settlement.fail(assignment, assignment.run("", now, now), failure)
 
+    def unreadable(self, assignment: Assignment, error: str, reason: str) -> None:
+        """Fail a message that is too dangerous to be looked at."""
+        now, failure = time.time(), results.Failure(error, reason)
+        self._log.error("failed: %s", failure, workitem=assignment.id)
+        self._settlement.fail(assignment, assignment.run("", now, now), failure, is_quoted=False)
+
     def cancelled(self, assignment: Assignment, worker: str = "") -> None:
         """End a workitem that its caller wants no more, which had no run or none to its end."""
         now, failure = time.time(), results.Failure.of(CallCancelled("its caller has cancelled it"))

@@ -109,9 +109,12 @@ class Settlement:
         run = results.with_history(run, "crashed", cause.text, cause.peak_memory)
         self.fail(assignment, run, failure)
 
-    def fail(self, assignment: Assignment, run: Run, failure: Failure) -> None:
-        """Report a failure that no worker could describe, and keep the workitem."""
-        body = results.encode_failure(failure, _quotable(run))
+    def fail(self, assignment: Assignment, run: Run, failure: Failure, *, is_quoted: bool = True) -> None:
+        """Report a failure that no worker could describe, and keep the workitem.
+
+        is_quoted -- whether the report quotes the workitem's body, which has to be decoded for that
+        """
+        body = results.encode_failure(failure, _quotable(run) if is_quoted else None)
         reports = self._reports(assignment, run, STATUS_FAILED, words.JSON, body)
         self._begin(assignment, [*reports, *self._failed(assignment, run, str(failure))])
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -21,7 +22,7 @@ from taskqueue.pool.cancellations import Cancellations
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.depth import Depth
 from taskqueue.pool.frames import LARGEST_BODY, Outcome, Progress, Service
-from taskqueue.pool.intake import Intake
+from taskqueue.pool.intake import Intake, groups_of
 from taskqueue.pool.judge import Judge
 from taskqueue.pool.leases import Leases
 from taskqueue.pool.ledger import Ledger, has_come_before
@@ -29,6 +30,7 @@ from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.pool.notices import Notices
 from taskqueue.pool.settlement import Settlement
+from taskqueue.pool.suspects import Handling, Suspects
 from taskqueue.properties import Properties
 from taskqueue.workitem import attributed
 
@@ -47,18 +49,24 @@ class Workload:
         *,
         crew: Crew,
         group: GroupSettings,
+        handling: Handling,
+        suspects: Suspects,
         on_change: Callable[[], None],
         on_settled: Callable[[], None],
     ) -> None:
         """Begin with nothing in hand.
 
         crew -- performs it
+        handling -- takes what is handled at each moment
+        suspects -- the messages that earlier consumers died of
         on_change -- whether more should be taken in has to be thought over
         on_settled -- something in hand may have come to its end
         """
         self._publishing = publishing
         self._crew = crew
         self._group = group
+        self._handling = handling
+        self._suspects = suspects
         self._on_change = on_change
         self._on_settled = on_settled
         self._log = Log("consumer", group=group.name)
@@ -80,7 +88,7 @@ class Workload:
             loop,
             consuming,
             group.workers,
-            on_delivery=self._take,
+            on_delivery=self._handle,
             on_consuming=on_change,
             on_lost=self._deliveries_lost,
         )
@@ -125,6 +133,25 @@ class Workload:
             self._log.warning("a worker serves other tasks than the first one did; restart the pool")
 
     # --- from the broker to a worker ---
+
+    def _handle(self, group: GroupSettings, delivery: Delivery) -> None:
+        """Take a delivery in, and write down meanwhile that it is this one."""
+        self._handling.begin(delivery.properties)
+        deaths = self._suspects.deaths(delivery.properties) if self._suspects else 0
+        if deaths >= group.max_crashes:
+            self._put_aside(group, delivery, deaths)
+        else:
+            self._take(group, delivery)
+        self._handling.end()
+
+    def _put_aside(self, group: GroupSettings, delivery: Delivery, deaths: int) -> None:
+        """Fail a message that consumers died of; its body is not looked at, at last not its properties."""
+        properties = Properties()
+        if deaths == group.max_crashes:
+            with suppress(MalformedProperties):
+                properties = Properties.decode(delivery.properties)
+        reason = f"{deaths} consumers died, or were killed, while they handled it"
+        self._judge.unreadable(self._ledger.enter(group, delivery, properties), "ConsumerCrashed", reason)
 
     def _take(self, group: GroupSettings, delivery: Delivery) -> None:
         """Take a delivery in: a new workitem, or one that we know from a connection that was lost."""
@@ -216,11 +243,13 @@ class Workload:
 
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
+        self._handling.begin(assignment.raw_properties)
         self._depth.took(outcome.ended - outcome.started)
         if assignment.lease is None:
             self._judge.performed(assignment, link.name, outcome)
         else:
             self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
+        self._handling.end()
         if self._lobby.is_crowded:
             self._on_change()
         else:
@@ -352,16 +381,3 @@ class Workload:
     def publisher_lost(self) -> None:
         """Note what nobody knows the fate of."""
         self._settlement.connection_lost()
-
-
-def groups_of(group: GroupSettings, services: tuple[Service, ...]) -> tuple[GroupSettings, ...]:
-    """Return what holds for each worker type that a group's workers serve."""
-    return tuple(
-        replace(
-            group,
-            worker_type=service.worker_type,
-            timeout=group.timeout if service.timeout is None else service.timeout,
-            retries=group.retries if service.retries is None else service.retries,
-        )
-        for service in services or (Service(group.worker_type),)
-    )

@@ -19,11 +19,11 @@ from taskqueue.errors import CallTimeout, TaskqueueError, UnknownTask, Unroutabl
 from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment, Crash
 from taskqueue.pool.frames import FrameReader, Outcome, Service, Task
+from taskqueue.pool.intake import groups_of
 from taskqueue.pool.judge import Judge
 from taskqueue.pool.limits import Limits
 from taskqueue.pool.notices import Notices, are_wanted
 from taskqueue.pool.settlement import Settlement
-from taskqueue.pool.workload import groups_of
 from taskqueue.properties import Properties
 from taskqueue.results import Failure, encode_value
 from taskqueue.rpc import calls, jsonrpc, message
