@@ -14,7 +14,7 @@ from chaos.faults import Hit
 from chaos.story import FORGOTTEN
 
 MOST_SHOWN = 20  # complaints of a kind
-#: Seconds: of what a kill of the broker doubled, as many had been done for no longer when it was killed.
+#: Seconds: so many of the ends that a kill of the broker doubled had been there for no longer.
 AGES = (0.0, 0.5, 1.5, FORGOTTEN)
 
 
@@ -75,7 +75,7 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     ages = ", ".join(f"{bound} s {number}" for bound, number in content["forgotten"].items())
     longest = content["forgotten_longest"]
     lines += [
-        f"doubled by a kill of the broker, done no longer before it than {ages}; the longest {longest} s"
+        f"ends doubled by a kill of the broker, there no longer before than {ages}; the longest {longest} s"
     ]
     for word in ("lost", "wrong", "unexplained"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]

@@ -185,6 +185,17 @@ def test_failures_that_no_state_knows_of_are_taken_back(tmp_path):
         list(recorded(path))
 
 
+def test_a_file_of_failures_without_any_is_removed(tmp_path):
+    path = tmp_path / "failed"
+    with FailureLog(path, 0):
+        assert path.exists()
+    assert not path.exists()
+    path.write_text('{"index": 1, "job": "a"}\n')
+    with FailureLog(path, path.stat().st_size):
+        pass
+    assert [entry["index"] for entry in recorded(path)] == [1]
+
+
 # --- chunks and receipts ---
 
 
@@ -253,6 +264,22 @@ def test_workers_with_threads_get_a_job_for_each_of_them():
     for _ in range(20):
         pace.note("a", 16, pace.length, 3.0)  # each job takes 3 s, however many there are
     assert pace.length == 16
+
+
+def test_only_workers_that_were_not_heard_of_for_long_are_forgotten(monkeypatch):
+    pace, now = Pace(10_000, 10_000), [100.0]
+    monkeypatch.setattr("taskqueue.feed.pace.time.monotonic", lambda: now[0])
+    pace.note("gone", 1, 1, 0.1)
+    now[0] += 6
+    pace.note("there", 1, 1, 0.1)
+    pace.forget()
+    assert pace.workers == 2
+    now[0] += 6
+    pace.forget()
+    assert pace.workers == 1
+    now[0] += 6
+    pace.forget()
+    assert pace.workers == 0
 
 
 def test_more_chunks_are_let_out_to_workers_that_were_never_heard_of():

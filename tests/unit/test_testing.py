@@ -1,6 +1,7 @@
 """The bench for users' tests: what happens in service happens on it."""
 
 import asyncio
+import json
 
 import pytest
 from support import remote
@@ -16,6 +17,7 @@ from taskqueue import (
     UnknownTask,
     node,
 )
+from taskqueue.properties import Properties
 from taskqueue.rpc.task import Task, tasks_of
 from taskqueue.testing import Bench
 
@@ -101,6 +103,20 @@ def test_time_passes_as_the_test_wants(tmp_path):
             call.result(timeout=60)
         assert call.result(timeout=7200)["method"] == "late"
         assert call.progress() == (0.5, "half")
+
+
+def test_a_workitem_whose_time_is_over_is_not_run(bench, tmp_path):
+    note = tmp_path / "note"
+    properties = Properties(
+        message_id="late", type="wait", content_type="application/json", expiration="5000"
+    )
+    bench.put("taskqueue", properties, json.dumps(["/", str(note)]).encode())
+    assert bench.step()  # the dispatcher's
+    bench.advance(10)
+    bench.run()
+    ((kept, _),) = bench.failed
+    assert kept.header("x-taskqueue-reason").startswith("WorkitemExpired: ")
+    assert not note.exists()
 
 
 def test_a_cancelled_call_is_not_run(bench, tmp_path):

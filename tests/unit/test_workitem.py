@@ -117,6 +117,11 @@ def test_who_published_a_message_is_whom_the_broker_knows(user, claimed, found):
     assert going.header("mine") == 1
 
 
+def test_who_published_a_message_without_headers_is_told_by_one():
+    going = attributed(Properties(user_id="joe"), "us")
+    assert (going.headers, going.user_id) == ({PUBLISHER: "joe"}, "us")
+
+
 def test_properties_that_say_nothing_of_a_user_stay_the_same_object():
     for came in (Properties(), Properties(message_id="m").with_headers({"h": 1})):
         assert attributed(came, "us") is came
