@@ -1,12 +1,14 @@
 """What makes a process a daemon: its pid file, detaching, telling that it is ready, and signals."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
 import select
 import signal
 import socket
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from taskqueue import startup
 from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus, TaskqueueError
 
 DAEMON_UMASK = 0o027
+_ONCE = frozenset((signal.SIGHUP, signal.SIGCHLD))
 _OPEN_FILES = 65_536  # a process of a daemon in the background
 _REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started it
 
@@ -27,6 +30,7 @@ class PidFile:
 
     The process holds a record lock (fcntl(2)) on the file. The kernel drops it with the process, even
     on SIGKILL, and forked children do not inherit it, so a file that was left behind is never in the way.
+    Only its owner may read it: whoever can open a file can lock it, and so keep the process from starting.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,16 +39,16 @@ class PidFile:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        """Lock the file and write this process's id into it, world-readable.
+        """Lock the file and write this process's id into it.
 
         Raises:
             AlreadyRunning: another process holds the lock.
-            ConfigError: the file cannot be created or written.
+            ConfigError: the file cannot be created or written, or is none.
         """
         try:
             self._descriptor = _open_locked(self._path)
             self._status.unlink(missing_ok=True)  # of one that was killed
-            os.fchmod(self._descriptor, 0o644)  # whatever the umask
+            os.fchmod(self._descriptor, 0o600)  # whatever it was
             os.truncate(self._descriptor, 0)
             os.write(self._descriptor, b"%d\n" % os.getpid())
         except OSError as error:
@@ -62,15 +66,23 @@ class PidFile:
         """Write what the process does into the file of the same name that ends in .status, world-readable."""
         new = self._status.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk is no reason to end
-            new.write_text(f"{status}\n", encoding="utf-8")
-            new.chmod(0o644)
+            new.unlink(missing_ok=True)
+            # Others may write into the directory: no link or FIFO of theirs is opened.
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(f"{status}\n")
+                os.fchmod(descriptor, 0o644)  # whatever the umask
             new.rename(self._status)
 
 
 def _open_locked(path: Path) -> int:
     """Open the file of that name, and lock it; never one that was removed in between."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, flags, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "expected a file, found something else")
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file(descriptor, path):
@@ -291,11 +303,18 @@ class Signals:
         return self._reader
 
     def pending(self) -> list[signal.Signals]:
-        """Return at once the signals that came since the last call, in their order, none left out."""
+        """Return at once the signals that came since the last call, in their order.
+
+        SIGHUP and SIGCHLD are in it once, however often they came: one reload does for a hundred requests.
+        """
         noted: list[signal.Signals] = []
+        once: set[signal.Signals] = set()
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._reader, 4096):
-                noted.extend(signal.Signals(number) for number in data if number in self._wanted)
+                for number in map(signal.Signals, data):
+                    if number in self._wanted and number not in once:
+                        noted.append(number)
+                        once |= {number} & _ONCE
         return noted
 
     def wait(self, timeout: float | None = None) -> list[signal.Signals]:

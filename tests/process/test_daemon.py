@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -163,13 +164,13 @@ def test_the_library_that_detaches_is_imported_only_to_detach():
     assert started.returncode == 0, started.stderr
 
 
-def test_a_pid_file_holds_the_id_is_world_readable_and_goes_with_its_holder(tmp_path):
+def test_a_pid_file_holds_the_id_can_be_opened_by_its_owner_only_and_goes_with_its_holder(tmp_path):
     path = tmp_path / "x.pid"
     path.write_text("a longer text that was left behind")
     path.chmod(0o600)
     with PidFile(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"
-        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.stat().st_mode & 0o777 == 0o600
     assert not path.exists()
 
 
@@ -235,13 +236,67 @@ def test_without_a_service_manager_notifying_does_nothing(monkeypatch, address):
     notify("READY=1")
 
 
-def test_signals_are_noted_in_order_and_none_is_left_out():
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_cannot_lock_a_pid_file(tmp_path):
+    path = tmp_path / "x.pid"
+    path.touch(0o644)  # left behind by an older version
+    with PidFile(str(path)):
+        path.parent.chmod(0o755)
+        lock = f"import fcntl; fcntl.flock(open({str(path)!r}), fcntl.LOCK_SH)"
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+        done = subprocess.run([*nobody, "python3", "-c", lock], capture_output=True, text=True, check=False)
+        assert "Permission denied" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "directory", "link"])
+def test_a_pid_file_that_is_none_is_a_fault_and_left_as_it_is(tmp_path, kind):
+    path = tmp_path / "x.pid"
+    match kind:
+        case "FIFO":
+            os.mkfifo(path, 0o640)
+        case "device":
+            if os.geteuid() != 0:
+                pytest.skip("only root can make a device")
+            os.mknod(path, stat.S_IFCHR | 0o640, os.makedev(1, 3))
+        case "directory":
+            path.mkdir(0o750)
+        case "link":
+            path.symlink_to(tmp_path / "target")
+    before = path.lstat()
+    with pytest.raises(ConfigError, match=f"pid file {path}: "), PidFile(str(path)):
+        pass
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+    assert not (tmp_path / "target").exists()
+
+
+def test_no_link_that_others_have_put_beside_a_pid_file_is_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious\n")
+    with PidFile(str(tmp_path / "x.pid")) as file:
+        for name in ("x.new", "x.status"):
+            (tmp_path / name).symlink_to(victim)
+        file.tell("works")
+        assert (tmp_path / "x.status").read_text() == "works\n"
+        assert (tmp_path / "x.status").stat().st_mode & 0o777 == 0o644
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("precious\n", 0o644)
+
+
+def test_signals_are_noted_in_order_and_each_sigterm_counts():
     sent = [signal.SIGTERM, signal.SIGHUP, signal.SIGTERM]
     with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
         for number in sent:
             os.kill(os.getpid(), number)
         assert signals.pending() == sent
         assert signals.pending() == []
+
+
+def test_three_hundred_wishes_for_a_reload_are_one():
+    with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
+        for number in [*[signal.SIGHUP] * 300, signal.SIGTERM, signal.SIGHUP]:
+            os.kill(os.getpid(), number)
+        assert signals.pending() == [signal.SIGHUP, signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.pending() == [signal.SIGHUP]
 
 
 def test_waiting_ends_when_a_child_does():
