@@ -134,8 +134,8 @@ class Keeper:
         What cannot be set up is a ConfigError before the keeper is ready, and a line in the log after.
         owner -- the user whom log files are given to by root
         """
-        wanted = logs.in_background(settings) if self.in_background else settings
         try:
+            wanted = logs.reachable(settings, in_background=self.in_background)
             logs.set_up(wanted, self.log.logger.name, owner)
         except ConfigError as error:
             if not self._is_ready:

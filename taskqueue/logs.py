@@ -3,26 +3,29 @@
 One record is one line, whatever the message holds, so that a line of the log is always ours.
 """
 
+import contextlib
 import json
 import logging
 import os
-import pwd
 import re
-import sys
+import socket
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from datetime import datetime
-from io import TextIOWrapper
-from logging.handlers import SysLogHandler, WatchedFileHandler
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any
 
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import ConfigError
+from taskqueue.log_file import LineWriter, LogFile
+from taskqueue.places import state_home
 
 MESSAGE_LIMIT = 8192  # bytes of a message, and of a traceback, that are written
 CONTEXT_LIMIT = 256  # bytes of one context value
 SYSLOG_SOCKET = "/dev/log"
+ROOTS_LOG = "/var/log/taskqueue/taskqueue.log"
+_STDERR = 2
 
 # What could end a line, move a terminal's cursor, turn the reading direction or not be encoded.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -84,9 +87,61 @@ def set_up(settings: LoggingSettings, process: str, owner: str | None = None) ->
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-def in_background(settings: LoggingSettings) -> LoggingSettings:
-    """Return the settings of a daemon without a terminal: what would go to stderr goes to syslog."""
-    return replace(settings, destination="syslog") if settings.destination == "stderr" else settings
+def reachable(settings: LoggingSettings, *, in_background: bool) -> LoggingSettings:
+    """Return the settings with a destination that exists.
+
+    A daemon in the background has no terminal: what would go to stderr goes to syslog. Where no syslog
+    listens, a daemon in the background logs to a file, one in the foreground to stderr.
+    """
+    if not _goes_to_syslog(settings, in_background=in_background):
+        return settings
+    elsewhere = None if _syslog_listens() else _own_log() if in_background else "stderr"
+    return replace(settings, destination=elsewhere or "syslog")
+
+
+def detour(settings: LoggingSettings, *, in_background: bool) -> str:
+    """Say where log lines go for want of a syslog that would take them; nothing where they go to syslog."""
+    if not _goes_to_syslog(settings, in_background=in_background) or _syslog_listens():
+        return ""
+    place = reachable(settings, in_background=in_background).destination
+    lost = "log lines are lost until one does; set destination in section [logging] to a file"
+    follows = lost if place == "syslog" else f"the log goes to {place}"
+    return f"no syslog listens at {SYSLOG_SOCKET}: {follows}"
+
+
+def _goes_to_syslog(settings: LoggingSettings, *, in_background: bool) -> bool:
+    return settings.destination == "syslog" or (in_background and settings.destination == "stderr")
+
+
+def _syslog_listens() -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(SYSLOG_SOCKET) == 0
+
+
+def _own_log() -> str | None:
+    """Return the file for what has no other place; None where there is none for that either."""
+    try:
+        path = Path(ROOTS_LOG) if os.geteuid() == 0 else state_home("a log file") / "taskqueue/taskqueue.log"
+    except ConfigError:
+        return None
+    existing = next(parent for parent in path.parents if parent.exists())
+    return str(path) if existing.is_dir() and os.access(existing, os.W_OK) else None
+
+
+def take_over(process: str) -> list[int]:
+    """Go on logging where the parent does, as another process; return the file descriptors that this takes.
+
+    Nothing is opened, which could fail, or not be allowed to another user.
+    """
+    taken: list[int] = []
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Formatter):
+            handler.setFormatter(handler.formatter.of(process))
+        if isinstance(handler, LineWriter):
+            taken.append(handler.descriptor)
+        elif isinstance(handler, _Syslog) and handler.socket is not None:
+            taken.append(handler.socket.fileno())
+    return taken
 
 
 def close() -> None:
@@ -139,9 +194,13 @@ class _Formatter(logging.Formatter):
 
     def __init__(self, process: str, kind: str, style: str) -> None:
         super().__init__()
-        self._process = process
+        self._process, self._kind, self._form = process, kind, style
         self._prefix = _PREFIXES[kind, style]
         self._content = _json_content if style == "json" else _text_content
+
+    def of(self, process: str) -> "_Formatter":
+        """Return the formatter of another process that logs to the same place."""
+        return _Formatter(process, self._kind, self._form)
 
     def format(self, record: logging.LogRecord) -> str:
         return self._prefix(record, self._process) + self._content(record, self._process)
@@ -176,61 +235,32 @@ def _traceback(record: logging.LogRecord) -> str:
     return logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
 
 
-class _LogFile(WatchedFileHandler):
-    """A file that is opened again after logrotate moved it, and that only its owner and group read."""
+class _Syslog(SysLogHandler):
+    """Drops a line that syslog does not take, as openlog(3) does."""
 
-    def __init__(self, path: str, owner: str | None) -> None:
-        self._owner = owner
-        super().__init__(path)
+    socket: socket.socket | None
 
-    def _open(self) -> TextIOWrapper:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        if os.geteuid() == 0:
-            flags |= os.O_NOFOLLOW  # whoever may write into the directory could lead root to any file
-        try:
-            descriptor = os.open(self.baseFilename, flags | os.O_CREAT | os.O_EXCL, 0o640)
-        except FileExistsError:
-            descriptor = os.open(self.baseFilename, flags)
-        else:
-            if self._owner is not None and os.geteuid() == 0:
-                os.fchown(descriptor, pwd.getpwnam(self._owner).pw_uid, -1)
-        return open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 - logging closes it
-
-    def reopenIfNeeded(self) -> None:  # noqa: N802 - logging's name
-        """Open the file again if another one, or none, has its name now.
-
-        Where that is not allowed, the old one goes on being written: better there than nowhere.
-        """
-        try:
-            status = Path(self.baseFilename).stat()
-            if (status.st_dev, status.st_ino) == (self.dev, self.ino):
-                return
-        except OSError:
-            pass
-        try:
-            stream = self._open()
-        except OSError:
-            return
-        self.stream, old = stream, self.stream
-        old.close()
-        self._statstream()
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        pass
 
 
 def _open(destination: str, owner: str | None) -> tuple[logging.Handler, str]:
     """Return a handler for the destination, and of which kind its lines' prefix is."""
     if destination == "stderr":
-        return logging.StreamHandler(sys.stderr), "journal" if _stderr_is_journal() else "plain"
+        return LineWriter(_STDERR), "journal" if _stderr_is_journal() else "plain"
     if destination == "syslog":
-        handler = SysLogHandler(SYSLOG_SOCKET, SysLogHandler.LOG_DAEMON)
+        handler = _Syslog(SYSLOG_SOCKET, SysLogHandler.LOG_DAEMON)
         handler.append_nul = False  # some syslog daemons show it
         return handler, "syslog"
-    return _LogFile(destination, owner), "plain"
+    if destination == _own_log():
+        Path(destination).parent.mkdir(0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    return LogFile(destination, owner), "plain"
 
 
 def _stderr_is_journal() -> bool:
     """Compare as systemd.exec(5) says: the variable is inherited by children whose stderr is elsewhere."""
     try:
-        status = os.fstat(2)
+        status = os.fstat(_STDERR)
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
@@ -240,5 +270,8 @@ def _replace_handlers(handler: logging.Handler) -> None:
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
-        old.close()
+        if isinstance(handler, LineWriter) and isinstance(old, LineWriter):
+            handler.succeed(old)
+        with contextlib.suppress(OSError):
+            old.close()
     root.addHandler(handler)

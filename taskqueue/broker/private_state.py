@@ -15,21 +15,13 @@ import os
 import secrets
 from pathlib import Path
 
-from taskqueue.errors import AlreadyRunning, BrokerUnavailable, ConfigError
+from taskqueue.errors import AlreadyRunning, BrokerUnavailable
+from taskqueue.places import state_home
 
 
 def default_state_dir() -> Path:
     """Return where a user's private broker keeps its data (XDG base directory specification)."""
-    base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not base.is_absolute():
-        try:
-            base = Path.home() / ".local" / "state"
-        except RuntimeError:  # as in a container
-            found = f"neither, and user id {os.geteuid()} has no home"
-            raise ConfigError(
-                [f"no place for a private broker: expected XDG_STATE_HOME or HOME, found {found}"]
-            ) from None
-    return base / "taskqueue" / "broker"
+    return state_home("a private broker") / "taskqueue" / "broker"
 
 
 class PrivateState:

@@ -65,7 +65,7 @@ def config(path: str | None, style: str) -> None:
 def _effective(settings: Settings) -> dict[str, Any]:
     """Return what is in force, with where a daemon in the background logs, if that is elsewhere."""
     plain = effective(settings)
-    background = logs.in_background(settings.logging).destination
+    background = logs.reachable(settings.logging, in_background=True).destination
     if background != settings.logging.destination:
         plain["logging"]["destination_in_background"] = background
     return plain

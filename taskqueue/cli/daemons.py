@@ -1,7 +1,6 @@
 """What the commands of the two daemons share: to the background or not, with a log and a pid file."""
 
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from taskqueue import logs, startup
@@ -28,12 +27,8 @@ def run(
         amqp_fd: an open file that must stay open, or None.
     """
     keeper.in_background = not stay
-    to_syslog = not stay and logs.in_background(logging).destination == "syslog"
-    if to_syslog and not Path(logs.SYSLOG_SOCKET).exists():
-        startup.complain(
-            f"taskqueue: warning: no syslog listens at {logs.SYSLOG_SOCKET}, and log lines are lost until "
-            "one does; set destination in section [logging] to a file\n"
-        )
+    if words := logs.detour(logging, in_background=not stay):
+        startup.complain(f"taskqueue: warning: {words}\n")
     kept = [amqp_fd] if amqp_fd is not None else []
     with foreground(pidfile) if stay else detach(pidfile, kept) as readiness:
         status = keeper.run(readiness)

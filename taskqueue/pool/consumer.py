@@ -24,7 +24,6 @@ from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.suspects import Handling, Suspects
 from taskqueue.pool.workload import Workload
-from taskqueue.workitem import shorten
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
@@ -214,7 +213,7 @@ class Consumer(Part):
     def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
         if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
             self._log.critical("%s", error)
-            control.send(self._supervisor, "failure", reason=shorten(str(error), 4000))
+            control.send(self._supervisor, "failure", reason=str(error))
             self._status = ExitStatus.REFUSED
             self._loop.stop()
             return

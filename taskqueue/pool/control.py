@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from taskqueue.workitem import shorten
+
 _LONGEST: Final = 160 * 1024  # bytes; a socket takes 208 KiB unless the machine is told otherwise
+_LONGEST_TEXT: Final = 4096  # characters of what is said in words
 _MOST_FILES: Final = 4
 
 
@@ -34,9 +37,11 @@ def pair() -> tuple[socket.socket, socket.socket]:
 def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: Any) -> bool:
     """Send a message; return False if the other side has not read for so long that there is no room.
 
-    A side that is gone is no error here: whoever waits for it notices. ValueError for a message too long.
+    A side that is gone is no error here: whoever waits for it notices. Of a long text the middle is left out.
+    ValueError for a message too long.
     """
-    data = json.dumps([word, content]).encode()
+    texts = {key: shorten(part, _LONGEST_TEXT) for key, part in content.items() if isinstance(part, str)}
+    data = json.dumps([word, content | texts]).encode()
     if len(data) > _LONGEST:
         raise ValueError(f"a message {word!r} of {len(data)} bytes")
     try:
@@ -49,16 +54,23 @@ def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: An
 
 
 def receive(end: socket.socket) -> Message | None:
-    """Return the next message, or None if there is none now; EOFError where the other side is gone."""
+    """Return the next message, or None if there is none now.
+
+    Raises EOFError where the other side is gone, and ValueError for a message that is none of ours.
+    """
     try:
-        data, files, _, _ = socket.recv_fds(end, _LONGEST, _MOST_FILES)
+        data, files, flags, _ = socket.recv_fds(end, _LONGEST, _MOST_FILES)
     except BlockingIOError:
         return None
     except ConnectionError:
-        data, files = b"", []
+        data, files, flags = b"", [], 0
     if not data:
         for file in files:
             os.close(file)
         raise EOFError
-    word, content = json.loads(data)
-    return Message(word, content, tuple(files))
+    if flags & socket.MSG_TRUNC:
+        raise ValueError(f"a message of more than {_LONGEST} bytes")
+    match json.loads(data):
+        case [str(word), dict(content)]:
+            return Message(word, content, tuple(files))
+    raise ValueError("no word with its content")

@@ -20,7 +20,6 @@ from taskqueue.pool.grants import Grants
 from taskqueue.pool.limits import Limits
 from taskqueue.pool.suspects import LONGEST_HANDLING, Handling, Suspects
 from taskqueue.processes import Exit, Slot
-from taskqueue.workitem import shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +135,31 @@ class Group:
         """Take in what the consumer says."""
         try:
             while self.control is not None and (message := control.receive(self.control)):
-                if message.word == "state":
-                    self.state = message.content["state"]
-                    self._log.info("%s", self.state)
-                elif message.word == "failure":
-                    self.failure = message.content["reason"]
-                elif message.word == "done" and not self._is_done:
-                    self._is_done = True
-                    self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
-                elif message.word == "serves":
-                    self._grant(message.content["pid"], message.content["types"])
-                elif message.word in ("begun", "retires"):
-                    self._note(message.word, message.content["pid"])
-                elif message.word in ("kill", "dismiss") and message.content["pid"] in self.pids:
-                    self._note(message.word, message.content["pid"])
-                    processes.kill_group(message.content["pid"])
+                self._heed(message)
         except EOFError:
             self._drop_control()
+        except (ValueError, KeyError, TypeError) as error:
+            self._log.error("the consumer says what cannot be understood, and is killed: %r", error)
+            self._drop_control()
+            processes.kill_group(self.consumer.pid)
+
+    def _heed(self, message: control.Message) -> None:
+        content = message.content
+        if message.word == "state":
+            self.state = str(content["state"])
+            self._log.info("%s", self.state)
+        elif message.word == "failure":
+            self.failure = str(content["reason"])
+        elif message.word == "done" and not self._is_done:
+            self._is_done = True
+            self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
+        elif message.word == "serves":
+            self._grant(content["pid"], [str(name) for name in content["types"]])
+        elif message.word in ("begun", "retires"):
+            self._note(message.word, content["pid"])
+        elif message.word in ("kill", "dismiss") and content["pid"] in self.pids:
+            self._note(message.word, content["pid"])
+            processes.kill_group(content["pid"])
 
     def _grant(self, pid: int, worker_types: Sequence[str]) -> None:
         """Let a worker serve what it names, or kill it: its plugin takes what belongs to another."""
@@ -239,9 +246,8 @@ class Group:
         around = self._surroundings
         from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
 
-        logs.close()
-        processes.close_all_but(supervisor.fileno(), *([around.amqp_fd] if around.amqp_fd else []))
-        logs.set_up(around.logging, "consumer", around.pool.user)
+        log = logs.take_over("consumer")
+        processes.close_all_but(supervisor.fileno(), *log, *([around.amqp_fd] if around.amqp_fd else []))
         processes.set_name(f"tq:{self.name}")
         processes.allow_open_files()  # four for each worker
         try:
@@ -255,7 +261,7 @@ class Group:
             amqp = around.read_amqp()
         except TaskqueueError as error:
             self._log.critical("%s", error)
-            control.send(supervisor, "failure", reason=shorten(str(error), 4000))
+            control.send(supervisor, "failure", reason=str(error))
             return error.status
         with Signals(SIGNALS) as signals:
             return Consumer(

@@ -60,6 +60,7 @@ class WorkerLink:
         self._heeded = 0.0  # monotonic; when it last told of its progress
         self._is_retiring = False
         self._has_begun = False  # whether it has said once that it is ready
+        self._has_answered = False  # whether it has performed a task
         self._loop = loop
         self._socket = socket.socket(fileno=files[0])
         self._socket.setblocking(False)
@@ -256,6 +257,7 @@ class WorkerLink:
             if not self.tasks or self.tasks[0].number != outcome.number:
                 raise FrameError(f"an outcome of task {outcome.number}, which it was not given")
             assignment = self.tasks.popleft()
+            self._has_answered = True
             self._begin()
             self._on_outcome(self, assignment, outcome)
         elif kind is Kind.READY and not self._has_begun:
@@ -264,7 +266,7 @@ class WorkerLink:
             self._on_ready(services)
         elif kind is Kind.PROGRESS:
             self._take_progress(Progress.decode(payload))
-        elif kind is Kind.RETIRING:
+        elif kind is Kind.RETIRING and self._has_answered:  # else it would be replaced at once, for ever
             self._is_retiring = True
             self._stop_timer()
             self._on_retiring()

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+from pathlib import Path
 
 from support.processes import children, exists
 from support.site import consumers, install, workers
@@ -142,3 +144,33 @@ def test_a_signal_that_comes_before_a_process_can_note_it_is_kept():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     os.close(reader)
     os.close(writer)
+
+
+def test_a_consumer_that_dies_while_the_configuration_has_very_many_faults_is_waited_for(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    (consumer,) = consumers(pool)
+    wrong = "".join(
+        f"[good_{number}]\nworkers: none of \u2028 these\nretries: \u20ac many\n" for number in range(120)
+    )
+    site.configure(f"[good]\nworkers: 1\n{wrong}")
+    os.kill(consumer, signal.SIGKILL)
+    pool.wait_for("ended: the configuration cannot be read")
+    site.configure("[good]\nworkers: 1")
+    assert work.ask("good", "again")["echo"] == "again"
+    assert pool.stop() == 0
+
+
+def has_taken_all_signals(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return re.search(r"^ShdPnd:\t0+$", status, re.MULTILINE)
+
+
+def test_hundreds_of_wishes_for_a_reload_are_served_at_once(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    for _ in range(300):
+        pool.signal(signal.SIGHUP)
+        wait_until(lambda: has_taken_all_signals(pool.pid))
+    pool.wait_for("reloaded")
+    pool.signal(signal.SIGTERM)
+    assert pool.wait() == 0
+    assert pool.output().count("reloaded") < 30

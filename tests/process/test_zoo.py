@@ -45,6 +45,12 @@ def test_one_that_leaves_with_status_0_is_a_crash_too(site, work):
     assert result.error == "WorkerCrashed: exit status 0; 1 crashes in all"
 
 
+def test_one_that_retires_before_it_has_done_anything_is_replaced_ever_later(site, work):
+    pool = site.pool("[weary]\nworkers: 1\n[good]\nworkers: 1", ready="the next one starts in 0.5 s")
+    assert "a worker must be killed: a frame RETIRING out of place" in pool.output()
+    assert work.ask("good", "still there")["echo"] == "still there"
+
+
 def test_one_that_segfaults_is_a_crash_with_that_signal(site, work):
     result, pool = failure(site, work, "segfaulting", None)
     assert result.error == "WorkerCrashed: killed by SIGSEGV; 1 crashes in all"

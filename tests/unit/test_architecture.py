@@ -15,7 +15,8 @@ PACKAGE = PROJECT / "taskqueue"
 #: Who may import whom: modules import what stands above them, and what stands on their own line only
 #: inside a package. "pool" stands for what of it is not named by itself.
 LAYERS = """
-errors startup encodings
+errors startup encodings log_file
+places
 headers
 properties
 rpc.jsonrpc
@@ -96,7 +97,7 @@ def test_the_broker_package_knows_errors_workitems_properties_and_types_of_the_c
     for name, tree in MODULES.items():
         if place(name) == "broker":
             ours = {place(other) for other in imports(tree, types=False) if other in MODULES}
-            assert ours <= {"broker", "errors", "workitem", "properties", "headers"}
+            assert ours <= {"broker", "errors", "places", "workitem", "properties", "headers"}
             types = {place(other) for other in imports(tree) if other in MODULES}
             assert types - ours <= {"config"}
 

@@ -3,14 +3,16 @@
 import json
 import os
 import pwd
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 from support.configs import SECRET
 from support.distribution import install
 from support.processes import run_cli
 
-from taskqueue import cli
+from taskqueue import cli, logs
 from taskqueue.config.specification import specification
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
@@ -48,6 +50,20 @@ def site(tmp_path, monkeypatch):
     """A directory on the modules' path, in which plugins may be installed."""
     monkeypatch.syspath_prepend(tmp_path / "site")
     return tmp_path / "site"
+
+
+@pytest.fixture
+def syslog(tmp_path, monkeypatch, request):
+    """A machine with a syslog that listens, or, for False, without."""
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        if request.param:
+            listening.bind(logs.SYSLOG_SOCKET)
+        yield
+
+
+def name_of(path):
+    return path and Path(path).name
 
 
 def beside_roots(errors):
@@ -147,16 +163,26 @@ def test_every_option_is_shown(call, write, site):
     assert options - {"url", "host", "port", "passwd", "passwd_file"} <= set(words)
 
 
-@pytest.mark.parametrize("written", ["stderr", "/dev/null"])
-def test_it_is_told_that_daemons_in_the_background_log_elsewhere(call, write, written):
+@pytest.mark.parametrize(
+    ("written", "syslog", "background"),
+    [
+        ("stderr", True, "syslog"),
+        ("stderr", False, "taskqueue.log"),
+        ("syslog", False, "taskqueue.log"),
+        ("syslog", True, None),
+        ("/dev/null", True, None),
+    ],
+    indirect=["syslog"],
+)
+@pytest.mark.usefixtures("syslog")
+def test_it_is_told_that_daemons_in_the_background_log_elsewhere(call, write, written, background):
     path = write(f"[logging]\ndestination: {written}\n")
-    background = "syslog" if written == "stderr" else None
     shown = rows(call("config", "-c", path)[1].replace("\n[logging]  ", "\n"), "Settings")
     assert shown["destination"][1] == written
-    assert shown.get("destination_in_background", [None])[-1] == background
+    assert name_of(shown.get("destination_in_background", [None])[-1]) == background
     plain = json.loads(call("config", "-c", path, "--format", "json")[1])
     assert plain["logging"]["destination"] == written
-    assert plain["logging"].get("destination_in_background") == background
+    assert name_of(plain["logging"].get("destination_in_background")) == background
 
 
 def test_what_is_shown_is_written_as_in_the_documentation_and_without_trailing_blanks(call, write):

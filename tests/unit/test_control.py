@@ -77,3 +77,30 @@ def test_who_hangs_takes_no_message_and_nobody_waits_for_it(ends):
         sent += 1
         assert sent < 100_000
     assert sent > 10
+
+
+def test_of_a_long_text_the_middle_is_left_out(ends):
+    ours, theirs = ends
+    assert control.send(theirs, "failure", reason="a" * 5000 + "\u20ac" * 100_000 + "z" * 5000)
+    reason = control.receive(ours).content["reason"]
+    assert (len(reason) <= 4096, reason[:9], reason[-9:]) == (True, "a" * 9, "z" * 9)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff",
+        b"7",
+        b'["died", 7]',
+        b'[7, {"pid": 7}]',
+        b'["died"]',
+        b'["state", {"state": "' + b"x" * 170_000 + b'"}]',
+    ],
+)
+def test_what_is_no_message_of_ours_is_refused_and_the_next_one_is_read(ends, garbage):
+    ours, theirs = ends
+    theirs.send(garbage)
+    control.send(theirs, "done")
+    with pytest.raises(ValueError):  # noqa: PT011 -- of whatever reads it
+        control.receive(ours)
+    assert control.receive(ours).word == "done"

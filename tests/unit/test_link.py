@@ -11,6 +11,7 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
+from taskqueue.pool.frames import retiring
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.link import WorkerLink
 from taskqueue.properties import Properties
@@ -125,3 +126,9 @@ def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_i
     given.bury()
     assert given.link.had_begun
     assert given.link.sentence == "it took a part of a permit"
+
+
+def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(given):
+    given.line.send(retiring())
+    given.run(TIMEOUT / 10)
+    assert given.faults == ["a frame RETIRING out of place"]

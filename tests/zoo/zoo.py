@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from taskqueue import Reject, Retry, TaskTimeout
-from taskqueue.pool.frames import Outcome, Progress, Service, Verdict
+from taskqueue.pool.frames import Outcome, Progress, Service, Verdict, retiring
 from taskqueue.worker import BaseWorker
 
 POLL_DELAY = 0.01
@@ -284,6 +284,18 @@ class Swarming(Animal):
     """Names more worker types than a connection has channels."""
 
     services = tuple(Service(f"swarming{number}") for number in range(3000))
+
+
+class Weary(Animal):
+    """Retires before it has done anything, and ends in good order."""
+
+    def setup(self):
+        ends = [descriptor for descriptor in range(3, 100) if is_socket(descriptor)]
+        for descriptor in ends:
+            os.write(descriptor, retiring())
+        while os.read(ends[0], 1000):
+            pass
+        os._exit(0)
 
 
 class Undressed(Animal):

@@ -1,0 +1,65 @@
+"""What a consumer says to its supervisor, which may be root, is checked before it is heeded."""
+
+import signal
+
+import pytest
+from support.waiting import wait_until
+
+from taskqueue import processes
+from taskqueue.config import GroupSettings, LoggingSettings, PoolSettings
+from taskqueue.plugins import Plugin
+from taskqueue.pool import control
+from taskqueue.pool.grants import Grants
+from taskqueue.pool.group import Blueprint, Group, Surroundings
+
+
+@pytest.fixture
+def group():
+    """A group whose consumer is a process that does nothing."""
+    around = Surroundings(PoolSettings(), LoggingSettings(), pytest.fail, None, Grants(), as_root=False)
+    group = Group(
+        Blueprint(GroupSettings("good", "good"), Plugin("good", "zoo:Good", "zoo", "1.0"), None), around
+    )
+    group.consumer.fill(processes.fork(wait_for_a_signal))
+    group.control, group.theirs = control.pair()
+    yield group
+    for end in (group.theirs, *group.files()):
+        end.close()
+    processes.kill_group(group.consumer.pid)
+    processes.reap()
+
+
+def wait_for_a_signal():
+    processes.let_signals_in()
+    signal.pause()
+    return 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff",
+        b'["state", {}]',
+        b'["kill", {}]',
+        b'["serves", {"pid": 1, "types": 7}]',
+        b'["begun", {"pid',
+    ],
+)
+def test_a_consumer_that_says_what_it_cannot_mean_is_killed_and_nobody_else(group, said, caplog):
+    group.theirs.send(said)
+    group.hear()
+    assert "cannot be understood, and is killed" in caplog.text
+    [end] = wait_until(processes.reap)
+    assert (end.pid, end.cause) == (group.consumer.pid, "killed by SIGKILL")
+
+
+def test_a_consumer_that_names_a_process_of_others_is_not_heeded(group):
+    other = processes.fork(wait_for_a_signal)
+    try:
+        for pid in (other, [other], None):
+            control.send(group.theirs, "kill", pid=pid)
+        group.hear()
+        assert processes.reap() == []
+    finally:
+        processes.kill_group(other)
+        wait_until(processes.reap)
