@@ -7,15 +7,22 @@ run, on any number of hosts.
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.new_types import NewTypes
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.subscription import Delivery, Subscription
-from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, may_come_back, worker_queue
+from taskqueue.broker.topology import (
+    REJECTED,
+    TASKQUEUE,
+    Provider,
+    Queue,
+    may_come_back,
+    worker_queue,
+)
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.daemon import Signals
 from taskqueue.errors import (
@@ -28,6 +35,7 @@ from taskqueue.errors import (
 )
 from taskqueue.headers import MalformedProperties
 from taskqueue.logs import Log
+from taskqueue.passage import Passage
 from taskqueue.properties import Properties
 from taskqueue.results import Failure
 from taskqueue.rpc import calls, jsonrpc
@@ -46,19 +54,6 @@ _MOST_BYTES: Final = 64 * 1024 * 1024  # in flight; a window of large workitems 
 _NONE: Final = Properties()  # of a message whose own cannot be read
 _ANSWER_PATIENCE: Final = 2.0  # seconds that a reply waits for room in its queue
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
-
-
-@dataclass(slots=True, eq=False)
-class Passage:
-    """One message on its way through the dispatcher."""
-
-    delivery: Delivery
-    properties: Properties
-    id: str
-    due: float | None = None  # when it is to run, in seconds since 1970; None for at once
-    reason: str = ""  # why it is rejected
-    is_answered: bool = False  # whether whoever asked for a reply has been told that
-    is_bare: bool = False  # its properties were too much to be kept
 
 
 class Dispatcher(Part):
@@ -87,7 +82,7 @@ class Dispatcher(Part):
         self._on_state = on_state
         self._log = Log("dispatcher")
         self._loop = EventLoop()
-        self._declared: set[str] = set()  # queues made for types that nobody had made one for
+        self._new_types = NewTypes(settings.max_types)
         self._open: dict[Passage, Publication] = {}  # what is unconfirmed of each delivery
         self._lost: list[tuple[Passage, Publication]] = []  # what to publish again over the next connection
         self._losses = 0  # of the publishing connection
@@ -105,7 +100,7 @@ class Dispatcher(Part):
             on_lost=self._publisher_lost,
             on_batch=self._leave_if_done,
         )
-        self._provider = Provider(self._loop, self._publishing)
+        self._provider = Provider(self._loop, self._publishing, self._new_types.admit)
         self._delays = Delays(self._loop, self._publishing, self._publisher, self._provider)
         self._subscription = Subscription(
             self._loop,
@@ -185,6 +180,8 @@ class Dispatcher(Part):
             self._delays.publish_again(publication)
         elif fate is Fate.RETURNED:
             self._provide_queue(passage, publication)
+        elif fate is Fate.UNDECLARED:
+            self._declaration_failed(passage, publication, reason)
         elif publication.queue != REJECTED:
             self._reject(passage, f"the broker refuses it: {reason}")
         elif not passage.is_bare:
@@ -275,15 +272,10 @@ class Dispatcher(Part):
             reason = f"there is no queue {queue}: nobody serves it"  # no plugin will come for it
             self._reject(passage, reason, jsonrpc.METHOD_NOT_FOUND, UnknownTask)
             return
-        if queue != REJECTED and queue not in self._declared:
-            if len(self._declared) >= self._settings.max_types:
-                self._reject(
-                    passage,
-                    f"there is no queue {queue}, and max_types ({self._settings.max_types}) "
-                    "queues have been made for new types",
-                )
-                return
-            self._declared.add(queue)
+        refusal = self._new_types.refusal(queue)
+        if refusal:
+            self._reject(passage, refusal)
+            return
         self._provider.provide(
             Queue(queue),
             done=lambda: self._send_again(passage, publication),
@@ -292,8 +284,10 @@ class Dispatcher(Part):
 
     def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
         if publication.queue != REJECTED and not may_come_back(reason):
-            self._declared.discard(publication.queue)
-            self._reject(passage, f"its queue {publication.queue} cannot be declared: {reason}")
+            if reason != self._new_types.refusal(publication.queue):
+                self._new_types.forget(publication.queue)
+                reason = f"its queue {publication.queue} cannot be declared: {reason}"
+            self._reject(passage, reason)
             return
         losses = self._losses
         self._loop.call_later(

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publication, Publisher
+from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.topology import Provider, Queue, rung
+from taskqueue.broker.topology import Provider, Queue, may_come_back, rung
 from taskqueue.workitem import with_wait
 
 _TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was gone
@@ -17,8 +17,9 @@ class Delays(Part):
     """Sends publications up the ladder.
 
     A rung holds a message for a fixed time, at most as long as what remains; whoever gets it early sends it
-    up again, so the message says when it is due. Dead-lettering drops what has no queue to go to, so the
-    queue it is for is made first.
+    up again, so the message says when it is due. What has no queue to go to stays on its rung and holds up
+    others there, so the queue it is for is made first. Where that or the rung cannot be declared, the
+    publication is settled as Fate.UNDECLARED.
     """
 
     def __init__(self, loop: EventLoop, session: Session, publisher: Publisher, provider: Provider) -> None:
@@ -58,8 +59,16 @@ class Delays(Part):
         self._provider.provide(
             missing,
             done=lambda: self._provided(missing, queues, publication),
-            failed=lambda _reason: self._later(lambda: self._provide(queues, publication)),
+            failed=lambda reason: self._failed(missing, reason, queues, publication),
         )
+
+    def _failed(self, queue: Queue, reason: str, queues: list[Queue], publication: Publication) -> None:
+        if may_come_back(reason):
+            self._later(lambda: self._provide(queues, publication))
+        else:
+            is_target = queue.name == publication.queue
+            why = reason if is_target else f"queue {queue.name}: {reason}"
+            publication.settled(publication, Fate.UNDECLARED, why)
 
     def _later(self, action: Callable[[], None]) -> None:
         epoch = self._epoch

@@ -27,6 +27,7 @@ class Fate(Enum):
     CONFIRMED = "confirmed"  # the broker has it, on disk where it is persistent and the queue durable
     RETURNED = "returned"  # no queue of that name
     REFUSED = "refused"  # the broker will never take it; the reason says why
+    UNDECLARED = "undeclared"  # a queue that it needs cannot be declared; the reason says why
 
 
 #: Takes what became of a publication: its fate, and the reason where it was refused.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pika
 import pika.exceptions
 
+from taskqueue.broker.errands import Errands
 from taskqueue.broker.joining import JoiningConnection
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.valve import ReadValve
@@ -26,6 +27,7 @@ _LONGEST_DELAY: Final = 30.0
 _STEADY: Final = 10.0  # a connection that held so many seconds ends a row of failures
 _CONNECT_TIMEOUT: Final = 10.0  # for TCP, TLS and the AMQP handshake together
 _BLOCKED_TIMEOUT: Final = 300.0
+_CHANNEL_DELAY: Final = 1.0  # seconds until a channel that was not free is asked for again
 CLOSE_TIMEOUT: Final = 5.0  # an alarm keeps the broker from answering a close
 
 #: Reply codes (AMQP 0-9-1, section 1.1) with which a broker closes a connection for something sent over it.
@@ -80,6 +82,10 @@ class Session:
         self._on_trouble = on_trouble
         self._longest_delay = longest_delay
         self._parts: list[Part] = []
+        self.errands = Errands(loop, self)
+        self._channel_seekers: list[Callable[[Any], None]] = []  # for whom the broker allows no channel now
+        self._short_by = 0  # how many of them there were at the last look
+        self._is_short_told = False  # whether it was said that the broker allows too few
         self._is_open = False
         self._is_up = False
         self._connection: Any = None
@@ -110,8 +116,35 @@ class Session:
             self._connect()
 
     def channel(self, on_open: Callable[[Any], None]) -> None:
-        """Open a channel on the connection, which must be up."""
-        self._connection.channel(on_open_callback=self._loop.guard(on_open))
+        """Open a channel on the connection, which must be up, as soon as the broker allows one more."""
+        try:
+            self._connection.channel(on_open_callback=self._loop.guard(on_open))
+        except pika.exceptions.NoFreeChannels:
+            self._channel_seekers.append(on_open)
+            if len(self._channel_seekers) == 1:
+                self._seek_channels_later()
+
+    def _seek_channels_later(self) -> None:
+        connection = self._connection
+        self._loop.call_later(_CHANNEL_DELAY, lambda: self._seek_channels(connection))
+
+    def _seek_channels(self, connection: Any) -> None:
+        if connection is not self._connection or not self.is_up:
+            return
+        seekers, self._channel_seekers = self._channel_seekers, []
+        for each in seekers:
+            self.channel(each)
+        before, self._short_by = self._short_by, len(self._channel_seekers)
+        if self._short_by and self._short_by == before and not self._is_short_told:
+            self._is_short_told = True
+            most = int(connection.params.channel_max)
+            self._log.error(
+                "%s needs %d channels, and the broker allows %d on a connection; what needs more waits: "
+                "raise channel_max in rabbitmq.conf",
+                self.name,
+                most + self._short_by,
+                most,
+            )
 
     @property
     def frame_room(self) -> int:
@@ -241,6 +274,8 @@ class Session:
         if self._closing is not None:
             self._closed()
             return
+        self.errands.session_down()
+        self._channel_seekers.clear()
         for part in tuple(self._parts):
             part.session_down()
         if time.monotonic() - self._up_since >= _STEADY:

@@ -39,9 +39,8 @@ _SAFE_DEAD_LETTERING: Final = {
 }
 
 _SETTLED: Final = 1.0  # seconds; a quorum queue that is younger when the broker is killed is of no use after
-_NOT_FOUND: Final = 404
-_UNEQUAL: Final = 406
-_CLOSED_BY_US: Final = (0, 200)  # as the versions of pika have it
+#: By the reply codes of AMQP 0-9-1 (section 1.1): what a refusal means for a declaration.
+_REFUSALS: Final = {403: "forbidden", 404: "missing", 406: "other"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +133,16 @@ def may_come_back(reason: str) -> bool:
     return reason.startswith("NOT_FOUND")
 
 
-class Declaration:
-    """Declares one queue, on channels that are thrown away: a refusal closes the channel.
+def _anyone_may(_queue: str) -> str:
+    return ""
 
-    The queue is looked for first, so that one with other arguments is used as it is; only a missing
-    one is made. A quorum queue that was made is done a moment later: RabbitMQ 3.10 and 4.0 answer before
-    they would find it again after a SIGKILL.
+
+class Declaration:
+    """Declares one queue, with the exchange that leads to it.
+
+    Each is looked for first, so that one with other arguments is used as it is, and one that is there needs
+    no right to make it; only a missing one is made. A quorum queue that was made is done a moment later:
+    RabbitMQ 3.10 and 4.0 answer before they would find it again after a SIGKILL.
     """
 
     def __init__(
@@ -150,108 +153,141 @@ class Declaration:
         *,
         done: Callable[[], None],
         failed: Callable[[str], None],
+        may_make: Callable[[str], str] = _anyone_may,
     ) -> None:
-        """Begin; exactly one of `done` and `failed` (with the reason) is called, unless the session ends."""
+        """Begin; exactly one of `done` and `failed` (with the reason) is called, unless the session ends.
+
+        may_make -- tells why a queue of that name must not be made; "" if it may
+        """
         self._loop = loop
         self._session = session
         self._queue = queue
         self._done = done
         self._failed = failed
-        self._passive = True
+        self._may_make = may_make
         self._is_new = False
         self._log = logging.getLogger(__name__)
-        session.channel(self._declare)
+        self._find_exchange() if queue.has_exchange else self._find_queue()
 
-    def _declare(self, channel: Any) -> None:
-        guard = self._loop.guard
-        channel.add_on_close_callback(guard(self._refused))
-        if self._queue.has_exchange:
-            channel.exchange_declare(
-                self._queue.name,
-                "fanout",
-                durable=True,
-                callback=guard(lambda _frame: self._declare_queue(channel)),
-            )
-        else:
-            self._declare_queue(channel)
+    def _ask(
+        self,
+        request: Callable[[Any, Callable[[Any], None]], Any],
+        answered: Callable[[], None],
+        **refused: Callable[[], None],
+    ) -> None:
+        """Ask the broker for something; a refusal that `refused` does not name is a failure."""
 
-    def _declare_queue(self, channel: Any) -> None:
-        if not channel.is_open:
-            return  # the connection is being closed
-        guard = self._loop.guard
-        channel.queue_declare(
-            self._queue.name,
-            passive=self._passive,
-            durable=True,
-            arguments=self._arguments(),
-            callback=guard(lambda _frame: self._declared(channel)),
+        def refuse(code: int, text: str) -> None:
+            act = refused.get(_REFUSALS.get(code, ""))
+            if act is None:
+                self._failed(text)
+            else:
+                act()
+
+        self._session.errands.run(request, lambda _frame: answered(), refuse)
+
+    # --- the exchange ---
+
+    def _find_exchange(self) -> None:
+        self._ask(
+            lambda channel, answered: channel.exchange_declare(
+                self._queue.name, passive=True, callback=answered
+            ),
+            self._find_queue,
+            missing=self._make_exchange,
         )
+
+    def _make_exchange(self) -> None:
+        self._ask(
+            lambda channel, answered: channel.exchange_declare(
+                self._queue.name, "fanout", durable=True, callback=answered
+            ),
+            self._find_queue,
+        )
+
+    def _bind(self) -> None:
+        """Bind the queue; without the right to, whoever made both has bound them."""
+        self._ask(
+            lambda channel, answered: channel.queue_bind(
+                self._queue.name, self._queue.name, callback=answered
+            ),
+            self._finish,
+            forbidden=self._failed_to_bind if self._is_new else self._finish,
+        )
+
+    def _failed_to_bind(self) -> None:
+        self._failed(f"ACCESS_REFUSED - it cannot be bound to the exchange {self._queue.name}")
+
+    # --- the queue ---
+
+    def _find_queue(self) -> None:
+        self._ask(
+            lambda channel, answered: channel.queue_declare(
+                self._queue.name, passive=True, callback=answered
+            ),
+            self._compare if self._queue.has_exchange else self._finish,
+            missing=self._make_queue,
+        )
+
+    def _compare(self) -> None:
+        """Look whether a queue that holds messages back does so as it should."""
+        self._ask(self._declare, self._bind, other=self._use_as_it_is, forbidden=self._bind)
+
+    def _make_queue(self) -> None:
+        refusal = self._may_make(self._queue.name)
+        if refusal:
+            self._failed(refusal)
+            return
+        self._is_new = True
+        self._ask(self._declare, self._made, other=self._use_as_it_is)
+
+    def _declare(self, channel: Any, answered: Callable[[Any], None]) -> None:
+        channel.queue_declare(self._queue.name, durable=True, arguments=self._arguments(), callback=answered)
 
     def _arguments(self) -> dict[str, Any]:
         return declared_arguments(self._queue, self._session.amqp, self._session.broker_major)
 
-    def _declared(self, channel: Any) -> None:
-        if not self._queue.has_exchange:
-            self._finish(channel)
-        elif self._passive:  # it is there; whoever made it may have died before he bound it
-            self._passive = False
-            self._declare_queue(channel)
-        else:
-            self._bind(channel)
-
-    def _bind(self, channel: Any) -> None:
-        if not channel.is_open:
-            return  # the connection is being closed
-        bound = self._loop.guard(lambda _frame: self._finish(channel))
-        channel.queue_bind(self._queue.name, self._queue.name, callback=bound)
-
-    def _bind_as_it_is(self, channel: Any) -> None:
-        channel.add_on_close_callback(self._loop.guard(self._refused))
-        self._bind(channel)
-
-    def _finish(self, channel: Any) -> None:
-        if self._is_new:
-            self._log.info("declared queue %s", self._queue.name)
-        if self._is_new and self._arguments().get("x-queue-type") == "quorum":
-            self._loop.call_later(_SETTLED, lambda: self._leave(channel))
-        else:
-            self._leave(channel)
-
-    def _leave(self, channel: Any) -> None:
-        if channel.is_open:
-            channel.close()
-            self._done()
-
-    def _refused(self, _channel: Any, error: BaseException) -> None:
-        code, text = getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error))
-        if code in _CLOSED_BY_US or not self._session.is_up:
-            return
-        if code == _NOT_FOUND and self._passive:
-            self._passive, self._is_new = False, True
-            self._session.channel(self._declare)
-        elif code == _UNEQUAL:
-            self._log.warning("queue %s has other arguments; it is used as it is", self._queue.name)
-            self._use_as_it_is()
-        else:
-            self._failed(text)
-
     def _use_as_it_is(self) -> None:
+        self._is_new = False
+        self._log.warning("queue %s has other arguments; it is used as it is", self._queue.name)
+        self._made()
+
+    def _made(self) -> None:
         if self._queue.has_exchange:
-            self._session.channel(self._bind_as_it_is)
+            self._bind()
         else:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._is_new:
             self._done()
+            return
+        self._log.info("declared queue %s", self._queue.name)
+        if self._arguments().get("x-queue-type") != "quorum":
+            self._done()
+            return
+        epoch = self._session.errands.epoch
+        self._loop.call_later(
+            _SETTLED, lambda: self._done() if epoch == self._session.errands.epoch else None
+        )
 
 
 class Provider(Part):
     """Declares queues that messages came back for: each once, however many messages wait for it.
 
-    A window of messages may come back together, and a connection has 2047 channels.
+    A window of messages may come back together.
     """
 
-    def __init__(self, loop: EventLoop, session: Session) -> None:
-        """Declare over `session`; whoever waits when it ends is forgotten."""
+    def __init__(
+        self, loop: EventLoop, session: Session, may_make: Callable[[str], str] = _anyone_may
+    ) -> None:
+        """Declare over `session`; whoever waits when it ends is forgotten.
+
+        may_make -- tells why a queue of that name must not be made; "" if it may
+        """
         self._loop = loop
         self._session = session
+        self._may_make = may_make
         self._log = logging.getLogger(__name__)
         self._waiting: dict[str, list[tuple[Callable[[], None], Callable[[str], None]]]] = {}
         self._asked: list[Callable[[], None]] = []  # while the session was down
@@ -274,6 +310,7 @@ class Provider(Part):
                 queue,
                 done=lambda: self._done(queue.name),
                 failed=lambda reason: self._failed(queue.name, reason),
+                may_make=self._may_make,
             )
 
     def session_up(self) -> None:

@@ -125,12 +125,12 @@ class Line(Part):
     def count_waiting(self, done: Callable[[int], None]) -> None:
         """Ask how many chunks wait that no worker has been given; not answered without a connection."""
         if self._publishing.is_up:
-            Depth(self._loop, self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
+            Depth(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
 
     def withdraw(self, done: Callable[[int], None]) -> None:
         """Remove the chunks that no worker has been given; `done` takes their number, if there is one."""
         if self._publishing.is_up:
-            Purge(self._loop, self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
+            Purge(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
 
     def close(self, then: Callable[[], None], *, is_finished: bool) -> None:
         """Close both connections; where no receipt will be wanted any more, delete their queue before."""
@@ -141,7 +141,7 @@ class Line(Part):
 
         if is_finished and self._publishing.is_up:
             queue = receipts_queue(self._type)
-            Deletion(self._loop, self._publishing, queue, done=leave, failed=leave)
+            Deletion(self._publishing, queue, done=leave, failed=leave)
         else:
             leave()
 
@@ -156,7 +156,7 @@ class Line(Part):
 
     def _discard(self) -> None:
         queue = worker_queue(self._type)
-        Purge(self._loop, self._consuming, queue, done=self._discarded, failed=self._unusable)
+        Purge(self._consuming, queue, done=self._discarded, failed=self._unusable)
 
     def _unusable(self, reason: str) -> None:
         self._on_error(BrokerRefused(f"queue {worker_queue(self._type)} cannot be used: {reason}"))

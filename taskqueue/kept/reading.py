@@ -69,7 +69,7 @@ class Reading(Part):
 
     def session_up(self) -> None:
         """Ask how far to read; the session calls this."""
-        Depth(self._loop, self._session, self._place, done=self._begin, failed=self._refused)
+        Depth(self._session, self._place, done=self._begin, failed=self._refused)
 
     def _begin(self, depth: int) -> None:
         self._target = max(depth, self._at_least)
@@ -127,7 +127,7 @@ class Reading(Part):
         elif (
             silent > _QUIET and self._subscription is not None and not self._is_read and not self._unfinished
         ):
-            Depth(self._loop, self._session, self._place, done=self._look_again, failed=self._refused)
+            Depth(self._session, self._place, done=self._look_again, failed=self._refused)
         self._loop.call_later(_QUIET, self._watch)
 
     def _look_again(self, depth: int) -> None:

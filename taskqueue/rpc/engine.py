@@ -4,6 +4,7 @@ Other threads hand in what they want by `do`, or `call`; everything else here ru
 lead, the client's own or one that waits for a call.
 """
 
+import logging
 import math
 import threading
 import time
@@ -34,6 +35,8 @@ from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.inbox import Inbox
 from taskqueue.rpc.lead import Lead
 from taskqueue.submission import Submission
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_DELAY: Final = 2.0  # seconds between two attempts to connect
 _LOOK_DELAY: Final = 0.25  # seconds between two looks for calls that the broker does not confirm
@@ -310,7 +313,10 @@ class Engine(Part):
 
     def _cancel(self, id_: str) -> None:
         if id_ in self._calls:
-            self._cancelling.provide(lambda: self._publish_cancel(id_))
+            self._cancelling.provide(
+                lambda: self._publish_cancel(id_),
+                lambda reason: _log.warning("call %s cannot be cancelled: %s", id_, reason),
+            )
 
     def _publish_cancel(self, id_: str) -> None:
         properties = Properties(correlation_id=id_, delivery_mode=1).encode()

@@ -53,12 +53,12 @@ def test_a_listener_that_is_closed_before_its_queue_is_there_ends_in_peace(close
 def test_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(close_behind):
     def begin(loop, session):
         exchange = Exchange(loop, session, "test-fanout")
-        on_up(session, lambda: exchange.provide(list))
+        on_up(session, lambda: exchange.provide(list, print))
 
-    close_behind(Exchange, "_declare", begin)
+    close_behind(Exchange, "_make", begin)
 
 
-@pytest.mark.parametrize("method", ["_declare", "_declare_queue"])
+@pytest.mark.parametrize("method", ["_find_exchange", "_make_exchange", "_find_queue", "_declare", "_bind"])
 def test_a_queue_with_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(
     close_behind, foreign, method
 ):

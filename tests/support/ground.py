@@ -66,21 +66,23 @@ class Ground:
         running.wait_for(ready)
         return running
 
-    def work(self, target: Path, *arguments: str) -> Daemon:
+    def work(self, target: Path, *arguments: str, url: str | None = None) -> Daemon:
         """Start `taskqueue work` on a file; wait until it works."""
         path = self.directory / target.name
         shutil.copyfile(target, path)
-        return self.work_anew(path, *arguments)
+        return self.work_anew(path, *arguments, url=url)
 
-    def work_anew(self, path: Path, *arguments: str) -> Daemon:
-        """Start `taskqueue work` on a file that is here already; wait until it works."""
+    def work_anew(
+        self, path: Path, *arguments: str, url: str | None = None, ready: str = "takes work"
+    ) -> Daemon:
+        """Start `taskqueue work` on a file that is here already; wait until its log says `ready`."""
         running = Daemon(
             self.command("work", str(path), *arguments),
             self.directory,
-            env=self.environment,
+            env=self.environment | ({} if url is None else {"TASKQUEUE_AMQP": url}),
         )
         self._started.append(running)
-        running.wait_for("takes work")
+        running.wait_for(ready)
         return running
 
 

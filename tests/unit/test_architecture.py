@@ -25,7 +25,7 @@ config
 broker
 address
 plugins processes daemon results
-logs pool.labels
+formats passage logs pool.labels
 pool.frames pool.control pool.limits pool.output pool.permits pool.privileges
 worker keeper
 rpc.calls
