@@ -14,10 +14,18 @@ from support.configs import PLUGINS, SEED, People, groups
 from support.documentation import PAGES, PROJECT, blocks, commands, example, has
 
 import taskqueue as package
+from taskqueue import processes, workitem
+from taskqueue.broker import session
 from taskqueue.cli import taskqueue
+from taskqueue.config import GroupSettings
 from taskqueue.errors import ExitStatus
+from taskqueue.feed import feeder, line
+from taskqueue.pool import cancellations, retries, settlement, workload
+from taskqueue.rpc import caller, mapping, named
 from taskqueue.rpc.call import Status
 
+MEBIBYTE = 1024 * 1024
+DEFAULT = GroupSettings("any", "any")
 EVERY_PAGE = (*PAGES, "CONTRIBUTING.md", "ARCHITECTURE.md")
 
 
@@ -172,6 +180,41 @@ def test_the_errors_of_calls_that_the_page_lists_are_in_the_package():
 
 def test_the_statuses_of_a_call_that_the_page_lists_are_all_there_are():
     assert sorted(column("docs/calling.md", "status")) == sorted(Status)
+
+
+(LIMIT,) = [
+    each
+    for each in taskqueue.get_command(None, "failed").get_command(None, "list").params
+    if each.name == "limit"
+]
+#: What the pages promise in numbers: a page, words around a number on it, and the number in the code.
+NUMBERS = [
+    ("docs/calling.md", "at most {} calls out", mapping._WINDOW),
+    ("docs/calling.md", "`broker_timeout` ({} seconds)", caller.BROKER_TIMEOUT),
+    ("docs/calling.md", "At most {} of its calls may be out", named._MOST_OUT),
+    ("docs/feeding.md", "receipts have waited for more than {} days", line._RECEIPTS_EXPIRE / 86_400_000),
+    ("docs/feeding.md", "{} seconds after the connection is back", feeder._SILENCE),
+    ("docs/operations.md", "growing pauses of up to {} seconds", session._LONGEST_DELAY),
+    ("docs/operations.md", "growing pause of up to {} seconds", processes._LONGEST_DELAY),
+    ("docs/operations.md", "`lease_after` seconds ({} minutes)", DEFAULT.lease_after / 60),
+    ("docs/operations.md", "`lease_timeout` seconds ({} minutes)", DEFAULT.lease_timeout / 60),
+    ("docs/operations.md", "the oldest {}, or `--limit N`", LIMIT.default),
+    ("docs/plugins.md", "up to {} times, whatever `retries` is", retries.MOST_REQUESTS),
+    ("docs/protocol.md", "its JSON may have at most {} MiB", workitem.LARGEST_READ / MEBIBYTE),
+    ("docs/protocol.md", "A worker decompresses up to {} MiB", workitem.LARGEST_DECOMPRESSED / MEBIBYTE),
+    ("docs/protocol.md", "a body of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
+    ("docs/protocol.md", "A workitem of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
+    ("docs/protocol.md", "never more than {} s earlier", workload._EARLY),
+    ("docs/protocol.md", "({} of them), and drops the call", cancellations._REMEMBERED),
+]
+
+
+@pytest.mark.parametrize(("page", "words", "number"), NUMBERS, ids=lambda value: str(value)[:40])
+def test_the_numbers_of_the_pages_are_those_of_the_code(page, words, number):
+    text = re.sub(r"\s+", " ", (PROJECT / page).read_text(encoding="utf-8"))
+    before, _, after = words.partition("{}")
+    (said,) = re.findall(f"{re.escape(before)}([0-9.,]+[0-9]|[0-9]){re.escape(after)}", text)
+    assert float(said.replace(",", "")) == number
 
 
 # --- links ---
