@@ -75,6 +75,19 @@ def test_the_window_bounds_what_is_in_flight_and_a_full_queue_is_not_acknowledge
     wait_until(lambda: ground.foreign.depth("taskqueue") == 49)
 
 
+def test_what_waits_for_room_is_not_acknowledged_with_what_came_after_it(ground: Ground) -> None:
+    ground.foreign.declare("worker_full", arguments=FULL)
+    publish_numbers_to_full(ground, 2)
+    publish_numbers(ground, 100)
+    dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 20")
+    dispatcher.wait_for("queue worker_full takes nothing now")
+    assert len(ground.foreign.collect("worker_counted", 100)) == 100
+    dispatcher.kill()
+    wait_until(lambda: ground.foreign.depth("taskqueue"), what="the one that waits")
+    left = ground.foreign.collect("taskqueue", ground.foreign.depth("taskqueue"))
+    assert [message.body for message in left if message.properties["type"] == "full"] == [b"1"]
+
+
 def publish_numbers_to_full(ground: Ground, number: int) -> None:
     ground.foreign.declare("taskqueue")
     for each in range(number):
