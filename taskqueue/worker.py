@@ -147,6 +147,7 @@ class WorkerSpec:
     settings: Mapping[str, str]
     limits: Limits
     own: plugins.OwnPlugin | None = None  # None: the plugin that is installed for the worker type
+    explains: bool = True  # whether it shows the traceback where its plugin cannot be set up
 
 
 def run(spec: WorkerSpec, link: socket.socket, permits: socket.socket, parent: int) -> ExitStatus:
@@ -158,23 +159,32 @@ def run(spec: WorkerSpec, link: socket.socket, permits: socket.socket, parent: i
         permits: from the consumer: the numbers of the tasks that may be begun (permits.py).
         parent: the supervisor's process id; with it we die.
     """
-    # Each line begins with its level, by which the consumer logs it.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s", force=True
-    )
+    _log_to_stderr()
     try:
         _settle_in(spec, parent)
         worker = _load(spec)
     except TaskqueueError as error:
-        logging.getLogger(__name__).error(
-            "cannot start: %s", shorten(str(error), 2000), exc_info=error.__cause__
-        )
+        cause = error.__cause__ if spec.explains else None
+        logging.getLogger(__name__).error("cannot start: %s", shorten(str(error), 2000), exc_info=cause)
         return ExitStatus(error.status)
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
         _flush_output()
         link.sendall(frames.ready(worker.services))
         _serve(worker, spec, link, permits)
     return _tear_down(worker)
+
+
+class _LevelOnEachLine(logging.Formatter):
+    """Begins each line with its level, by which the consumer logs it; a traceback has many."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(f"{record.levelname}: {line}" for line in super().format(record).split("\n"))
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LevelOnEachLine())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
 def _settle_in(spec: WorkerSpec, parent: int) -> None:

@@ -53,6 +53,7 @@ class Group:
         self.state = ""  # in the consumer's words; empty until it has tried the broker
         self.failure = ""  # why the consumer cannot work
         self.is_leaving = False
+        self._has_explained = False  # whether a worker has shown, or may show, why none can be set up
         self._is_done = False  # whether the consumer only waits for its workers' end
         self._kill_at = math.inf  # monotonic; when workers that have nothing to do any more must be gone
         self.control: socket.socket | None = None
@@ -176,6 +177,7 @@ class Group:
         for slot in self.workers:
             if slot.pid == pid:
                 slot.has_begun |= word in ("begun", "retires")
+                self._has_explained &= word != "begun"
                 slot.is_retiring |= word == "retires"
                 slot.is_dismissed |= word == "dismiss"
 
@@ -292,6 +294,7 @@ class Group:
             )
             files = (link.fileno(), output, giving.fileno(), using.fileno())
             self._tell_consumer("worker", files, pid=slot.pid, name=slot.name)
+            self._has_explained = True
         finally:
             for end in (link, theirs, giving, using):
                 end.close()
@@ -318,5 +321,6 @@ class Group:
             dict(settings.settings),
             Limits.of(settings),
             plugin if isinstance(plugin := self.blueprint.plugin, OwnPlugin) else None,
+            explains=not self._has_explained,
         )
         return worker.run(spec, *ends, parent)

@@ -163,6 +163,15 @@ def test_one_that_replaces_its_standard_streams_has_a_result(site, work, streams
     assert pool.stop() == 0
 
 
+def test_the_workers_of_one_that_cannot_start_show_why_once_and_then_say_it_in_a_line(site):
+    pool = site.pool("[unimportable]\nworkers: 3", ready="cannot start: ")
+    pool.wait_for("cannot start: plugin 'unimportable' cannot be imported: RuntimeError: ", times=6)
+    assert pool.output().count("Traceback") == 1
+    traceback = [line for line in pool.output().splitlines() if "zoo_unimportable.py" in line]
+    assert traceback
+    assert all(" ERROR consumer: |" in line for line in traceback)
+
+
 @pytest.mark.parametrize(
     ("animal", "reason"),
     [
