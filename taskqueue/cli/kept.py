@@ -117,7 +117,8 @@ def _show_list(place: Place, found: list[dict[str, Any]]) -> None:
         )
         for each in found
     ]
-    tables.show_table(place.name.capitalize(), ("id", "type", "attempts", "reason", "when"), rows)
+    columns = ("id", "type", "attempts", "reason", "when")
+    tables.show_table(place.name.capitalize(), columns, rows, whole="id")
 
 
 def _time(seconds: object) -> str:

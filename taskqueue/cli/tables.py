@@ -11,6 +11,8 @@ from rich.text import Text
 
 from taskqueue.plugins import Plugin
 
+_ROOM_BESIDE: Final = 60  # columns of the terminal for what stands beside a cell that is not divided
+
 PLUGIN_COLUMNS: Final = ("worker type", "distribution", "entry point")
 
 format_option = click.option(
@@ -28,16 +30,23 @@ def plugin_row(plugin: Plugin) -> tuple[str, ...]:
     return plugin.name, f"{plugin.distribution} {plugin.version}", plugin.target
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns' names; as wide as they are where no terminal sets a width."""
+def show_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: str = ""
+) -> None:
+    """Print rows under their columns' names; as wide as they are where no terminal sets a width.
+
+    whole -- the column whose cells are not divided, so that they can be copied
+    """
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == whole)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # no markup: a section is [amqp]
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
+    longest = max((len(str(row[columns.index(whole)])) for row in rows), default=0) if whole else 0
+    console.width = max(console.width, longest + _ROOM_BESIDE)
     with console.capture() as captured:
         console.print(table)
     lines = captured.get().rstrip("\n").split("\n")

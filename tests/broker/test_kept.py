@@ -1,6 +1,8 @@
 """`taskqueue failed` and `taskqueue rejected` on the real broker."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -126,6 +128,24 @@ def test_a_reason_of_many_lines_is_shortened_to_one(amqp_url: str, foreign: Fore
     [_, _, row] = output(amqp_url, "failed", "list").splitlines()
     assert "Error: one\\ntwo\\x1b[31mxxx" in row
     assert len(row) < 140
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef" * 2, "x" * 255])
+@pytest.mark.parametrize("width", [None, 40, 80])
+def test_an_id_is_listed_in_one_piece_on_a_terminal_of_any_width(
+    amqp_url: str, foreign: Foreign, name: str, width: int | None
+) -> None:
+    foreign.declare(FAILED)
+    keep(foreign, name, reason="ValueError: " + "no " * 30)
+    if width is None:
+        assert name in output(amqp_url, "failed", "list").split()
+        return
+    master, slave = pty.openpty()
+    env = {**os.environ, "TASKQUEUE_AMQP": amqp_url, "COLUMNS": str(width), "TERM": "xterm"}
+    subprocess.run(cli("failed", "list"), env=env, stdout=slave, check=True, timeout=60)
+    assert name in os.read(master, 65_536).decode().split()
+    os.close(slave)
+    os.close(master)
 
 
 def test_where_nothing_is_kept_none_is_listed_and_no_queue_made(amqp_url: str, foreign: Foreign) -> None:
