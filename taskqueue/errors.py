@@ -38,6 +38,22 @@ class TaskqueueError(Exception):
 
     status = ExitStatus.SOFTWARE
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have it pickled as it is: Exception's own way gives `__init__` the text instead of its arguments.
+
+        A pool of processes (multiprocessing) waits for ever for an exception that cannot be unpickled.
+        """
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(
+    kind: type[TaskqueueError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> TaskqueueError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class ConfigError(TaskqueueError):
     """The configuration has faults; all of them are listed, one a line."""

@@ -10,6 +10,9 @@ from taskqueue.feed.target import GET_JOBS, HANDLE_JOB
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+_THREADS = 4  # of each worker, as Taskmaster's slaves had a pool of them
+
 
 def _address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.startswith(("amqp://", "amqps://")):
@@ -27,6 +30,29 @@ def _common(command: _F) -> _F:
             "--log-level", default="ERROR", show_default=True, help="The least severe messages to log."
         ),
         click.option("--no-progress", is_flag=True, help="Show no progress."),
+        click.option("--pickle", is_flag=True, help="Send jobs as signed pickles."),
+    ):
+        command = option(command)
+    return command
+
+
+def _working(command: _F) -> _F:
+    """Add the options of what works."""
+    for option in (
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            default=_THREADS,
+            show_default=True,
+            help="Jobs that each worker performs at a time, in threads.",
+        ),
+        click.option(
+            "--retries",
+            type=int,
+            metavar="N",
+            help="Taken for Taskmaster's sake: workers wait for the broker for as long as it takes.",
+        ),
+        click.option("--timeout", type=int, metavar="MS", help="As --retries."),
     ):
         command = option(command)
     return command
@@ -45,7 +71,11 @@ def _arguments(address: str | None, log_level: str, *flags: tuple[str, bool]) ->
     return given + [name for name, is_given in flags if is_given]
 
 
-@click.command()
+def _flags(given: dict[str, bool]) -> list[tuple[str, bool]]:
+    return [(f"--{name.replace('_', '-')}", given[name]) for name in ("reset", "no_progress", "pickle")]
+
+
+@click.command(context_settings=_HELP)
 @click.argument("callback")
 @click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
 @_feeding
@@ -54,36 +84,43 @@ def master(
     callback: str, options: tuple[str, ...], address: str | None, log_level: str, size: int, **flags: bool
 ) -> None:
     """Feed the jobs of CALLBACK, as `taskqueue feed` does."""
-    given = _arguments(
-        address, log_level, ("--reset", flags["reset"]), ("--no-progress", flags["no_progress"])
-    )
+    given = _arguments(address, log_level, *_flags(flags))
     cli.main(["feed", *given, "--size", str(size), "--", callback, *options])
 
 
-@click.command()
+@click.command(context_settings=_HELP)
 @click.argument("callback")
+@_working
 @_common
-def slave(callback: str, address: str | None, log_level: str, **_: bool) -> None:
+def slave(callback: str, **options: Any) -> None:
     """Run one worker, as `taskqueue work` does."""
-    cli.main(["work", *_arguments(address, log_level), "--workers", "1", "--", callback])
+    _work(callback, 1, options)
 
 
-@click.command()
+@click.command(context_settings=_HELP)
 @click.argument("callback")
-@click.argument("processes", type=int)
+@click.argument("processes", type=click.IntRange(min=1))
+@_working
 @_common
-def spawn(callback: str, processes: int, address: str | None, log_level: str, **_: bool) -> None:
+def spawn(callback: str, processes: int, **options: Any) -> None:
     """Run workers, as `taskqueue work` does."""
-    cli.main(["work", *_arguments(address, log_level), "--workers", str(processes), "--", callback])
+    _work(callback, processes, options)
 
 
-@click.command()
+def _work(callback: str, processes: int, options: dict[str, Any]) -> None:
+    given = _arguments(options["address"], options["log_level"], ("--pickle", options["pickle"]))
+    given += ["--workers", str(processes), "--threads", str(options["threads"])]
+    cli.main(["work", *given, "--", callback])
+
+
+@click.command(context_settings=_HELP)
 @click.argument("script")
-@click.argument("processes", type=int)
+@click.argument("processes", type=click.IntRange(min=1))
 @click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--get-jobs-callback", metavar="NAME", default=GET_JOBS, show_default=True)
 @click.option("--handle-job-callback", metavar="NAME", default=HANDLE_JOB, show_default=True)
 @_feeding
+@_working
 @_common
 def run(
     script: str,
@@ -95,11 +132,23 @@ def run(
     address: str | None,
     log_level: str,
     size: int,
+    threads: int,
     **flags: bool,
 ) -> None:
     """Feed jobs and run their workers on this machine, as `taskqueue run` does."""
-    given = _arguments(
-        address, log_level, ("--reset", flags["reset"]), ("--no-progress", flags["no_progress"])
-    )
+    given = _arguments(address, log_level, *_flags(flags))
     given += ["--get-jobs-callback", get_jobs_callback, "--handle-job-callback", handle_job_callback]
-    cli.main(["run", *given, "--size", str(size), "--", script, str(processes), *options])
+    cli.main(
+        [
+            "run",
+            *given,
+            "--threads",
+            str(threads),
+            "--size",
+            str(size),
+            "--",
+            script,
+            str(processes),
+            *options,
+        ]
+    )

@@ -1,7 +1,8 @@
 """One start of `taskqueue feed`: whose state it is, where to go on, and what was fed when it ends."""
 
 import os.path
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,9 @@ from taskqueue.feed.wishes import Wishes
 
 #: What is left to do when a feed is through, as `Feeding.run` may find.
 NOTHING: Final = "nothing is left to do"
+
+#: Iterables whose length is known at once. That of others may raise, or load all of a query into memory.
+_COUNTED: Final = (list, tuple, range, set, frozenset, dict, deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class Feeding:
 
         def begin(first: int) -> tuple[Iterable[Any], int | None]:
             jobs = call(get_jobs, arguments)
-            total = at + len(jobs) if isinstance(jobs, Sized) else None
+            total = at + len(jobs) if isinstance(jobs, _COUNTED) else None
             return skip(jobs, first - at), total
 
         return begin
@@ -117,6 +121,7 @@ class Feeding:
         if state.again is None:
             if not state.failed:
                 return None
+            _check_is_there(file.failed_path)
             state.again, state.failed, state.failed_size = Pass(f"again{state.run}"), 0, 0
         coding = codec(self.key, self.wishes.worker_type)
 
@@ -137,12 +142,21 @@ def _new(identity: Identity, file: StateFile) -> State:
     return State(identity)
 
 
+def _check_is_there(path: Path) -> None:
+    """Raise StateError where the file of the jobs that failed is missing, before the state says otherwise."""
+    if not path.exists():
+        raise StateError(
+            f"{path}, which has the jobs that failed, is not there: put it back, or start over by --reset"
+        )
+
+
 def _complete(file: StateFile, state: State) -> None:
     """Have the files beside the state be as it says, wherever a feeder was killed between the two."""
     try:
         if state.again is None:
             file.again_path.unlink(missing_ok=True)
         elif not file.again_path.exists():
+            _check_is_there(file.failed_path)
             file.failed_path.rename(file.again_path)
     except OSError as error:
         raise StateError(f"{error.filename}: {error.strerror}") from None

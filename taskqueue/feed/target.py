@@ -19,6 +19,9 @@ from taskqueue.workitem import checked_type
 GET_JOBS: Final = "get_jobs"
 HANDLE_JOB: Final = "handle_job"
 
+#: Whether a target is being imported just now: a script that is one must not begin to serve itself.
+is_loading = False
+
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 
 
@@ -42,7 +45,8 @@ class Target:
             path = Path(place).absolute()
             if not path.is_file():
                 raise TargetError(f"target {text!r}: there is no file {place}")
-            target = cls(path.stem, name or function, str(path), str(path.parent))
+            module = re.sub(r"\W", "_", path.stem)  # migrate-users.py is migrate_users
+            target = cls(module, name or function, str(path), str(path.parent))
         else:
             target = cls(place, name or function, None, current_directory())
         if not _MODULE.match(target.module) or not target.function.isidentifier():
@@ -65,14 +69,18 @@ class Target:
 
     def load_module(self) -> ModuleType:
         """Import the module and return it; TargetError, with its cause, where that fails."""
+        global is_loading  # noqa: PLW0603 -- one process loads one target
         if self.directory not in sys.path:
             sys.path.insert(0, self.directory)
+        is_loading = True
         try:
             return self._import()
         except TargetError:
             raise
         except (Exception, SystemExit) as error:
             raise TargetError(f"target {self}: {type(error).__name__}: {error}") from error
+        finally:
+            is_loading = False
 
     def _import(self) -> ModuleType:
         if self.path is None:

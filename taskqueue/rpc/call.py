@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator
 from enum import StrEnum
@@ -93,7 +94,7 @@ class Call(Generic[R]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is done, at most `timeout` seconds; tell whether it is."""
         if not self.done():
-            self._exchange.wait(self, timeout)
+            self._exchange.wait(self, lock_timeout(timeout))
         return self.done()
 
     def result(self, timeout: float | None = None) -> R:
@@ -199,6 +200,15 @@ class Call(Generic[R]):
 
 
 _ENDS: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+
+
+def lock_timeout(timeout: float | None) -> float | None:
+    """Return a timeout that a lock takes, None for one beyond; ValueError for NaN."""
+    if timeout is None or timeout > threading.TIMEOUT_MAX:
+        return None
+    if math.isnan(timeout):
+        raise ValueError(f"expected a timeout in seconds, found {timeout}")
+    return timeout
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from taskqueue.errors import UnknownCall
-from taskqueue.rpc.call import Call
+from taskqueue.rpc.call import Call, lock_timeout
 from taskqueue.rpc.caller import BROKER_TIMEOUT, Caller
 from taskqueue.rpc.mapping import Results
 from taskqueue.rpc.named import NamedEngine
@@ -74,7 +74,7 @@ class Client(Caller):
         """Send a call and wait for its value, at most `timeout` seconds; who does not get it, forgets it."""
         line, call, body = self._new_call(name, args, kwargs)
         try:
-            line.call(call, body, timeout)
+            line.call(call, body, lock_timeout(timeout))
             return call.outcome(timeout)
         finally:
             if not call.done():

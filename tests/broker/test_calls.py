@@ -404,3 +404,46 @@ Client().call(add, 5, "6")  # error
     wrong = [number for number, line in enumerate(code.splitlines(), 1) if line.endswith("# error")]
     found = sorted({int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line})
     assert found == wrong, done.stdout + done.stderr
+
+
+ZEROTASK = """
+from taskqueue.node import Node
+from taskqueue import task
+
+@task
+def shout(foo):
+    return foo.upper()
+
+Node().start()
+"""
+
+
+def test_a_node_serves_the_tasks_of_its_script(served, daemon, tmp_path):
+    script = tmp_path / "shouting.py"
+    script.write_text(ZEROTASK)
+    node = daemon([sys.executable, str(script)], env={"TASKQUEUE_AMQP": served.url})
+    node.wait_for("takes work")
+    with Client(served.url) as client:
+        assert client.shout("hey") == "HEY"
+    assert node.stop() == 0
+
+
+def test_a_node_without_a_script_says_so():
+    code = "from taskqueue.node import Node; Node().start()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith(
+        "TargetError: Node().start() serves the tasks of a script, and Python was started without one\n"
+    )
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_an_endless_timeout_is_none(client, async_client, timeout):
+    assert client.call("add", 5, 6, timeout=timeout) == 11
+    assert async_client.add(5, 6).result(timeout=timeout) == 11
+
+
+def test_a_timeout_that_is_no_number_is_refused(client, async_client):
+    with pytest.raises(ValueError, match="expected a timeout in seconds, found nan"):
+        client.call("add", 5, 6, timeout=float("nan"))
+    with pytest.raises(ValueError, match="expected a timeout in seconds, found nan"):
+        async_client.add(5, 6).result(timeout=float("nan"))

@@ -396,8 +396,8 @@ def test_taskmasters_commands_do_what_they_did(feed, daemon):
     address = ["--address", feed.url]
     slave = daemon(tm("slave", *address, "--no-progress", "--log-level", "INFO", str(feed.file)))
     spawn = daemon(tm("spawn", *address, "--log-level", "INFO", str(feed.file), "2"))
-    for workers in (slave, spawn):
-        workers.wait_for("ready:")
+    slave.wait_for("ready: 1 worker in 1 group")
+    spawn.wait_for("ready: 2 workers in 1 group")
 
     def here(*command):
         line = ["env", "-C", str(feed.directory), *command]
@@ -411,3 +411,86 @@ def test_taskmasters_commands_do_what_they_did(feed, daemon):
     assert not any(feed.url in line for line in spawn.processes().values())
     old = here(*tm("spawn", "--address", "tcp://0.0.0.0:3050", "jobs.py", "2"))
     assert (old.returncode, old.stderr.count("expected amqp://user:password@host:port/vhost")) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["master", "slave", "spawn", "run"])
+def test_taskmasters_commands_explain_themselves(name):
+    for option in ("-h", "--help"):
+        shown = subprocess.run(tm(name, option), capture_output=True, text=True, check=True)
+        assert "--address URL" in shown.stdout
+
+
+def test_taskmasters_slaves_have_a_pool_of_threads_and_its_options_are_taken(feed, daemon):
+    threads = feed.directory / "threads"
+    feed.write(
+        "import threading, time\n"
+        "def get_jobs():\n    yield from range(400)\n"
+        "def handle_job(job):\n"
+        "    time.sleep(0.005)\n"
+        f"    with open({str(threads)!r}, 'a') as file: print(threading.get_ident(), file=file)\n"
+    )
+    options = ["--retries", "3", "--timeout", "2500", "--log-level", "INFO"]
+    spawn = daemon(tm("spawn", "--address", feed.url, *options, str(feed.file), "1"))
+    spawn.wait_for("ready: 1 worker in 1 group")
+    done = feed.run()
+    assert (done.returncode, done.stderr) == (0, "400 jobs done; all jobs are done\n")
+    idents = Counter(threads.read_text().split())
+    assert (len(idents), idents.total()) == (4, 400)
+
+
+def test_taskmasters_run_takes_jobs_that_only_pickle_can_express(feed):
+    feed.write(TUPLES)
+    line = ["env", "-C", str(feed.directory), *tm("run", "--address", feed.url, "--pickle", "jobs.py", "2")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "2 jobs done; all jobs are done\n")
+    assert feed.handled() == Counter([1, 2])
+
+
+# --- iterables of all kinds ---
+
+UNCOUNTED = {
+    "len raises": "    def __len__(self): raise TypeError('object of type Jobs has no len()')\n",
+    "len loads all": "    def __len__(self): raise SystemExit('all of it was loaded into memory')\n",
+}
+
+
+@pytest.mark.parametrize("how", UNCOUNTED)
+def test_an_iterable_is_not_asked_for_its_length(feed, how):
+    feed.write(
+        "class Jobs:\n"
+        "    def __iter__(self): return iter(range(100))\n"
+        f"{UNCOUNTED[how]}"
+        "def get_jobs():\n    return Jobs()\n"
+        "def handle_job(job):\n    note(job)\n"
+    )
+    feed.work()
+    done = feed.run()
+    assert (done.returncode, done.stderr) == (0, "100 jobs done; all jobs are done\n")
+
+
+def test_the_jobs_that_failed_are_missed_with_a_line_and_nothing_changes(feed):
+    feed.write("def get_jobs():\n    yield 1\ndef handle_job(job):\n    raise ValueError('no')\n")
+    feed.work()
+    assert feed.run().returncode == 1
+    (failed,) = feed.directory.glob("*failed*")
+    away, before = (
+        failed.rename(failed.with_suffix(".away")),
+        feed.directory.joinpath("jobs.state").read_bytes(),
+    )
+    for _ in range(2):
+        missing = feed.run("--failed")
+        assert missing.returncode == 73
+        assert missing.stderr.startswith(f"taskqueue: {failed}, which has the jobs that failed, is not there")
+        assert missing.stderr.endswith("put it back, or start over by --reset\n")
+    assert feed.directory.joinpath("jobs.state").read_bytes() == before
+    away.rename(failed)
+    assert feed.run("--failed").returncode == 1
+
+
+def test_a_file_may_have_a_name_that_no_module_has(feed):
+    feed.write("def get_jobs():\n    yield from (1, 2)\ndef handle_job(job):\n    note(job)\n")
+    named = feed.file.rename(feed.file.with_name("migrate-users.py"))
+    command = ["run", "--amqp", feed.url, str(named), "1"]
+    done = run_cli(*command, "--state", str(feed.directory / "state"))
+    assert (done.returncode, done.stderr) == (0, "2 jobs done; all jobs are done\n")
+    assert feed.handled() == Counter([1, 2])
