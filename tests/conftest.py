@@ -80,6 +80,13 @@ def broker(session_broker: Node) -> Node:
 
 
 @pytest.fixture
+def rabbitmq_version(broker: Node) -> int:
+    """The first number of the version of RabbitMQ that is tested with."""
+    with Foreign(broker.url) as client:
+        return int(client.server_version().partition(".")[0])
+
+
+@pytest.fixture
 def vhost(broker: Node) -> Iterator[str]:
     """The name of a virtual host of this test alone."""
     name = f"test{next(_numbers)}"

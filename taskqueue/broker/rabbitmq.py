@@ -135,7 +135,16 @@ def _erlang_flags(control_port: int | None) -> str:
 
 
 def complaint(log: str) -> str:
-    """Return the line of a node's log that says why it did not start: the first error, else the last line."""
+    """Return the line of a node's log that says why it did not start: the first error, else the last line.
+
+    A node that will not touch the data of a much older RabbitMQ says so in terms of feature flags
+    (https://www.rabbitmq.com/docs/upgrade#rabbitmq-version-upgradability).
+    """
+    if "required feature flag not enabled" in log:
+        return (
+            "the data is of an older RabbitMQ, which this one cannot read: finish what is queued with the "
+            "older one, or move the directory away"
+        )
     found = _COMPLAINT.search(log)
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["nothing"]
     line = (found[1] or found[2]).strip() if found else lines[-1]
