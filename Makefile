@@ -50,7 +50,7 @@ deb: ## build the Debian packages, and that of the example plugin, into dist/
 	@scripts/deb.sh
 
 clean: ## remove everything that was made here
-	rm -rf .venv .venv-oldest .venv-bench build dist *.egg-info examples/*/*.egg-info examples/*/build
+	rm -rf .venv .venv-oldest .venv-bench .clients build dist *.egg-info examples/*/*.egg-info examples/*/build
 	-git clean -fdXq debian examples # what dpkg-buildpackage leaves
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

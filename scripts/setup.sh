@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
 # system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions).
-# `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench.
+# `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench. `setup.sh clients`
+# installs the clients of other languages that tests/broker/test_clients.py uses: half a gigabyte, two minutes.
 # Does nothing, quickly, when nothing is missing. Other arguments are Debian packages to install beside.
 set -eu
 cd "$(dirname "$0")/.."
@@ -55,10 +56,26 @@ make_venv() {
     echo "$wanted" >"$venv/recipe"
 }
 
-wants_bench=
+# Java's and Go's compilers are large; a JDK or a Node.js that is here already may be of another source.
+client_packages() {
+    echo ruby-bunny php-cli php-amqp php-amqplib golang-go golang-github-rabbitmq-amqp091-go-dev librabbitmq-client-java
+    command -v javac >/dev/null || echo default-jdk-headless
+    command -v npm >/dev/null || echo npm
+}
+
+add_node_client() {
+    [ -d .clients/node_modules/amqplib ] ||
+        npm install --silent --no-audit --no-fund --prefix .clients amqplib@0.10 ||
+        die "npm could not install amqplib: is there a network?"
+}
+
+wants_bench= wants_clients=
+# shellcheck disable=SC2046 # a list of words
+[ "${1-}" != clients ] || { wants_clients=yes && shift && set -- $(client_packages) "$@"; }
 [ "${1-}" != bench ] || { wants_bench=yes && shift && set -- redis-server "$@"; }
 install_packages rabbitmq-server amqp-tools python3-venv "$@"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
+[ -z "$wants_clients" ] || add_node_client
 add_users
 make_venv .venv -e '.[dev]' -e examples/digest
 make_venv .venv-oldest -c scripts/debian12.txt -e '.[test]' -e examples/digest
