@@ -217,6 +217,23 @@ def test_results_for_a_full_queue_wait_for_room(shared: Ground, pool: Daemon) ->
     assert (first, set(others)) == (b"0", {b"1", b"2"})  # whoever is tried again when there is room
 
 
+@pytest.mark.parametrize("full", ["results", "taskqueue_failed"])
+def test_a_failed_workitem_is_acknowledged_when_both_report_and_copy_are_confirmed(
+    ground: Ground, full: str
+) -> None:
+    (other,) = {"results", "taskqueue_failed"} - {full}
+    for queue in (other, "worker_evaluate"):
+        ground.foreign.declare(queue)
+    ground.foreign.declare(full, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    ground.foreign.publish(b"in the way", full)
+    pool = ground.start("workerpool", "[DEFAULT]\nworkers: 0\n[evaluate]\nworkers: 1")
+    ground.foreign.publish(b'"1 / 0"', "worker_evaluate")
+    pool.wait_for(f"queue {full} takes nothing now")
+    assert ground.foreign.get(other).body
+    pool.kill()
+    wait_until(lambda: ground.foreign.depth("worker_evaluate") == 1, what="the workitem")
+
+
 def test_without_reports_nothing_is_published_but_for_who_asks(ground: Ground) -> None:
     for queue in ("results", "worker_echo", "worker_evaluate", "mine", "taskqueue_failed"):
         ground.foreign.declare(queue)
