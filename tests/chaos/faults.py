@@ -3,16 +3,17 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.processes import children, kill
+from support.processes import children, kill, tree
 from support.waiting import wait_until
 
 from chaos.plant import Plant
 from chaos.schedule import Fault
 
-LASTING = ("break a line", "delay a line")
+LASTING = ("break a line", "delay a line", "raise an alarm", "freeze a host")
 
 PRESENT_TIMEOUT = 90.0  # seconds; a process that died young again and again is started after up to 60
 
@@ -104,6 +105,24 @@ def _delay(plant: Plant, fault: Fault) -> None:
     plant.later(fault.seconds, line.resume)
 
 
+def _raise_alarm(plant: Plant, fault: Fault) -> None:
+    plant.broker.set_alarm(on=True)
+    plant.later(fault.seconds, lambda: plant.broker.set_alarm(on=False))
+
+
+def _freeze(plant: Plant, fault: Fault) -> None:
+    """Stop every process of a service; its connections stay, as those of a host that hangs do for a while."""
+    frozen = tree(plant.services[fault.target].daemon.pid)
+    _signal(frozen, signal.SIGSTOP)
+    plant.later(fault.seconds, lambda: _signal(frozen, signal.SIGCONT))
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def _reload(plant: Plant, fault: Fault) -> None:
     _await_ready(plant, fault)
     plant.reload(fault.target, fault.choice)
@@ -135,6 +154,8 @@ _ACTIONS = {
     "cut a line": _cut,
     "break a line": _break,
     "delay a line": _delay,
+    "raise an alarm": _raise_alarm,
+    "freeze a host": _freeze,
     "reload": _reload,
     "roll": _roll,
 }

@@ -27,6 +27,8 @@ DECK = {
     "cut a line": (2, LINES),
     "break a line": (1, LINES),  # as cut, and no new connection for a while
     "delay a line": (2, LINES),
+    "raise an alarm": (1, (BROKER,)),  # it takes no messages for a while
+    "freeze a host": (1, SERVICES),  # all processes of the service stop where they are, and go on later
     "reload": (1, SERVICES),
     "roll": (1, SERVICES),
 }
