@@ -6,8 +6,8 @@ from typing import Any
 
 import amqp
 
-FLAGS = {"content_type": 15, "headers": 13, "delivery_mode": 12, "correlation_id": 10, "reply_to": 9,
-         "message_id": 7, "timestamp": 6, "type": 5}  # fmt: skip
+FLAGS = {"content_type": 15, "content_encoding": 14, "headers": 13, "delivery_mode": 12, "correlation_id": 10,
+         "reply_to": 9, "message_id": 7, "timestamp": 6, "type": 5}  # fmt: skip
 
 
 class RawMessage(amqp.Message):
