@@ -49,4 +49,9 @@ def private_address() -> AmqpSettings:
         url = None
     if url is None:
         raise ConfigError([NO_BROKER])
-    return AmqpSettings.from_url(url)
+    return of_private_broker(url)
+
+
+def of_private_broker(url: str) -> AmqpSettings:
+    """Return the address of a private broker of this user; nobody else is told the password there."""
+    return AmqpSettings.from_url(url, owner=os.geteuid())

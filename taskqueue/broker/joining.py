@@ -6,6 +6,7 @@ pika hands every frame to the socket by itself: three for each message that is p
 import socket
 from typing import Any, Final
 
+from taskqueue.broker.listener import other_end
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.wire import RawConnection, ack_frame, message_frames
 
@@ -14,15 +15,24 @@ _ENOUGH: Final = 65_536  # bytes that are sent without waiting for the round's e
 _FRAME_OVERHEAD: Final = 8  # bytes of a frame beside its payload (AMQP 0-9-1, section 4.2.3)
 
 
-class JoiningConnection(RawConnection):
-    """A connection with the two methods overridden by which pika writes and ends.
+class StrangerAnswers(Exception):
+    """Who has answered is not who must be the broker's owner; it was not told the password."""
 
-    A test of each supported version of pika sees to it that both are still called.
+
+class JoiningConnection(RawConnection):
+    """A connection with the methods overridden by which pika writes, ends and shows its credentials.
+
+    A test of each supported version of pika sees to it that they are still called.
     """
 
-    def __init__(self, loop: EventLoop, *arguments: Any, **options: Any) -> None:
-        """Connect as pika's own does; `loop` is the one that runs it."""
+    def __init__(self, loop: EventLoop, *arguments: Any, owner: int | None = None, **options: Any) -> None:
+        """Connect as pika's own does.
+
+        loop -- runs it
+        owner -- the id of the user who must be at the other end, on this machine; None for anybody
+        """
         self._rounds = loop
+        self._owner = owner
         self._written: list[bytes] = []
         self._size = 0
         super().__init__(*arguments, **options)
@@ -39,6 +49,14 @@ class JoiningConnection(RawConnection):
     def acknowledge(self, channel: int, tag: int, *, multiple: bool) -> None:
         """Acknowledge a delivery, or all up to it, on an open channel."""
         self._adapter_emit_data(ack_frame(channel, tag, multiple=multiple))
+
+    def _get_credentials(self, method_frame: Any) -> Any:
+        """Return what proves to the broker who we are, unless it is somebody else who has answered."""
+        if self._owner is not None:
+            other = other_end(self._transport._sock)  # noqa: SLF001 -- no other way to it
+            if other is None or not other.inode or other.uid != self._owner:
+                raise StrangerAnswers
+        return super()._get_credentials(method_frame)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._written:

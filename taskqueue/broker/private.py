@@ -2,6 +2,10 @@
 
 It runs as the user who starts it, listens on one loopback port and nowhere else, asks for a
 generated password, and does not outlive the process that started it.
+
+Every user of the machine can listen on a port that is free. So the port is another one at each start, nobody
+is told the address before the node itself is seen to listen there, and our clients look who it is that
+answers before they send the password (AmqpSettings.owner).
 """
 
 import contextlib
@@ -16,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from taskqueue.broker.listener import listener_at
 from taskqueue.broker.private_state import PrivateState, default_state_dir
 from taskqueue.broker.rabbitmq import (
     HOST,
@@ -29,15 +34,25 @@ from taskqueue.broker.rabbitmq import (
 )
 from taskqueue.errors import AlreadyRunning, BrokerUnavailable
 
-STOP_TIMEOUT = 10.0
+STOP_TIMEOUT = 10  # seconds; RabbitMQ heeds no SIGTERM while it boots, and is killed then
 POLL_DELAY = 0.02
 
 # AMQP 0-9-1, section 4.2.2: what a client sends first. A broker that is ready answers with a frame.
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 
 # The kernel stops the node when its owner dies, even of SIGKILL. The shell closes the gap in which
-# the owner could die before the kernel was asked.
+# the owner could die before the kernel was asked. What timeout(1) does without a time is to pass SIGTERM on,
+# and SIGKILL after it.
 DIE_WITH_OWNER = ("setpriv", "--pdeathsig", "TERM", "/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
+STOPPED_IN_TIME = (
+    "timeout",
+    "--foreground",
+    f"--kill-after={STOP_TIMEOUT}",
+    "0",
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+)
 
 
 def running(state_dir: Path | None = None) -> str | None:
@@ -51,9 +66,10 @@ def running(state_dir: Path | None = None) -> str | None:
 class PrivateBroker:
     """One RabbitMQ node on one state directory, owned by the calling process.
 
-    It may be stopped, or killed, and started again: data, port and password stay. As a context manager
-    it is started on entry and stopped on exit. Start it from a thread that lasts as long as the node is
-    wanted: the kernel takes the death of that thread for the owner's.
+    It may be stopped, or killed, and started again: data and password stay, and after a kill the port, too,
+    unless somebody else has taken it meanwhile. As a context manager it is started on entry and stopped on
+    exit. Start it from a thread that lasts as long as the node is wanted: the kernel takes the death of that
+    thread for the owner's.
     """
 
     def __init__(
@@ -108,7 +124,7 @@ class PrivateBroker:
 
     @property
     def pid(self) -> int:
-        """The process id of the started node."""
+        """The process id that the started node has: it leads the session of all its processes."""
         if self._process is None:
             raise BrokerUnavailable("the private broker is not started")
         return self._process.pid
@@ -135,7 +151,10 @@ class PrivateBroker:
         self._state.claim()
         try:
             self._spawn(deadline)
-            self._await_ready(deadline)
+            while not self._await_ready(deadline):  # somebody else has the port
+                self.kill()
+                self._give_port_up()
+                self._spawn(deadline)
         except BaseException:
             self.kill()
             self._release()
@@ -153,7 +172,7 @@ class PrivateBroker:
         self._release()
 
     def kill(self) -> None:
-        """Kill the node with SIGKILL and wait until it is gone; data, port and password stay."""
+        """Kill the node with SIGKILL and wait until it is gone."""
         if self._process is None:
             return
         if self.alive:
@@ -173,21 +192,25 @@ class PrivateBroker:
         self.stop()
 
     def _release(self) -> None:
+        self._give_port_up()
+        self._process = None
+        self._state.release()
+
+    def _give_port_up(self) -> None:
         if self._reserved is not None:
             self._reserved.close()
-        self._process = self._reserved = None
-        self._state.release()
+        self._reserved = None
 
     def _spawn(self, deadline: float) -> None:
         """Start the node's process, which holds the node's lock from its first moment to its last."""
         lock = self._node_lock(deadline)
         try:
             if self._reserved is None:
-                self._reserved = _reserve_port(self._state.last_port())
+                self._reserved = _reserve_port()
             variables = self._configure()
             with self._state.log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [*DIE_WITH_OWNER, str(os.getpid()), str(self._server)],
+                    [*DIE_WITH_OWNER, str(os.getpid()), *STOPPED_IN_TIME, str(self._server)],
                     env=variables,
                     cwd=self.state_dir,
                     stdin=subprocess.DEVNULL,
@@ -218,33 +241,35 @@ class PrivateBroker:
         scripts = scripts_dir(self._server, self.state_dir / "home")
         return environment(self.state_dir, scripts, self.port, self._control_port)
 
-    def _await_ready(self, deadline: float) -> None:
-        while not _speaks_amqp(self.port):
+    def _await_ready(self, deadline: float) -> bool:
+        """Wait until the node accepts connections; False if somebody else listens on its port."""
+        while True:
+            if listening := listener_at(self.port):
+                if listening.uid != os.geteuid() or not listening.is_held_in(self.pid):
+                    return False
+                if _speaks_amqp(self.port):
+                    self._state.write(self.address_file.name, self.url)
+                    return True
             if not self.alive:
                 raise BrokerUnavailable(f"RabbitMQ does not start; {self._last_words()}")
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(f"RabbitMQ is not ready in time; {self._last_words()}")
             time.sleep(POLL_DELAY)
-        self._state.write("port", str(self.port))
-        self._state.write(self.address_file.name, self.url)
 
     def _last_words(self) -> str:
         log = self._state.log
         return f"{log} says: {complaint(log.read_text(encoding='utf-8', errors='replace'))}"
 
 
-def _reserve_port(wanted: int) -> socket.socket:
-    """Bind loopback port `wanted` if it is free, else any free one, and keep it bound.
+def _reserve_port() -> socket.socket:
+    """Bind any free loopback port, and keep it bound.
 
-    The node can listen there all the same. While it is down nobody else can, and the kernel gives the
-    port to no client, which could otherwise connect to itself while it tries to reconnect.
+    The node can listen there all the same. While it is down, the kernel gives the port to no client, which
+    could otherwise connect to itself while it tries to reconnect.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        reserved.bind((HOST, wanted))
-    except OSError:
-        reserved.bind((HOST, 0))
+    reserved.bind((HOST, 0))
     return reserved
 
 

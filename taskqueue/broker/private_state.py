@@ -1,7 +1,6 @@
 """The directory in which a private broker keeps everything, and who owns it.
 
 password       the AMQP user's password, made once
-port           the port of the last start, used again if it is free
 address        the URL, while the node is ready
 owner.lock     locked by the process that started the node; holds its id
 node.lock      locked by the node itself, so that the lock's end is the node's end
@@ -77,13 +76,6 @@ class PrivateState:
         if not path.exists():
             self.write("password", secrets.token_hex(16))
         return path.read_text(encoding="ascii")
-
-    def last_port(self) -> int:
-        """Return the port of the last start, or 0."""
-        try:
-            return int((self.path / "port").read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return 0
 
     def address(self) -> str | None:
         """Return the URL, password included, of the node that is ready now, or None."""

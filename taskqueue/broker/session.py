@@ -14,7 +14,7 @@ import pika
 import pika.exceptions
 
 from taskqueue.broker.errands import Errands
-from taskqueue.broker.joining import JoiningConnection
+from taskqueue.broker.joining import JoiningConnection, StrangerAnswers
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.valve import ReadValve
 from taskqueue.errors import BrokerRefused, BrokerUnavailable
@@ -210,6 +210,7 @@ class Session:
             on_open_error_callback=self._loop.guard(self._open_failed),
             on_close_callback=self._loop.guard(self._lost),
             custom_ioloop=self.valve,
+            owner=self.amqp.owner,
         )
 
     def _new_valve(self) -> ReadValve:
@@ -335,6 +336,10 @@ def _translate(
     """
     error = _innermost(error)
     where, ended = f"{host[0]}:{host[1]}", "StreamLostError" in repr(error)
+    if isinstance(error, StrangerAnswers):
+        return BrokerUnavailable(
+            f"what listens at {where} is another user's: the private broker is not there, or not any more"
+        )
     if not ended and isinstance(error, pika.exceptions.ProbableAuthenticationError):
         return BrokerRefused(f"the broker at {where} refused user {amqp.user!r}: wrong name or password")
     if not ended and isinstance(error, pika.exceptions.ProbableAccessDeniedError):

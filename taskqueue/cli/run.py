@@ -13,16 +13,18 @@ from typing import Any, Final
 import click
 
 from taskqueue import config, logs
+from taskqueue.address import of_private_broker
 from taskqueue.broker.private import PrivateBroker
 from taskqueue.broker.private_state import default_state_dir
 from taskqueue.cli import jobs, options
 from taskqueue.cli.feed import feeding_options
+from taskqueue.cli.own_broker import Household
 from taskqueue.config import AmqpSettings, LoggingSettings
 from taskqueue.daemon import Readiness, foreground
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.feed.state import StateFile
 from taskqueue.feed.target import GET_JOBS, HANDLE_JOB, Target
-from taskqueue.keeper import Child, Keeper, report
+from taskqueue.keeper import Child, report
 from taskqueue.processes import Exit
 
 _STOP_TIMEOUT: Final = 30.0  # seconds that the workers may take to leave when nothing is left for them
@@ -56,14 +58,12 @@ class FeedingChild(Child):
         return True
 
 
-class Workshop(Keeper):
+class Workshop(Household):
     """What `taskqueue run` keeps running until the feed ends: feeder, workers, and a broker of our own."""
 
     def __init__(self, amqp: AmqpSettings, broker: PrivateBroker | None, commands: list[list[str]]) -> None:
         """Prepare to run the commands of the feeder and of the workers, without the broker's address."""
-        super().__init__("run", math.inf)
-        self._descriptor = options.store(amqp)
-        self._broker = broker
+        super().__init__("run", math.inf, amqp, broker)
         feeder, workers = (partial(self._execute, command) for command in commands)
         self._feeding = FeedingChild("feeder", feeder)
         self._workers = Child("workers", workers)
@@ -79,7 +79,7 @@ class Workshop(Keeper):
 
     def _execute(self, command: list[str]) -> int:
         name, *rest = command
-        arguments = [*options.own_command(), name, "--amqp-fd", str(self._descriptor), *rest]
+        arguments = [*options.own_command(), name, "--amqp-fd", str(self.descriptor), *rest]
         os.execve(sys.executable, arguments, options.environment())  # noqa: S606 -- no shell is wanted
 
     def stop(self, timeout: float) -> None:
@@ -96,11 +96,10 @@ class Workshop(Keeper):
             self.stop(_STOP_TIMEOUT)
         super()._converge()
 
-    def bury_stranger(self, end: Exit) -> None:
-        """Start the broker again, on the same data, if it was that which ended."""
-        if self._broker is not None and not self._broker.alive and not self._is_ending:
-            self.log.error("the private broker ended (%s); starting it again", end.cause)
-            self._broker.start()
+    @property
+    def needs_broker(self) -> bool:
+        """Until the feeder has ended, who needs it to finish what is out."""
+        return not self._is_ending
 
 
 @click.command(short_help="Feed jobs and run their workers, on this machine.")
@@ -165,7 +164,7 @@ def _with_own_broker(state: Path, commands: list[list[str]]) -> int:
     """Run on a private broker, whose data is kept as long as there is something to go on with."""
     directory = default_state_dir().parent / "feeds" / hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
     with PrivateBroker(directory) as broker:
-        status = Workshop(AmqpSettings.from_url(broker.url), broker, commands).run(foreground())
+        status = Workshop(of_private_broker(broker.url), broker, commands).run(foreground())
         is_through = status in (ExitStatus.OK, ExitStatus.FAILED) or not state.exists()
         if is_through:
             broker.kill()  # quicker than an end in good order, and its data goes with it

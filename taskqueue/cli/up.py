@@ -7,24 +7,24 @@ from functools import partial
 import click
 
 from taskqueue import config, logs, startup
+from taskqueue.address import of_private_broker
 from taskqueue.broker.private import PrivateBroker
 from taskqueue.cli import options
+from taskqueue.cli.own_broker import Household
 from taskqueue.config import AmqpSettings
 from taskqueue.daemon import foreground
-from taskqueue.keeper import Child, Keeper
-from taskqueue.processes import Exit
+from taskqueue.keeper import Child
 
 
-class House(Keeper):
+class House(Household):
     """What `taskqueue up` keeps running: a dispatcher, a worker pool and, if it is ours, the broker."""
 
     def __init__(self, path: str | None, amqp: AmqpSettings, broker: PrivateBroker | None) -> None:
         """Prepare to run the daemons of a configuration against a broker."""
         settings = config.load(path, (), as_root=os.geteuid() == 0)
-        super().__init__("up", max(settings.workerpool.stop_timeout, settings.dispatcher.stop_timeout) + 5.0)
+        stop_timeout = max(settings.workerpool.stop_timeout, settings.dispatcher.stop_timeout) + 5.0
+        super().__init__("up", stop_timeout, amqp, broker)
         self._path = path
-        self._descriptor = options.store(amqp)
-        self._broker = broker
 
     def begin(self) -> None:
         """Start both daemons."""
@@ -32,14 +32,8 @@ class House(Keeper):
 
     def _execute(self, name: str) -> int:
         arguments = options.daemon_arguments(name, self._path, foreground=True, pidfile=None)
-        command = [*options.own_command(), *arguments, "--amqp-fd", str(self._descriptor)]
+        command = [*options.own_command(), *arguments, "--amqp-fd", str(self.descriptor)]
         os.execve(sys.executable, command, options.environment())  # noqa: S606 -- no shell is wanted
-
-    def bury_stranger(self, end: Exit) -> None:
-        """Start the broker again, on the same data, if it was that which ended."""
-        if self._broker is not None and not self._broker.alive and not self.is_stopping:
-            self.log.error("the private broker ended (%s); starting it again", end.cause)
-            self._broker.start()
 
 
 @click.command(short_help="Run everything on this machine, broker included.")
@@ -64,5 +58,5 @@ def up(path: str | None, amqp: str | None, amqp_fd: int | None) -> None:
             f"a private broker runs on 127.0.0.1:{broker.port}; "
             f"its address with password is in {broker.address_file}\n"
         )
-        status = House(path, AmqpSettings.from_url(broker.url), broker).run(foreground())
+        status = House(path, of_private_broker(broker.url), broker).run(foreground())
     sys.exit(status)

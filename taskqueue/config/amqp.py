@@ -47,6 +47,8 @@ class AmqpSettings:
         key_file: the private key of cert_file (PEM).
         queue_type: the type of internal queues that we make: default, classic or quorum.
         shared_queue_type: the type of all other queues that we make.
+        owner: the id of the user whose process must be at the other end, on this machine, before the password
+            is sent; None for anybody's.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -60,9 +62,10 @@ class AmqpSettings:
     key_file: str | None = None
     queue_type: str = "default"
     shared_queue_type: str = "default"
+    owner: int | None = None
 
     @classmethod
-    def from_url(cls, url: str) -> Self:
+    def from_url(cls, url: str, owner: int | None = None) -> Self:
         """Read amqp:// and amqps:// URLs (https://www.rabbitmq.com/docs/uri-spec).
 
         More hosts may follow the first, separated by commas; an empty virtual host is /, as most
@@ -72,7 +75,7 @@ class AmqpSettings:
             ConfigError: the URL has a fault. The error does not contain the password.
         """
         try:
-            return cls(**read_url(url)._asdict())
+            return cls(**read_url(url)._asdict(), owner=owner)
         except Refused as refused:
             raise ConfigError([Fault("AMQP address", None, None, refused.expected, refused.found)]) from None
 

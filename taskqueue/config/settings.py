@@ -164,7 +164,9 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 def _effective_amqp(amqp: AmqpSettings) -> dict[str, Any]:
     hosts = [f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in amqp.hosts]
-    return asdict(amqp) | {"hosts": hosts, "password": "***"}
+    plain = asdict(amqp) | {"hosts": hosts, "password": "***"}
+    del plain["owner"]  # no file names one
+    return plain
 
 
 def _masked(options: Mapping[str, str]) -> dict[str, str]:

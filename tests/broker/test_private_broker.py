@@ -2,21 +2,29 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import amqp
 import pytest
 from support.foreign import Foreign
 from support.node import Node
 from support.processes import command, environment, exists, kill, listeners, pids, tree
+from support.stranger import stranger
 from support.waiting import wait_until
 
+from taskqueue.address import of_private_broker
+from taskqueue.broker.listener import listener_at, other_end
 from taskqueue.broker.private import PrivateBroker, running
+from taskqueue.broker.rabbitmq import SERVER, installed_home
 from taskqueue.errors import AlreadyRunning, BrokerUnavailable
+from taskqueue.submission import submit
 
 OWNER = """
 import sys, time
@@ -37,6 +45,12 @@ def script(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+def parts(url: str) -> tuple[str | None, int | None]:
+    """Return the password and the port of a URL."""
+    split = urlsplit(url)
+    return split.password, split.port
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +141,7 @@ def test_a_stale_address_is_not_believed(node: PrivateBroker, tmp_path: Path) ->
     assert running(tmp_path) is None
 
 
-def test_data_port_and_password_survive_stop_and_kill(rabbitmq: None, node_directory: Path) -> None:
+def test_data_and_password_survive_a_stop_and_the_port_a_kill(rabbitmq: None, node_directory: Path) -> None:
     node = PrivateBroker(node_directory / "lasting")
     node.start()
     url = node.url
@@ -137,17 +151,22 @@ def test_data_port_and_password_survive_stop_and_kill(rabbitmq: None, node_direc
         client.publish("second", "memory")
     node.stop()  # so that the queue is written down: RabbitMQ confirms a declaration before that
     node.start()
+    before, url = url, node.url
+    assert parts(before)[0] == parts(url)[0]
+    assert parts(before)[1] != parts(url)[1]  # what others know of the last one is of no use to them
     node.kill()
     assert not node.alive
     assert running(node.state_dir) is None
     node.start()
+    assert node.url == url
     with Foreign(url) as client:
         assert client.get("memory").body == "first"
     processes = tree(node.pid)
     node.stop()
     wait_until(lambda: not any(map(exists, processes)), what="the end of the node's processes")
-    with PrivateBroker(node.state_dir) as successor, Foreign(url) as client:
-        assert successor.url == url
+    with PrivateBroker(node.state_dir) as successor, Foreign(successor.url) as client:
+        assert parts(successor.url)[0] == parts(url)[0]
+        assert parts(successor.url)[1] != parts(url)[1]
         assert client.get("memory").body == "second"
 
 
@@ -230,3 +249,91 @@ def test_a_node_without_lasting_data_removes_its_directory(rabbitmq: None, node_
 def test_it_needs_no_amqp_client() -> None:
     code = "import sys, taskqueue.broker.private; sys.exit('pika' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+
+
+@as_root
+def test_a_port_that_another_user_has_taken_is_left_to_them_and_they_hear_no_password(
+    rabbitmq: None, node_directory: Path, tmp_path: Path
+) -> None:
+    notes, port = tmp_path / "notes", tmp_path / "port"
+    listen = f"from support.stranger import listen; listen($RABBITMQ_NODE_PORT, '{notes}')"
+    first = f"""
+        [ -e {port} ] || {{
+            echo "$RABBITMQ_NODE_PORT" >{port}
+            cd {Path(__file__).parents[1]}
+            setsid {sys.executable} -c "{listen}" &
+            echo $! >{tmp_path}/stranger
+            until [ -s {notes} ]; do sleep 0.02; done
+        }}
+        export RABBITMQ_SCRIPTS_DIR={installed_home(SERVER) / "sbin"}
+        exec {SERVER}"""
+    try:
+        with PrivateBroker(node_directory / "contested", server=script(tmp_path / "server", first)) as node:
+            assert node.port != int(port.read_text())
+            with Foreign(node.url) as client:
+                client.declare("greetings")
+            assert running(node.state_dir) == node.url
+            assert (node.state_dir / "password").read_bytes() not in notes.read_bytes()
+    finally:
+        kill(int((tmp_path / "stranger").read_text()))
+
+
+@as_root
+def test_a_client_tells_the_password_to_the_owner_of_its_private_broker_and_nobody_else(
+    node: PrivateBroker, tmp_path: Path
+) -> None:
+    address = of_private_broker(node.url)
+    submit(address, [])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    moved = replace(address, hosts=(("127.0.0.1", port),))
+    with (
+        stranger(port, tmp_path / "notes"),
+        pytest.raises(BrokerUnavailable, match=f"what listens at 127.0.0.1:{port} is another user's"),
+    ):
+        submit(moved, [])
+    heard = (tmp_path / "notes").read_bytes()
+    assert b"AMQP" in heard
+    assert address.password.encode() not in heard
+
+
+def test_who_has_the_other_end_of_a_connection_is_known() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
+        accepted, _ = server.accept()
+        with accepted:
+            inode = os.fstat(accepted.fileno()).st_ino
+            assert other_end(client) == (os.geteuid(), inode)
+            assert other_end(client).is_held_in(os.getsid(0))
+            assert not other_end(client).is_held_in(os.getsid(1))
+        assert listener_at(server.getsockname()[1]) == (os.geteuid(), os.fstat(server.fileno()).st_ino)
+    assert listener_at(1) is None
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1"])
+def test_who_serves_a_loopback_port_is_known_whatever_the_address_is_written_like(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as server:
+        server.bind((address, 0))
+        assert listener_at(server.getsockname()[1]) is None
+        server.listen()
+        assert listener_at(server.getsockname()[1]) == (os.geteuid(), os.fstat(server.fileno()).st_ino)
+
+
+@pytest.mark.parametrize("boots", ["", "trap '' TERM"])
+def test_a_node_whose_owner_is_killed_while_it_boots_ends_whether_it_heeds_that_or_not(
+    tmp_path: Path, boots: str
+) -> None:
+    server = script(tmp_path / "server", f"{boots}\necho $$ >{tmp_path}/pid\nwhile :; do sleep 0.1; done")
+    code = f"{OWNER.replace('Path(sys.argv[1])', 'Path(sys.argv[1]), server=Path(sys.argv[2])')}"
+    arguments = [str(tmp_path / "state"), str(server)]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as owner:
+        pid = tmp_path / "pid"
+        wait_until(lambda: pid.exists() and pid.read_text().strip(), what="the node's first line")
+        assert exists(int(pid.read_text()))
+        owner.kill()
+    wait_until(lambda: not exists(int(pid.read_text())), 20, "the end of a node without an owner")
