@@ -113,6 +113,16 @@ def test_a_lease_found_gone_marks_the_result(site, work, leases):
     leases.assert_nothing_left()
 
 
+def test_a_lease_that_is_lost_a_moment_before_the_end_marks_the_result(site, work, leases):
+    site.pool("[gated]\nworkers: 1\nlease_after: 1\nlease_timeout: 60")  # it is looked after every 20 s
+    workitem = leases.submit()
+    work.foreign.purge(leases.held()[0])
+    site.gate().touch()
+    result = work.result()
+    assert (result.workitem, result.headers.get(DOUBLED)) == (workitem, True)
+    leases.assert_nothing_left()
+
+
 @pytest.mark.parametrize("absence", [1.0, 4.5])
 def test_a_leased_workitem_outlives_a_lost_line_for_less_and_for_more_than_its_lease(
     site, work, leases, proxy, absence
