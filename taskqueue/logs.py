@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from datetime import datetime
@@ -29,6 +30,9 @@ _STDERR = 2
 
 # What could end a line, move a terminal's cursor, turn the reading direction or not be encoded.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Seconds between two lines about what may happen very often.
+_TALLY_EVERY = 10.0
 
 # The keywords of logging's own methods; all others are context.
 _LOGGING_KEYWORDS = {"exc_info", "stack_info", "stacklevel", "extra"}
@@ -61,6 +65,34 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             context[keyword] = kwargs.pop(keyword)
         kwargs["extra"] = {"context": context}
         return msg, kwargs
+
+
+class Tally:
+    """Says how often something happened that may happen very often: at once, and then every ten seconds."""
+
+    def __init__(self, log: Log, text: str) -> None:
+        """Count nothing yet.
+
+        text -- what is said, with a place for the number and one for the last detail
+        """
+        self._log = log
+        self._text = text
+        self._count = 0
+        self._detail = ""
+        self._next = 0.0  # when it may be said again, on the monotonic clock
+
+    def count(self, detail: str) -> None:
+        """Count one more."""
+        self._count += 1
+        self._detail = detail
+        if time.monotonic() >= self._next:
+            self.tell()
+
+    def tell(self) -> None:
+        """Say how often it happened since that was said last, if at all."""
+        if self._count:
+            self._log.warning(self._text, self._count, self._detail)
+            self._count, self._next = 0, time.monotonic() + _TALLY_EVERY
 
 
 def set_up(settings: LoggingSettings, process: str, owner: str | None = None) -> None:

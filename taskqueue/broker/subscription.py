@@ -16,6 +16,7 @@ from taskqueue.broker.wire import RawProperties
 _ACCESS_REFUSED: Final = 403
 _PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again
 _MOST_PREFETCH: Final = 65535  # AMQP 0-9-1, basic.qos: a short
+_MOST_GONE: Final = 1000
 _TIMED_OUT: Final = re.compile(r"acknowledgement .* timed out\D*(\d+) ms")  # RabbitMQ 3.8 to 4.2
 
 
@@ -87,7 +88,8 @@ class Subscription(Part):
         self._channel: Any = None
         self._consumers = Consumers(consumers, prefetch)
         self._ahead = 0  # the prefetch of the one that takes ahead; 0 for none
-        self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged
+        self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged, with those
+        self._gone: set[int] = set()  # that were acknowledged out of turn
         self._settled: set[int] = set()
         self._left: set[int] = set()  # tags of what stays unacknowledged
         self._flushes = False  # whether they are acknowledged at the round's end
@@ -110,7 +112,7 @@ class Subscription(Part):
     @property
     def unacknowledged(self) -> int:
         """How many deliveries the broker has out here, without those that were left."""
-        return len(self._order) - len(self._left)
+        return len(self._order) - len(self._gone) - len(self._left)
 
     def resume(self) -> None:
         """Consume from now on, or as soon as the session is up."""
@@ -197,7 +199,7 @@ class Subscription(Part):
     def give_back(self, delivery: Delivery) -> None:
         """Return a delivery to its queue, for whoever can start it."""
         if self.is_current(delivery) and self._is_usable:
-            self._order.remove(delivery.tag)
+            self._remove(delivery.tag)
             self._consumers.done(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
             self._converge()
@@ -214,18 +216,29 @@ class Subscription(Part):
         self._flushes = False
         if not self._settled or not self._is_usable:
             return
-        last = 0
-        while self._order and self._order[0] in self._settled:
-            last = self._order.popleft()
-            self._settled.discard(last)
+        last, order, settled, gone = 0, self._order, self._settled, self._gone
+        while order and (order[0] in settled or order[0] in gone):
+            tag = order.popleft()
+            if tag in settled:
+                settled.discard(tag)
+                last = tag
+            else:
+                gone.discard(tag)
         if last:
             self._acknowledge(last, multiple=True)
-        if len(self._settled) > self._hold or self._left:
-            for tag in sorted(self._settled):
+        if len(settled) > self._hold or self._left:
+            for tag in sorted(settled):
                 self._acknowledge(tag)
-                self._order.remove(tag)
-            self._settled.clear()
+                self._remove(tag)
+            settled.clear()
         self._converge()
+
+    def _remove(self, tag: int) -> None:
+        """Take a tag out of the row, now or when there are many such: to look for one takes time."""
+        self._gone.add(tag)
+        if len(self._gone) > _MOST_GONE and len(self._gone) > len(self._order) // 2:
+            self._order = deque(each for each in self._order if each not in self._gone)
+            self._gone.clear()
 
     def _acknowledge(self, tag: int, *, multiple: bool = False) -> None:
         self._channel.connection.acknowledge(self._channel.channel_number, tag, multiple=multiple)
@@ -251,6 +264,7 @@ class Subscription(Part):
         self.epoch += 1
         self._consumers.clear()
         self._order.clear()
+        self._gone.clear()
         self._settled.clear()
         self._left.clear()
         self._sizes.clear()

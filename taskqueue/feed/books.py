@@ -6,16 +6,13 @@ from typing import Any, Final
 
 from taskqueue.broker.subscription import Delivery
 from taskqueue.errors import JobUnwritable
-from taskqueue.feed import receipt as receipts
 from taskqueue.feed.chunks import ChunkName
 from taskqueue.feed.codec import Codec
 from taskqueue.feed.failures import FailureLog
 from taskqueue.feed.frontier import Frontier
 from taskqueue.feed.outbox import Job, Outbox
+from taskqueue.feed.receipt import Report
 from taskqueue.feed.state import Pass, State, StateFile
-from taskqueue.properties import Properties
-from taskqueue.results import SUCCEEDED
-from taskqueue.workitem import STATUS
 
 _SAVE_EVERY: Final = 1.0  # seconds
 
@@ -75,17 +72,16 @@ class Books:
         self._state.failed += 1
         self.frontier.add(job.number, job.number + 1)
 
-    def honour(self, id_: str, properties: Properties, body: bytes) -> None:
+    def honour(self, name: ChunkName, report: Report) -> None:
         """Take note of what an earlier run of this feed sent out, and was not there to hear of.
 
         What failed then is sent again, for only this run counts how often.
         """
-        name = ChunkName.parse(id_)
-        if name is None or (name.feed, name.run) == (self._state.feed, self._state.run):
+        if (name.feed, name.run) == (self._state.feed, self._state.run):
             return
         frontier = self._frontier_of(name)
-        if frontier is not None and properties.header(STATUS) == SUCCEEDED:
-            failed = {failure.position for failure in receipts.failures(receipts.read(body))}
+        if frontier is not None and report.error is None:
+            failed = {failure.position for failure in report.failures}
             _finish(frontier, _without(name.numbers, failed))
 
     def _frontier_of(self, name: ChunkName) -> Frontier | None:

@@ -84,9 +84,6 @@ class Feeder:
             has_origins=is_again,
             look_again=self._look_again,
         )
-        self._inbox = Inbox(
-            self._out, self._books, self._pace, wishes.retries, divide=self._divide, give_up=self._give_up
-        )
         self._total = None if is_again else wishes.total
         self._begin()
         self._open_line(amqp, codec.content_type)
@@ -117,6 +114,15 @@ class Feeder:
             on_refused=self._refused,
             on_error=self._fail,
         )
+        self._inbox = Inbox(
+            self._out,
+            self._books,
+            self._pace,
+            self._wishes.retries,
+            divide=self._divide,
+            give_up=self._give_up,
+            drop=self._line.drop,
+        )
 
     def run(self) -> ExitStatus:
         """Feed until all is done, or until SIGINT or SIGTERM; return how it ended.
@@ -132,6 +138,7 @@ class Feeder:
             finally:
                 self._loop.close()
                 self._books.close()
+                self._inbox.dropped.tell()
         status = ExitStatus.PAUSED if self._ending is None else self._ending
         self._word = "failed" if self._error else _WORDS[status]
         self._tell()

@@ -1,19 +1,22 @@
 """What receipts say, and what follows from that for the jobs of a chunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
 from taskqueue.broker.subscription import Delivery
 from taskqueue.errors import ConfigError, TaskqueueError, WorkitemUnreadable
 from taskqueue.feed import receipt as receipts
 from taskqueue.feed.books import Books
-from taskqueue.feed.chunks import Chunk
+from taskqueue.feed.chunks import Chunk, ChunkName
 from taskqueue.feed.outbox import Outbox
 from taskqueue.feed.pace import Pace
 from taskqueue.feed.receipt import JobFailure
-from taskqueue.logs import Log
+from taskqueue.headers import MalformedProperties
+from taskqueue.logs import Log, Tally
 from taskqueue.properties import Properties
-from taskqueue.results import SUCCEEDED
-from taskqueue.workitem import ENDED, STARTED, STATUS
+from taskqueue.workitem import shorten
+
+_ANY_NUMBER: Final = 1 << 31  # of jobs; an earlier run's chunk has a number only where they follow each other
 
 
 class Inbox:
@@ -28,6 +31,7 @@ class Inbox:
         *,
         divide: Callable[[Chunk], None],
         give_up: Callable[[TaskqueueError], None],
+        drop: Callable[[Delivery], None],
     ) -> None:
         """Begin.
 
@@ -38,6 +42,7 @@ class Inbox:
             retries: how often a job that failed is run again.
             divide: sends the jobs of a chunk in two chunks.
             give_up: takes why nothing more can come of this feed.
+            drop: acknowledges what is no receipt.
         """
         self.is_closing = False  # set when nothing is to be sent again
         self._out = out
@@ -46,25 +51,45 @@ class Inbox:
         self._retries = retries
         self._divide = divide
         self._give_up = give_up
+        self._drop = drop
         self._log = Log("feed")
+        self.dropped = Tally(self._log, "%d messages that are no receipts were dropped; the last: %s")
 
     def take(self, delivery: Delivery) -> Chunk | None:
         """Act on a receipt; return its chunk, None if that was not out."""
+        try:
+            properties = Properties.decode(delivery.properties)
+            id_ = properties.correlation_id or ""
+            name = ChunkName.parse(id_)
+            if name is None:
+                raise receipts.Unreadable(f"correlation id {shorten(id_, 60)!r} is no chunk's")
+        except (MalformedProperties, receipts.Unreadable) as error:
+            self._drop(delivery)
+            self.dropped.count(str(error))
+            return None
         self._books.enter(delivery)
-        properties = Properties.decode(delivery.properties)
-        id_ = properties.correlation_id or ""
         chunk = self._out.remove(id_)
         if chunk is None:
-            self._books.honour(id_, properties, delivery.body)
-            return None
-        headers, receipt = properties.headers, receipts.read(delivery.body)
-        if headers.get(STATUS) == SUCCEEDED:
-            seconds = headers[ENDED] - headers[STARTED]
-            self._pace.note(receipt["worker"], receipt["threads"], len(chunk.numbers), seconds)
-            self._settle(chunk, list(receipts.failures(receipt)))
-        elif not self.is_closing:  # else its jobs are not finished, and come again
-            self._failed(chunk, receipt["error"])
+            self._honour(name, properties, delivery.body)
+        else:
+            self._settle(chunk, self._read(chunk, properties, delivery.body))
         return chunk
+
+    def _honour(self, name: ChunkName, properties: Properties, body: bytes) -> None:
+        """Take note of the receipt of a chunk that is not out."""
+        try:
+            report = receipts.read(properties, body, len(name.numbers) or _ANY_NUMBER)
+        except receipts.Unreadable as error:
+            self.dropped.count(str(error))
+        else:
+            self._books.honour(name, report)
+
+    def _read(self, chunk: Chunk, properties: Properties, body: bytes) -> receipts.Report:
+        """Read a chunk's receipt; without a readable one, nobody knows which of its jobs are done."""
+        try:
+            return receipts.read(properties, body, len(chunk.numbers))
+        except receipts.Unreadable as error:
+            return receipts.Report({"type": "ReceiptUnreadable", "message": str(error)})
 
     def refused(self, chunk: Chunk, reason: str) -> None:
         """Act on a chunk that the broker does not take: it is too large."""
@@ -75,7 +100,14 @@ class Inbox:
         else:
             self._books.record(self._out.jobs_of(chunk)[0], f"the broker refuses it: {reason}", "")
 
-    def _settle(self, chunk: Chunk, failures: list[JobFailure]) -> None:
+    def _settle(self, chunk: Chunk, report: receipts.Report) -> None:
+        if report.error is None:
+            self._pace.note(report.worker, report.threads, len(chunk.numbers), report.seconds)
+            self._finish(chunk, report.failures)
+        elif not self.is_closing:  # else its jobs are not finished, and come again
+            self._failed(chunk, report.error)
+
+    def _finish(self, chunk: Chunk, failures: Collection[JobFailure]) -> None:
         failed = {failure.position for failure in failures}
         done = (
             [number for at, number in enumerate(chunk.numbers) if at not in failed]
@@ -90,7 +122,7 @@ class Inbox:
             if not self._out.run_again(job, self._retries + 1):
                 self._books.record(job, failure.error, failure.traceback)
 
-    def _failed(self, chunk: Chunk, error: dict[str, str]) -> None:
+    def _failed(self, chunk: Chunk, error: Mapping[str, str]) -> None:
         """Divide a chunk that failed as a whole, until the job that is to blame is alone."""
         text = f"{error['type']}: {error['message']}"
         if error["type"] == WorkitemUnreadable.__name__:

@@ -122,6 +122,10 @@ class Line(Part):
             self._subscription.settle(receipt)
         self._subscription.flush()  # the connection may be closed before the round's end
 
+    def drop(self, message: Delivery) -> None:
+        """Have the broker forget what is no receipt."""
+        self._subscription.settle(message)
+
     def count_waiting(self, done: Callable[[int], None]) -> None:
         """Ask how many chunks wait that no worker has been given; not answered without a connection."""
         if self._publishing.is_up:

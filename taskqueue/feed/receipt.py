@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from taskqueue.results import Failure
-from taskqueue.workitem import shorten
+from taskqueue.properties import Properties
+from taskqueue.results import SUCCEEDED, Failure
+from taskqueue.workitem import ENDED, STARTED, STATUS, shorten
 
 _LONGEST_MESSAGE: Final = 500  # characters
 _LONGEST_TRACE: Final = 8000
@@ -60,14 +61,45 @@ class Receipt:
         }
 
 
-def failures(plain: Mapping[str, Any]) -> Iterator[JobFailure]:
-    """Yield the failures of a receipt."""
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a receipt says, checked: a queue takes what anybody puts into it."""
+
+    error: Mapping[str, str] | None  # why the chunk failed as a whole; None if it did not
+    seconds: float = 0.0  # that it took
+    worker: str = ""
+    threads: int = 1
+    failures: tuple[JobFailure, ...] = ()
+
+
+class Unreadable(ValueError):
+    """A message that is no receipt; its text says why."""
+
+
+def read(properties: Properties, body: bytes, jobs: int) -> Report:
+    """Return what a receipt for a chunk of so many jobs says; Unreadable for what no worker has written."""
+    try:
+        headers, plain = properties.headers, json.loads(body)
+        if headers[STATUS] != SUCCEEDED:
+            error = plain["error"]
+            return Report({"type": str(error["type"]), "message": str(error["message"])})
+        return Report(
+            None,
+            float(headers[ENDED] - headers[STARTED]),
+            str(plain["worker"]),
+            int(plain["threads"]),
+            tuple(failures(plain, jobs)),
+        )
+    except KeyError as error:
+        raise Unreadable(f"it has no {error}") from None
+    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise Unreadable(shorten(f"{type(error).__name__}: {error}", 200)) from None
+
+
+def failures(plain: Mapping[str, Any], jobs: int) -> Iterator[JobFailure]:
+    """Yield the failures of a receipt for so many jobs; any error of Python's for what is none."""
     traces = plain["traces"]
     for position, kind, message, trace in plain["failed"]:
-        yield JobFailure(position, kind, message, traces[trace] if trace >= 0 else "")
-
-
-def read(body: bytes) -> dict[str, Any]:
-    """Return what `Receipt.plain` gave."""
-    plain: dict[str, Any] = json.loads(body)
-    return plain
+        if not 0 <= position < jobs:
+            raise ValueError(f"job {position} of {jobs}")
+        yield JobFailure(position, str(kind), str(message), str(traces[trace]) if trace >= 0 else "")

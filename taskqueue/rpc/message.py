@@ -76,6 +76,18 @@ def decode(raw: bytes, body: bytes) -> tuple[Properties, Any]:
         return properties, body
 
 
+def is_reply(id_: str, properties: Properties, body: Any) -> bool:
+    """Tell whether a message looks like the reply to a call of that id, rather than like anything else."""
+    if not id_:
+        return False
+    if isinstance(body, dict) and body.get("jsonrpc") == "2.0":
+        return "result" in body or "error" in body
+    try:
+        return properties.header(words.STATUS) is not None
+    except MalformedProperties:
+        return False
+
+
 def take_reply(call: Call[Any], properties: Properties, body: Any) -> bool:
     """Have a call take its reply: a JSON-RPC response, or any other result; tell whether it was the first."""
     if isinstance(body, dict) and body.get("jsonrpc") == "2.0" and ("result" in body or "error" in body):

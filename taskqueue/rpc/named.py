@@ -16,14 +16,16 @@ from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import REPLIES_PREFIX
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import AlreadyRunning, BrokerUnavailable, TaskError, Unroutable
+from taskqueue.logs import Log, Tally
 from taskqueue.properties import Properties
 from taskqueue.rpc import message
 from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.engine import Engine
-from taskqueue.workitem import JSON, checked_type, new_id
+from taskqueue.workitem import JSON, checked_type, new_id, shorten
 
 _PREFETCH: Final = 60_000  # notices and replies that may be out here
 _MOST_OUT: Final = 50_000  # calls whose notice or reply is kept; there is always room for more to come
+_MOST_STRANGE: Final = 100  # replies that are kept although no notice told of their calls
 _FETCHED: Final = 1000  # calls that are remembered after they were fetched
 _TAKEN_TIMEOUT: Final = 3.0  # seconds until the broker has noticed that an earlier client was killed
 
@@ -49,6 +51,10 @@ class NamedEngine(Engine):
         self._kept: dict[str, Delivery] = {}  # by the call's id: its reply, or else the notice of it
         self._answered: dict[str, Call[Any]] = {}  # whose reply is here and was not fetched
         self._fetched: OrderedDict[str, Call[Any]] = OrderedDict()
+        self._strange: set[str] = set()  # the ids of replies of whose calls no notice told
+        self._dropped = Tally(
+            Log("client"), f"%d messages in {self._queue} that are no replies were dropped; the last: %s"
+        )
         self._loaded = threading.Event()  # set when all that an earlier client has left is here
         self._consuming = self._open(amqp, f"taskqueue client {name}")
         self._subscription = Subscription(
@@ -98,6 +104,7 @@ class NamedEngine(Engine):
         self._subscription.resume()
 
     def _close(self, then: Callable[[], None]) -> None:
+        self._dropped.tell()
         self._subscription.flush()
         self._consuming.close(lambda: self._session.close(then))
 
@@ -150,12 +157,31 @@ class NamedEngine(Engine):
         elif found is not None:
             self.take(delivery.properties, delivery.body)
             self._discard(delivery)
-        else:
+        elif self._is_known(id_) or self._may_be_kept(id_, properties, content):
             self._take_reply(id_, properties, content, delivery)
+        else:
+            self._drop_stranger(delivery, id_)
+
+    def _is_known(self, id_: str) -> bool:
+        return any(id_ in calls for calls in (self._calls, self._answered, self._fetched, self._kept))
+
+    def _may_be_kept(self, id_: str, properties: Properties, content: Any) -> bool:
+        """Tell whether a stranger may be a reply: its notice may be lost, but the queue takes anything."""
+        if not message.is_reply(id_, properties, content) or len(self._strange) >= _MOST_STRANGE:
+            return False
+        self._strange.add(id_)
+        return True
+
+    def _drop_stranger(self, delivery: Delivery, id_: str) -> None:
+        self._discard(delivery)
+        self._dropped.count(f"correlation id {shorten(id_, 60)!r}")
 
     def _remember(self, id_: str, task: str, delivery: Delivery) -> None:
         if id_ in self._answered or id_ in self._fetched or id_ in self._kept:
             self._discard(delivery)
+            return
+        if len(self._kept) >= _MOST_OUT and id_ not in self._calls:
+            self._drop_stranger(delivery, id_)  # we never have so many
             return
         self._kept[id_] = delivery
         if id_ not in self._calls:
@@ -179,6 +205,7 @@ class NamedEngine(Engine):
         message.take_reply(call, properties, content)
 
     def _let_go(self, call: Call[Any]) -> None:
+        self._strange.discard(call.id)
         self._answered.pop(call.id, None)
         self._fetched[call.id] = call
         if len(self._fetched) > _FETCHED:

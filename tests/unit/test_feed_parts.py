@@ -26,11 +26,10 @@ from taskqueue.feed.failures import FailureLog, recorded
 from taskqueue.feed.frontier import Frontier
 from taskqueue.feed.outbox import Outbox
 from taskqueue.feed.pace import Pace
-from taskqueue.feed.receipt import Receipt, failures
+from taskqueue.feed.receipt import JobFailure, Receipt, Report, failures
 from taskqueue.feed.source import Source, skip
 from taskqueue.feed.state import Identity, Pass, State, StateFile
 from taskqueue.feed.target import Target, call, takes_last, worker_type
-from taskqueue.properties import Properties
 
 KEY = b"0123456789abcdef"
 
@@ -219,7 +218,7 @@ def test_a_receipt_tells_each_failure_and_each_traceback_once():
             receipt.fail(position, error)
     plain = json.loads(json.dumps(receipt.plain()))
     assert len(plain["traces"]) == 1
-    told = list(failures(plain))
+    told = list(failures(plain, 1000))
     assert [failure.position for failure in told] == list(range(300))
     assert told[299].error.startswith("JSONDecodeError: Expecting value")
     assert "in raw_decode" in told[299].traceback
@@ -363,9 +362,9 @@ def books(file):
 
 
 def honour(books, name, numbers, *, failed=(), status="succeeded"):
-    receipt = {"traces": [], "failed": [[position, "ValueError", "no", -1] for position in failed]}
-    properties = Properties().with_headers({"x-taskqueue-status": status})
-    books.honour(chunk_id(*name, numbers), properties, json.dumps(receipt).encode())
+    failures = tuple(JobFailure(position, "ValueError", "no", "") for position in failed)
+    error = None if status == "succeeded" else {"type": "ValueError", "message": "no"}
+    books.honour(ChunkName.parse(chunk_id(*name, numbers)), Report(error, failures=failures))
 
 
 def test_receipts_of_earlier_starts_are_honoured_for_the_pass_they_are_of(books):
@@ -383,7 +382,6 @@ def test_no_other_receipt_is_honoured(books):
     honour(books, ("f00", 3, 1, "jobs"), range(10))  # of this start: it came twice
     honour(books, ("f00", 1, 1, "jobs"), range(10), status="failed")
     honour(books, ("f00", 1, 1, "jobs"), (1, 3))  # which cannot be told from the id
-    books.honour("a stranger's", Properties(), b"")
     assert (len(state.jobs.frontier), len(state.again.frontier)) == (0, 0)
 
 
@@ -393,4 +391,4 @@ def test_a_function_that_only_returns_a_coroutine_has_not_handled_its_jobs():
 
     receipt = Receipt(1)
     _performer(lambda job: handle(job), 1)([1, 2], receipt)  # noqa: PLW0108 -- no async def itself
-    assert [failure.type for failure in failures(receipt.plain())] == ["TypeError", "TypeError"]
+    assert [failure.type for failure in failures(receipt.plain(), 10)] == ["TypeError", "TypeError"]
