@@ -82,9 +82,9 @@ def test_json_that_cannot_be_read_is_a_failed_result(ground: Ground, body: bytes
     ("kind", "message"),
     [
         ("text/plain", "the body is not text/plain: 'utf-8' codec can't decode byte 0xff"),
-        ("text/plain; charset=klingon", "the body is not text/plain: unknown encoding: klingon"),
-        ("text/plain; charset=hex", "the body is not text/plain: 'hex' is not a text encoding"),
-        ("text/plain; charset=undefined", "the body is not text/plain: "),
+        ("text/plain; charset=klingon", "the body is not text/plain: charset 'klingon' is not one of"),
+        ("text/plain; charset=hex", "the body is not text/plain: charset 'hex' is not one of"),
+        ("text/plain; charset=undefined", "the body is not text/plain: charset 'undefined' is not one"),
     ],
 )
 def test_text_that_cannot_be_read_is_a_failed_result(ground: Ground, kind: str, message: str) -> None:
