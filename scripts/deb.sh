@@ -6,10 +6,11 @@ cd "$(dirname "$0")/.."
 
 # Built is a copy, so that nothing of it stays in the checkout and nothing of the checkout's own comes in.
 copy_project() {
-    if [ -e .git ]; then
+    if [ -e .git ] && command -v git >/dev/null; then
         git -c safe.directory='*' ls-files -z --cached --others --exclude-standard
-    else
-        find . -type f -print0
+    else # as .gitignore has it
+        find . \( -name .git -o -name '.venv*' -o -name '.*_cache' -o -name __pycache__ -o -name '*.egg-info' \
+            -o -name build -o -name dist \) -prune -o \( -type f -o -type l \) -print0
     fi | tar -c --null --no-recursion --ignore-failed-read -T - | tar -x -C "$1"
 }
 
