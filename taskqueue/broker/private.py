@@ -43,7 +43,11 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 # The kernel stops the node when its owner dies, even of SIGKILL. The shell closes the gap in which
 # the owner could die before the kernel was asked. What timeout(1) does without a time is to pass SIGTERM on,
 # and SIGKILL after it.
-DIE_WITH_OWNER = ("setpriv", "--pdeathsig", "TERM", "/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
+# Erlang reserves memory for each file that may be open, and some containers allow a thousand million.
+_BECOME_NODE = (
+    '[ "$PPID" = "$0" ] || exit; [ "$(ulimit -n)" -le 65536 ] 2>/dev/null || ulimit -Sn 65536; exec "$@"'
+)
+DIE_WITH_OWNER = ("setpriv", "--pdeathsig", "TERM", "/bin/sh", "-c", _BECOME_NODE)
 STOPPED_IN_TIME = (
     "timeout",
     "--foreground",

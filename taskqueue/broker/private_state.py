@@ -107,6 +107,12 @@ class PrivateState:
             self.log.replace(self.path / "broker.log.1")
 
     def _make(self) -> None:
+        if not _is_usable(self.path):
+            expected = "expected a path in UTF-8 that RabbitMQ takes, without ' and :"
+            found = f"found {str(self.path)!r}"
+            raise BrokerUnavailable(
+                f"no place for a private broker: {expected}, {found}; XDG_STATE_HOME names another"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,6 +125,14 @@ class PrivateState:
         if any(self.path.iterdir()) and not (self.path / "owner.lock").exists():
             raise BrokerUnavailable(f"{self.path} holds something else than a private broker's data")
         self.path.chmod(0o700)
+
+
+def _is_usable(path: Path) -> bool:
+    """Tell whether RabbitMQ runs on a directory: its scripts put ' around paths, Erlang divides them at :."""
+    try:
+        return not {"'", ":"}.intersection(str(path).encode().decode())
+    except UnicodeEncodeError:  # bytes that Python has as surrogates
+        return False
 
 
 def _open_lock(path: Path) -> int:

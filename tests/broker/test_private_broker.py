@@ -234,6 +234,27 @@ def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_it_runs_in_a_home_of_any_other_name(rabbitmq: None, tmp_path: Path) -> None:
+    with Node(tmp_path / 'the "home" of\tJos\u00e9 $HOME `id`; \\ (*) & <x> #' / "broker") as node:
+        node.add_vhost("there")
+        with Foreign(node.url_of("there")) as client:
+            client.declare("greetings")
+
+
+@pytest.mark.parametrize("name", [b"o'brien", b"a:b", b"caf\xe9"])
+def test_a_home_that_rabbitmq_cannot_run_in_is_refused_at_once_with_what_to_do(
+    tmp_path: Path, name: bytes
+) -> None:
+    path = tmp_path / os.fsdecode(name) / "broker"
+    with pytest.raises(BrokerUnavailable) as refused:
+        PrivateBroker(path).start()
+    assert str(refused.value) == (
+        "no place for a private broker: expected a path in UTF-8 that RabbitMQ takes, without ' and :, "
+        f"found {str(path)!r}; XDG_STATE_HOME names another"
+    )
+    assert not path.exists()
+
+
 def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     with pytest.raises(BrokerUnavailable, match=r"belongs to another user \(user id 65534\)"):

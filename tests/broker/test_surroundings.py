@@ -253,6 +253,43 @@ def test_a_daemon_goes_to_the_background(alone: Ground, surroundings: Names) -> 
     assert "Traceback" not in log.read_text()
 
 
+# --- a broker of one's own ---
+
+
+@among(
+    [
+        ("signals blocked", "SIGCHLD ignored", "SIGTERM and SIGALRM ignored"),
+        ("a removed directory", "0, 1 and 2 closed"),
+        ("a thousand million open files", "nice 19", "1 closed"),
+    ]
+)
+def test_a_private_broker_works(alone: Ground, started: list[Daemon], surroundings: Names) -> None:
+    env = {**alone.environment, "TASKQUEUE_AMQP": ""}
+    words = command(alone, surroundings, "up", "-c", alone.write(CONFIG))
+    started.append(Daemon(words, alone.directory, env=env))
+    address = started[0].directory / "taskqueue/broker/address"
+    wait_until(address.exists, 60, started[0].output)
+    arguments = ("submit", "evaluate", "6 * 7", "--wait", "--timeout", "30", "--amqp", address.read_text())
+    assert run(alone, (), *arguments).stdout == "42\n"
+    assert started[0].stop() == 0
+    started[0].assert_nothing_left()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="takes root")
+def test_without_a_home_it_is_told_what_a_private_broker_needs(alone: Ground) -> None:
+    env = {**os.environ, "TASKQUEUE_AMQP": ""}
+    place = "expected XDG_STATE_HOME or HOME, found neither, and user id 54321 has no home"
+    for arguments, told in (
+        (["up"], f"taskqueue: no place for a private broker: {place}\n"),
+        (["submit", "echo", "1"], "taskqueue: no broker: expected --amqp, TASKQUEUE_AMQP, or "),
+    ):
+        words = command(alone, ("a user without a name",), *arguments)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 78
+        assert done.stderr.startswith(told)
+        assert len(done.stderr.splitlines()) == 1
+
+
 # --- feeds ---
 
 
