@@ -1,7 +1,8 @@
 """The commands of Taskmaster, under their old names: tm-master, tm-slave, tm-spawn, tm-run."""
 
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -12,6 +13,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _THREADS = 4  # of each worker, as Taskmaster's slaves had a pool of them
+
+
+class _Command(click.Command):
+    """A command that begins, and ends, as `taskqueue` does."""
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Run the command of this process's arguments, and exit."""
+        cli.run_command(self, f"tm-{self.name}", sys.argv[1:])
 
 
 def _address(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -75,7 +84,7 @@ def _flags(given: dict[str, bool]) -> list[tuple[str, bool]]:
     return [(f"--{name.replace('_', '-')}", given[name]) for name in ("reset", "no_progress", "pickle")]
 
 
-@click.command(context_settings=_HELP)
+@click.command(cls=_Command, context_settings=_HELP)
 @click.argument("callback")
 @click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)
 @_feeding
@@ -88,7 +97,7 @@ def master(
     cli.main(["feed", *given, "--size", str(size), "--", callback, *options])
 
 
-@click.command(context_settings=_HELP)
+@click.command(cls=_Command, context_settings=_HELP)
 @click.argument("callback")
 @_working
 @_common
@@ -97,7 +106,7 @@ def slave(callback: str, **options: Any) -> None:
     _work(callback, 1, options)
 
 
-@click.command(context_settings=_HELP)
+@click.command(cls=_Command, context_settings=_HELP)
 @click.argument("callback")
 @click.argument("processes", type=click.IntRange(min=1))
 @_working
@@ -113,7 +122,7 @@ def _work(callback: str, processes: int, options: dict[str, Any]) -> None:
     cli.main(["work", *given, "--", callback])
 
 
-@click.command(context_settings=_HELP)
+@click.command(cls=_Command, context_settings=_HELP)
 @click.argument("script")
 @click.argument("processes", type=click.IntRange(min=1))
 @click.argument("options", metavar="[KEY=VALUE]...", nargs=-1)

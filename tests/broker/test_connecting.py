@@ -53,32 +53,37 @@ def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_no_bug_of_ours(
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for 127.0.0.1, with its key in the same file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    path, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=broker",
-    ]
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", path]
-    subprocess.run([*command, *files], check=True, capture_output=True)
+    path, key = make_certificate(tmp_path, "broker")
     path.write_bytes(path.read_bytes() + key.read_bytes())
     return path
+
+
+def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """Make a certificate, which is its own authority, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    path, key = directory / f"{name}.pem", directory / f"{name}.key"
+    new = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", path]
+    subprocess.run(["openssl", "req", *new, *files], check=True, capture_output=True)
+    return path, key
 
 
 @pytest.fixture
 def tls_port(ground: Ground, certificate: Path) -> Iterator[int]:
     """A port that speaks TLS with one client, and passes what it says on to the broker."""
+    with speaking_tls(ground, certificate) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def speaking_tls(ground: Ground, certificate: Path, authority: Path | None = None) -> Iterator[int]:
+    """Yield a port that speaks TLS with one client; with an authority, it asks for a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
+    if authority is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(authority)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
         serving = threading.Thread(target=serve, args=(server, context, urlsplit(ground.url).port))
@@ -125,3 +130,32 @@ def test_tls_is_spoken_with_a_broker_whose_authority_is_trusted(
     else:
         assert done.returncode == 69
         assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
+
+
+@pytest.mark.parametrize("shown", ["certificate and key", "both in one file", "none", "a stranger's"])
+def test_a_broker_that_asks_for_a_certificate_is_shown_ours(
+    ground: Ground, certificate: Path, tmp_path: Path, shown: str
+) -> None:
+    authority, key = make_certificate(tmp_path, "client")
+    stranger, strangers_key = make_certificate(tmp_path, "stranger")
+    both = tmp_path / "both.pem"
+    both.write_bytes(authority.read_bytes() + key.read_bytes())
+    options = {
+        "certificate and key": f"cert_file: {authority}\nkey_file: {key}\n",
+        "both in one file": f"cert_file: {both}\n",
+        "none": "",
+        "a stranger's": f"cert_file: {stranger}\nkey_file: {strangers_key}\n",
+    }
+    with speaking_tls(ground, certificate, authority) as port:
+        parts = urlsplit(ground.url)
+        url = ground.url.replace("amqp:", "amqps:").replace(f":{parts.port}/", f":{port}/")
+        config = tmp_path / "config.ini"
+        config.write_text(f"[amqp]\nurl: {url}\nca_file: {certificate}\n{options[shown]}")
+        config.chmod(0o600)
+        done = run_cli("submit", "thing", "1", "-c", str(config))
+    if shown in ("none", "a stranger's"):
+        assert (done.returncode, len(done.stderr.splitlines())) == (69, 1), done.stderr
+        assert done.stderr.startswith(f"taskqueue: the broker at 127.0.0.1:{port} cannot be reached: ")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert ground.foreign.depth("taskqueue") == 1

@@ -189,6 +189,24 @@ def test_a_wrong_command_line_has_its_status(served: Ground, surroundings: Names
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["master", "spawn"])
+@mixed
+def test_the_commands_of_taskmaster_begin_and_end_so_too(
+    served: Ground, surroundings: Names, name: str
+) -> None:
+    entry = f"import sys; from taskqueue.cli.taskmaster import {name}; sys.argv[0] = 'tm-{name}'; {name}()"
+    words = command(served, surroundings)
+    words[words.index("-m") :] = ["-c", entry, "--help"]
+    done = subprocess.run(
+        words, env={**os.environ, **served.environment}, capture_output=True, text=True, check=False
+    )
+    for lost in LOST.keys() & set(surroundings):
+        assert_told(done, surroundings, 74, f"taskqueue: standard output: {LOST[lost]}")
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    assert is_lost("1", surroundings) or f"Usage: tm-{name} " in done.stdout
+
+
 def test_a_body_from_a_closed_stdin_is_refused(served: Ground) -> None:
     done = run(served, ("0 closed",), "submit", "echo")
     assert done.returncode == 2
