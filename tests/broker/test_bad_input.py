@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from support.ground import Ground, peak_memory
+from support.node import Node
 from support.processes import Daemon, children
-from support.wire import RawMessage, long, nested, properties, short, table
+from support.wire import RawMessage, long, most_nested, nested, properties, short, table
 
 MEGABYTE = 1 << 20
 ZEROS = bytes(10 * MEGABYTE)
@@ -173,18 +174,18 @@ def test_a_timestamp_that_no_header_can_hold_is_kept(ground: Ground) -> None:
 
 @pytest.mark.parametrize("depth", [5, 5_000, 21_000])
 def test_headers_of_nested_tables_pass_through(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, depth: int
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, broker: Node, depth: int
 ) -> None:
-    nest = nested(depth)
+    nest = nested(depth, most_nested(broker))
     publish_raw(ground, properties(headers=table([(b"nest", nest)]), type=short(b"good")))
     assert nest in get_raw(ground, "worker_good", monkeypatch)
 
 
 @pytest.mark.parametrize("depth", [5, 5_000, 21_000])
 def test_what_is_rejected_keeps_headers_of_nested_tables(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, depth: int
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, broker: Node, depth: int
 ) -> None:
-    nest = nested(depth)
+    nest = nested(depth, most_nested(broker))
     publish_raw(ground, properties(headers=table([(b"nest", nest)])))
     raw = get_raw(ground, "taskqueue_rejected", monkeypatch)
     assert nest in raw

@@ -9,6 +9,7 @@ import amqp
 import pytest
 from support.foreign import Foreign
 from support.ground import Ground
+from support.node import Node
 from support.processes import run_cli
 from support.waiting import wait_until
 
@@ -83,7 +84,8 @@ def test_what_comes_straight_to_a_worker_before_it_is_due_waits_too(ground: Grou
     assert started(ground.foreign.get("results")) >= due - EARLY
 
 
-def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground) -> None:
+def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground, broker: Node) -> None:
+    unlimited = {"x-delivery-limit": -1} if broker.major >= 4 else {}
     ground.start("dispatcher")
     wait_until(lambda: ground.foreign.consumers("taskqueue"))
     for step in LADDER:
@@ -91,7 +93,7 @@ def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground) -> 
     for step in LADDER:
         name = f"taskqueue_delay_{step:g}"
         wait_until(lambda name=name: ground.foreign.depth(name) is not None, what=name)
-        arguments = {"x-message-ttl": int(step * 1000), "x-dead-letter-exchange": "", **SAFE}
+        arguments = {"x-message-ttl": int(step * 1000), "x-dead-letter-exchange": "", **SAFE, **unlimited}
         ground.foreign.declare(name, arguments=arguments)  # other ones would be refused
         ground.foreign._do(
             lambda channel, name=name: channel.exchange_declare(

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Self
 
-from support.node import Node
+from support.node import WRITE_DOWN, Node
 from support.waiting import wait_until
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
@@ -46,18 +46,15 @@ class Member(Node):
         return super()._configure() | {
             "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_USE_LONGNAME": "true",  # an address is one
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-name {self.name}",
-            "ERL_FLAGS": f"-start_epmd false -erl_epmd_port {port} -kernel {interface}",
+            # The node listens; the helpers that RabbitMQ 4 starts to ask the other nodes must not, for they
+            # would on the same port. Of several such flags the first one counts.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-name {self.name} -dist_listen true",
+            "ERL_FLAGS": f"-start_epmd false -erl_epmd_port {port} -kernel {interface} -dist_listen false",
         }
 
     def settle(self) -> None:
-        """Have the node write down which queues it has, so that a SIGKILL makes it forget none.
-
-        Beside RabbitMQ's own database (see Node.kill_settled) its Raft library keeps the names of quorum
-        queues in a file that it writes with a delay.
-        """
-        self.evaluate("[ok = dets:sync(Table) || Table <- dets:all()]")
-        self.evaluate("ok = mnesia:sync_log()")
+        """Have the node write down which queues it has."""
+        self.evaluate(WRITE_DOWN)
 
 
 class Cluster:

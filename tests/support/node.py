@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from taskqueue.broker.private import PrivateBroker
-from taskqueue.broker.rabbitmq import SERVER, USER
+from taskqueue.broker.rabbitmq import SERVER, USER, installed_home
 
 SETTINGS = {
     "max_message_size": "16777216",  # RabbitMQ 4's default; that of 3.10 is eight times as much
@@ -18,6 +18,14 @@ SETTINGS = {
     # rung counts it no longer, and by default that takes three minutes.
     "dead_letter_worker_publisher_confirm_timeout": "1000",
 }
+
+
+#: Has a node write down which queues it has, so that a SIGKILL makes it forget none. RabbitMQ before 4.3
+#: answers a declaration before its databases (Mnesia; for quorum queues dets) have it in a file.
+WRITE_DOWN = """
+    (whereis(mnesia_sup) =:= undefined) orelse (ok = mnesia:sync_log()),
+    [ok = dets:sync(Table) || Table <- dets:all()]
+"""
 
 
 class Node(PrivateBroker):
@@ -40,6 +48,12 @@ class Node(PrivateBroker):
             server=self.start_script,
         )
 
+    @property
+    def major(self) -> int:
+        """The first number of RabbitMQ's version."""
+        home = installed_home(self.start_script).name  # rabbitmq_server-3.10.8
+        return int(home.partition("-")[2].partition(".")[0])
+
     def stop(self) -> None:
         super().stop()
         self._control.close()
@@ -47,11 +61,10 @@ class Node(PrivateBroker):
     def kill_settled(self) -> None:
         """Kill the node once what it has declared is written down.
 
-        RabbitMQ 3 answers a declaration before its databases (Mnesia; for quorum queues dets) have it in
-        a file, so that a queue of the last moments, and all that is confirmed in it, is gone after a SIGKILL.
-        That is not ours to test.
+        A queue of the last moments, and all that is confirmed in it, is gone after a SIGKILL. That is not
+        ours to test.
         """
-        self.evaluate("ok = mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()]")
+        self.evaluate(WRITE_DOWN)
         self.kill()
 
     def evaluate(self, expression: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import amqp
+from support.node import Node
 
 FLAGS = {"content_type": 15, "content_encoding": 14, "headers": 13, "delivery_mode": 12, "correlation_id": 10,
          "reply_to": 9, "message_id": 7, "timestamp": 6, "type": 5}  # fmt: skip
@@ -47,8 +48,17 @@ def table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
     return long(b"".join(short(name) + value for name, value in entries))
 
 
-def nested(depth: int) -> bytes:
-    """Return a header value: tables in one another, `depth` of them."""
+def most_nested(node: Node) -> int:
+    """Return how many tables in one another a node passes on in a second.
+
+    RabbitMQ 4 encodes each message's headers anew, in a time that grows with the square of that number.
+    """
+    return 5_000 if node.major >= 4 else 21_000
+
+
+def nested(depth: int, most: int = 21_000) -> bytes:
+    """Return a header value: tables in one another, `depth` of them but no more than `most`."""
+    depth = min(depth, most)
     # From the outside in: each adds the same 6 bytes before all that is inside of it.
     return b"".join(b"F" + struct.pack(">I", 6 * below) + b"\0" * bool(below) for below in _below(depth))
 
