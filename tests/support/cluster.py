@@ -102,11 +102,13 @@ class Cluster:
     def lead(self, member: Member) -> None:
         """Make a node the leader of every quorum queue."""
         self.await_whole(member)
-        transfer = f"rabbit_quorum_queue:transfer_leadership(Q, '{member.name}')"
         quorum_queues = "Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue"
-        all_of_them = f"lists:usort([{transfer} || {quorum_queues}])"
+        transfer = f"[rabbit_quorum_queue:transfer_leadership(Q, '{member.name}') || {quorum_queues}]"
+        leaders = f"lists:usort([rabbit_quorum_queue:info(Q, [leader]) || {quorum_queues}])"
         wait_until(
-            lambda: member.evaluate(all_of_them) == "[{not_migrated, already_leader}]", 30, "another leader"
+            lambda: member.evaluate(f"{transfer}, {leaders}") == f"[[{{leader, '{member.name}'}}]]",
+            30,
+            "another leader",
         )
 
     def kill(self, victim: Member) -> None:
