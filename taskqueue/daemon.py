@@ -18,6 +18,7 @@ from taskqueue import startup
 from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus, TaskqueueError
 
 DAEMON_UMASK = 0o027
+_LINE = "TASKQUEUE_NOTIFY"  # the variable with the open file that leads to a keeper of ours, and its inode
 _ONCE = frozenset((signal.SIGHUP, signal.SIGCHLD))
 _OPEN_FILES = 65_536  # a process of a daemon in the background
 _REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started it
@@ -240,12 +241,35 @@ def _leave_with(reader: int) -> NoReturn:
     os._exit(int(status))
 
 
+def notify_through(descriptor: int) -> None:
+    """Have `notify` of this process, and of what it executes, tell a keeper of ours through a socket."""
+    os.set_inheritable(descriptor, True)
+    os.environ[_LINE] = f"{descriptor}:{os.fstat(descriptor).st_ino}"
+    os.environ.pop("NOTIFY_SOCKET", None)
+
+
+def _told_through() -> int | None:
+    """Return the socket that leads to a keeper of ours; None where it is closed, or another file by now."""
+    descriptor, _, inode = os.environ.get(_LINE, "").partition(":")
+    with contextlib.suppress(OSError, ValueError):
+        if os.fstat(int(descriptor)).st_ino == int(inode):
+            return int(descriptor)
+    return None
+
+
 def notify(state: str) -> None:
-    """Tell the service manager, as sd_notify(3) does; without one, or on errors, nothing happens.
+    """Tell the service manager, as sd_notify(3) does, or the keeper that this is a member of.
+
+    Without one, or on errors, nothing happens.
 
     Args:
         state: "READY=1", "STOPPING=1", "STATUS=text" and the like, several joined with newlines.
     """
+    line = _told_through()
+    if line is not None:
+        with contextlib.suppress(OSError):
+            os.write(line, state.encode())
+        return
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

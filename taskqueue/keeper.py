@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from taskqueue import logs, processes
 from taskqueue.config import LoggingSettings
-from taskqueue.daemon import Readiness, Signals, notify, watchdog_delay
+from taskqueue.daemon import Readiness, Signals, notify, notify_through, watchdog_delay
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.logs import Log
 from taskqueue.processes import Exit, Slot
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from taskqueue.broker.loop import HasFileno  # at run time it would bring pika in, perhaps into root
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_MOST_NOTICES: Final = 16  # heard in one round: anybody on this machine may send some
+_MOST_NOTICES: Final = 16  # heard in one round
 _STATUS_LIMIT: Final = 1000  # characters
 _KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to vanish
 
@@ -248,7 +248,7 @@ class Keeper:
 
 
 class Child:
-    """A member that is one process, which tells by sd_notify(3) that it is ready."""
+    """A member that is one process, which tells by `notify` that it is ready."""
 
     def __init__(self, name: str, run: Callable[[], int]) -> None:
         """Keep a process that does `run`; `name` is what it is called in the log."""
@@ -259,8 +259,10 @@ class Child:
         self._run = run
         self._slot = Slot(name)
         self._log = Log("keeper")
-        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._notices.bind("")  # the kernel chooses a name in the abstract namespace
+        # Not by a name, as a service manager's: every user may send to a name in the abstract namespace.
+        self._notices, self._line = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        )
 
     @property
     def pids(self) -> list[int]:
@@ -280,7 +282,7 @@ class Child:
 
     def _be(self, parent: int) -> int:
         processes.die_with_parent(parent)
-        os.environ["NOTIFY_SOCKET"] = "@" + self._notices.getsockname()[1:].decode()
+        notify_through(self._line.fileno())
         return self._run()
 
     def due(self) -> Iterator[float]:

@@ -11,7 +11,14 @@ from taskqueue.errors import PrivilegeError
 _PASSED_ON: Final = ("PATH", "LANG", "LANGUAGE", "TZ")
 _PASSED_PREFIX: Final = "LC_"
 #: Never passed on, whoever the user is: it may hold the broker's address, or speak for the daemon.
-_WITHHELD: Final = ("TASKQUEUE_AMQP", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")
+_WITHHELD: Final = (
+    "TASKQUEUE_AMQP",
+    "TASKQUEUE_NOTIFY",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
+)
 
 
 def become(name: str) -> None:

@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 from support.processes import exists
 from support.waiting import wait_until
 
 from taskqueue import processes
-from taskqueue.daemon import Signals, foreground, notify
+from taskqueue.daemon import Signals, foreground, notify, notify_through
 from taskqueue.errors import ExitStatus
 from taskqueue.keeper import Child, Keeper
 
@@ -128,6 +129,32 @@ def test_a_watchdog_that_waits_for_another_process_is_left_alone(keep, monkeypat
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
         keep()
         assert manager.recv(1000) == b"READY=1"
+
+
+def test_nobody_else_can_speak_to_a_keeper(keep):
+    """A socket with a name, in the abstract namespace above all, takes what every user sends."""
+    keeper = keep(a=serve)
+    keeper.wait_for("ready:")
+    held = {path.readlink().name for path in Path(f"/proc/{keeper.pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    ours = [row for row in rows if f"socket:[{row[6]}]" in held]
+    assert len(ours) >= 2
+    assert [row[7:] for row in ours] == [[]] * len(ours)
+
+
+def test_a_line_to_the_keeper_that_is_closed_or_another_file_by_now_gets_nothing(tmp_path, monkeypatch):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        monkeypatch.setenv("TASKQUEUE_NOTIFY", "")
+        notify_through(theirs.fileno())
+        notify("READY=1")
+        assert ours.recv(100) == b"READY=1"
+        with (tmp_path / "other").open("wb") as other:
+            os.dup2(other.fileno(), theirs.fileno())
+            notify("READY=1")
+            theirs.close()
+            notify("READY=1")
+        assert (tmp_path / "other").read_bytes() == b""
 
 
 def test_sigterm_ends_the_children_and_then_the_keeper(keep):
