@@ -208,7 +208,7 @@ class Keeper:
         status = ", ".join(f"{member.name}: {member.state or 'is started'}" for member in self.members)
         if self._is_ready and status != self._told:
             self._told = status
-            self._readiness.tell(shorten(status, _STATUS_LIMIT))
+            self._readiness.tell(shorten(logs.escape(status), _STATUS_LIMIT))
         if begins:
             self._readiness.ready()
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, MutableMapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import ConfigError
+from taskqueue.escaping import one_line
 from taskqueue.log_file import LineWriter, LogFile
 from taskqueue.places import state_home
 
@@ -27,9 +27,6 @@ CONTEXT_LIMIT = 256  # bytes of one context value
 SYSLOG_SOCKET = "/dev/log"
 ROOTS_LOG = "/var/log/taskqueue/taskqueue.log"
 _STDERR = 2
-
-# What could end a line, move a terminal's cursor, turn the reading direction or not be encoded.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Seconds between two lines about what may happen very often.
 _TALLY_EVERY = 10.0
@@ -183,7 +180,7 @@ def close() -> None:
 
 def escape(text: str, limit: int = MESSAGE_LIMIT) -> str:
     r"""Make text fit for one line: escape control characters (``\n``, ``\x1b``), cut it to `limit` bytes."""
-    return _cut(_UNSAFE.sub(lambda match: repr(match[0])[1:-1], text), limit)
+    return _cut(one_line(text), limit)
 
 
 def _cut(text: str, limit: int) -> str:

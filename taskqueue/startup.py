@@ -10,6 +10,8 @@ import signal
 import sys
 from typing import Final, TextIO
 
+from taskqueue import escaping
+
 #: Left as they are: a shell ignores them for its background jobs, nohup(1) for a command that stays, and
 #: Python itself ignores the last two, so that a write fails instead.
 _LEFT: Final = {
@@ -69,9 +71,12 @@ def flush() -> None:
 
 
 def complain(text: str) -> None:
-    """Write to stderr, if it takes that: its lack is no reason to end, or to end with another status."""
+    """Write to stderr, if it takes that: its lack is no reason to end, or to end with another status.
+
+    Control characters but line ends are shown escaped: messages name what others have sent.
+    """
     try:
-        sys.stderr.write(text)
+        sys.stderr.write(escaping.lines(text))
         sys.stderr.flush()
     except OSError:
         give_up(sys.stderr)

@@ -1,8 +1,8 @@
 """The command `taskqueue`: one file a command, each thin."""
 
-import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -102,8 +102,9 @@ def _perform(command: click.Command, name: str, arguments: Sequence[str]) -> tup
             return _refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
         return end.code if isinstance(end.code, int) else ExitStatus.OK, ""
     except click.ClickException as error:
-        with contextlib.suppress(OSError):
-            error.show()
+        said = io.StringIO()
+        error.show(said)
+        startup.complain(said.getvalue())
         return error.exit_code, ""
     except click.Abort:
         return ExitStatus.FAILED, "aborted"

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import kept
+from taskqueue import escaping, kept
 from taskqueue.broker.topology import FAILED, REJECTED
 from taskqueue.cli import options, tables
 from taskqueue.config import AmqpSettings
@@ -109,8 +109,8 @@ def _summary(each: Kept) -> dict[str, Any]:
 def _show_list(place: Place, found: list[dict[str, Any]]) -> None:
     rows = [
         (
-            escape(each["id"]),
-            escape(each["type"]),
+            each["id"],
+            each["type"],
             each["attempts"] or "",
             shorten(escape(each["reason"]), _REASON_WIDTH),
             _time(each["when"]),
@@ -185,20 +185,20 @@ def _plain(value: Any) -> Any:
 def _show_text(each: Kept) -> None:
     summary = _summary(each) | {"when": _time(each.when)}
     told = {name: value for name, value in summary.items() if value not in ("", None)}
-    tables.show_table("Message", ("what", "value"), [(name, escape(str(told[name]))) for name in told])
+    tables.show_table("Message", ("what", "value"), [(name, told[name]) for name in told])
     if each.history:
         columns = list(dict.fromkeys(name for entry in each.history for name in entry))
         rows = [[_cell(name, entry.get(name, "")) for name in columns] for entry in each.history]
-        tables.show_table("\nAttempts", [escape(name.replace("_", " ")) for name in columns], rows)
+        tables.show_table("\nAttempts", [name.replace("_", " ") for name in columns], rows)
     fields = each.properties.fields | _headers(each)
-    rows = [[escape(name), escape(str(value))] for name, value in fields.items() if value != each.history]
+    rows = [[name, value] for name, value in fields.items() if value != each.history]
     tables.show_table("\nProperties and headers", ("name", "value"), rows)
     click.echo("\nBody")
-    click.echo(_body(each.body).get("body", each.body))
+    click.echo(escaping.lines(each.body.decode(errors="backslashreplace")))
 
 
 def _cell(name: str, value: object) -> str:
-    return _time(value) if name in ("started", "ended") else escape(str(value))
+    return _time(value) if name in ("started", "ended") else str(value)
 
 
 # --- retry, purge ---

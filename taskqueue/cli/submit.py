@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from taskqueue import startup, submission
+from taskqueue import escaping, startup, submission
 from taskqueue.cli import options
 from taskqueue.errors import ExitStatus, Unroutable
 from taskqueue.submission import Result, Submission
@@ -111,6 +111,9 @@ def _show(result: Result, style: str) -> None:
         click.echo(json.dumps(_described(result, value)))
     elif not result.succeeded and isinstance(value, dict) and isinstance(value.get("error"), dict):
         startup.complain(_complaint(value["error"]) + "\n")
+    elif isinstance(value, str | bytes) and sys.stdout.isatty():
+        text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+        click.echo(escaping.lines(text))
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
     elif isinstance(value, str):
@@ -126,7 +129,7 @@ def _readable(value: Any) -> str:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         return json.dumps(value, indent=2)
-    return text
+    return text if escaping.is_safe(text) else json.dumps(value, indent=2)
 
 
 def _value(result: Result) -> Any:

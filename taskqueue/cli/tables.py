@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from taskqueue.logs import escape
 from taskqueue.plugins import Plugin
 
 _ROOM_BESIDE: Final = 60  # columns of the terminal for what stands beside a cell that is not divided
@@ -35,17 +36,20 @@ def show_table(
 ) -> None:
     """Print rows under their columns' names; as wide as they are where no terminal sets a width.
 
+    Control characters in a cell are shown escaped.
+
     whole -- the column whose cells are not divided, so that they can be copied
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == whole)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # no markup: a section is [amqp]
+        table.add_column(Text(escape(column)), overflow="fold", no_wrap=column == whole)
+    shown = [[escape(str(cell)) for cell in row] for row in rows]
+    for cells in shown:
+        table.add_row(*map(Text, cells))  # no markup: a section is [amqp]
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
-    longest = max((len(str(row[columns.index(whole)])) for row in rows), default=0) if whole else 0
+    longest = max((len(cells[columns.index(whole)]) for cells in shown), default=0) if whole else 0
     console.width = max(console.width, longest + _ROOM_BESIDE)
     with console.capture() as captured:
         console.print(table)

@@ -158,6 +158,23 @@ class TestWaiting:
         assert os.read(screen, 1000).decode() == f"submitting {name}; waiting for its result\r\n"
         os.close(screen)
 
+    @pytest.mark.parametrize("result", ["{!r}", "{!r}.encode()", "[{!r}]"])
+    def test_a_hostile_result_does_nothing_to_a_terminal_and_is_exact_elsewhere(
+        self, shared: Ground, result: str
+    ) -> None:
+        nasty = "\x1b]0;owned\x07 \x9b31m"
+        expression = result.format(nasty)
+        screen, terminal = pty.openpty()
+        command = [sys.executable, "-m", "taskqueue", "submit", "evaluate", expression, "--wait"]
+        subprocess.run([*command, "--amqp", shared.url], stdout=terminal, check=True, timeout=30)
+        os.close(terminal)
+        shown = os.read(screen, 1000).decode()
+        os.close(screen)
+        assert "owned" in shown
+        assert not set(shown) & set("\x1b\x07\x9b")
+        exact = waited(shared, "evaluate", expression)
+        assert exact.rstrip("\n") == (json.dumps([nasty], indent=2) if "[" in result else nasty)
+
     def test_results_of_who_waits_do_not_go_to_the_results_queue(self, shared: Ground) -> None:
         waited(shared, "echo", "1")
         assert not shared.foreign.depth("results")

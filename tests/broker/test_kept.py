@@ -268,6 +268,35 @@ def test_one_message_is_shown_whole(amqp_url: str, foreign: Foreign) -> None:
     assert "['kept', 1.5]" in text
 
 
+def test_what_a_hostile_producer_sent_does_nothing_to_the_terminal_and_is_exact_in_json(
+    amqp_url: str, foreign: Foreign
+) -> None:
+    nasty = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+    foreign.declare(FAILED)
+    history = [{"attempt": 1, "error": nasty, f"[/x]{nasty}": nasty}]
+    headers = {"x-taskqueue-reason": f"reason {nasty}", "x-taskqueue-history": history, f"[/x]{nasty}": nasty}
+    body = f'"{nasty}"\n\tend'
+    foreign.publish(
+        body, FAILED, message_id=f"id{nasty}", type=nasty, reply_to=nasty, application_headers=headers
+    )
+    for command in (
+        ["list"],
+        ["show", "id"],
+        ["show", f"id{nasty}"],
+        ["show", f"no{nasty}"],
+        ["retry", "x\x1b"],
+    ):
+        done = run(amqp_url, "failed", *command)
+        said = done.stdout + done.stderr
+        assert r"\x1b" in said
+        assert not set(said) & set("\x1b\x07\x9b\u202e"), command
+    assert output(amqp_url, "failed", "show", "id").endswith(
+        '"\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202e"\n\tend\n'
+    )
+    shown = value(amqp_url, "failed", "show", "id")
+    assert (shown["id"], shown["body"], shown["history"]) == (f"id{nasty}", body, history)
+
+
 @pytest.mark.parametrize(
     ("beginning", "complaint"),
     [("zzz", "no message 'zzz' is kept"), ("ab", "'ab' fits several: abc1, abd2")],

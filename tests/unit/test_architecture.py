@@ -15,7 +15,8 @@ PACKAGE = PROJECT / "taskqueue"
 #: Who may import whom: modules import what stands above them, and what stands on their own line only
 #: inside a package. "pool" stands for what of it is not named by itself.
 LAYERS = """
-errors startup encodings log_file
+errors escaping encodings log_file
+startup
 places
 headers
 properties
