@@ -269,9 +269,14 @@ def read_json(body: bytes) -> Route:
     """Route a JSON object: the native form, a Ruote workitem, or a JSON-RPC 2.0 request or batch."""
     if len(body) > LARGEST_READ:
         raise Unroutable(f"no type property, and {len(body)} bytes of JSON; at most {LARGEST_READ} are read")
-    batch = _read_batch(body)
-    if batch is not None:
-        return batch
+    with jsonrpc.collecting_nothing(len(body)):
+        batch = _read_batch(body)
+        if batch is not None:
+            return batch
+        return _read_object(body)
+
+
+def _read_object(body: bytes) -> Route:
     members = _json_members(body)
     if "worker_type" in members and "workitem" in members:
         workitem = members["workitem"][1].encode("utf-8", "surrogatepass")

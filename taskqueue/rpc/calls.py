@@ -89,9 +89,10 @@ def _read_call(plain: bytes | None, *, is_typed: bool) -> Any:
     if plain is None or not words.begins_as_json(plain):
         return None
     names_it = b"jsonrpc" in (plain.replace(b"\0", b"") if b"\0" in plain[:8] else plain)  # UTF-16, too
-    if words.begins_as_json(plain, "["):  # without a type, no other array is a workitem
-        return jsonrpc.decode_batch(plain) if names_it or not is_typed else None
-    found = jsonrpc.decode(plain) if names_it else None
+    with jsonrpc.collecting_nothing(len(plain)):
+        if words.begins_as_json(plain, "["):  # without a type, no other array is a workitem
+            return jsonrpc.decode_batch(plain) if names_it or not is_typed else None
+        found = jsonrpc.decode(plain) if names_it else None
     return found if isinstance(found, dict) and "jsonrpc" in found else None
 
 

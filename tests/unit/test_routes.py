@@ -1,3 +1,4 @@
+import gc
 import gzip
 import json
 import time
@@ -336,3 +337,19 @@ def test_every_truncation_of_a_workitem_is_refused():
     for body in (RUOTE, RPC, b'{"worker_type": "a", "workitem": [1, {"b": "c"}]}'):
         for end in range(len(body)):
             assert reason(body[:end]).startswith("the body is not ")
+
+
+def test_a_large_body_is_read_without_the_garbage_collector():
+    body = b'{"jsonrpc": "2.0", "method": "m", "params": [' + b"[]," * 100_000 + b"1]}"
+    generations = []
+
+    def note(phase, info):
+        generations.append(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        assert find_route(Properties(), body, FORMATS).worker_type == "m"
+    finally:
+        gc.callbacks.remove(note)
+    assert 2 not in generations
+    assert gc.isenabled()
