@@ -23,7 +23,8 @@ GOOD = replace(GroupSettings("good", "good"), timeout=TIMEOUT, timeout_grace=0)
 class Given:
     """A consumer's link to a worker that has been given three workitems and does nothing by itself."""
 
-    def __init__(self):
+    def __init__(self, timeout=TIMEOUT):
+        self.group = replace(GOOD, timeout=timeout)
         self.loop, self.begun, self.faults = EventLoop(), [], []
         self.is_buried = False
         ledger = Ledger(lambda _assignment: True)
@@ -37,7 +38,7 @@ class Given:
             "good/1",
             (link.detach(), output, giving.detach(), using.detach()),
             Log("test"),
-            GOOD,
+            self.group,
             on_ready=logging.debug,
             on_begin=lambda _link, assignment: self.begun.append(assignment),
             on_progress=logging.debug,
@@ -51,7 +52,7 @@ class Given:
 
     def assignment(self, ledger, number):
         raw = Properties(message_id=f"{number}").encode()
-        return ledger.enter(GOOD, Delivery(number, 0, False, raw, b""), Properties.decode(raw))
+        return ledger.enter(self.group, Delivery(number, 0, False, raw, b""), Properties.decode(raw))
 
     def run(self, seconds):
         self.loop.call_later(seconds, self.loop.stop)
@@ -74,6 +75,14 @@ class Given:
 @pytest.fixture
 def given():
     given = Given()
+    yield given
+    given.close()
+
+
+@pytest.fixture
+def patient():
+    """The same, where no workitem runs into its timeout."""
+    given = Given(timeout=0)
     yield given
     given.close()
 
@@ -117,18 +126,18 @@ def test_of_a_dead_worker_that_had_begun_it_is_known(given):
     assert given.link.had_begun
 
 
-def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_is_charged(given):
-    given.run(0.01)  # the other two are sent at the end of the round
-    assert len(given.permits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
-    assert given.link.take_back() == []
-    assert given.faults == ["it took a part of a permit"]
-    assert not given.link.is_ready
-    given.bury()
-    assert given.link.had_begun
-    assert given.link.sentence == "it took a part of a permit"
+def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_is_charged(patient):
+    patient.run(0)  # the other two are sent at the end of the round
+    assert len(patient.permits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
+    assert patient.link.take_back() == []
+    assert patient.faults == ["it took a part of a permit"]
+    assert not patient.link.is_ready
+    patient.bury()
+    assert patient.link.had_begun
+    assert patient.link.sentence == "it took a part of a permit"
 
 
-def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(given):
-    given.line.send(retiring())
-    given.run(TIMEOUT / 10)
-    assert given.faults == ["a frame RETIRING out of place"]
+def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(patient):
+    patient.line.send(retiring())
+    patient.run(0.01)
+    assert patient.faults == ["a frame RETIRING out of place"]
