@@ -17,7 +17,7 @@ from taskqueue.config import GroupSettings, Settings, effective
 from taskqueue.config.checks import printable
 from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
 from taskqueue.plugins import Plugin
-from taskqueue.pool import privileges
+from taskqueue.pool import exposure, privileges
 
 _GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "max_depth", "max_crashes", "output_rate")
 _RETRY_COLUMNS: Final = (
@@ -39,8 +39,8 @@ _RESULT_COLUMNS: Final = ("group", "results_routing_key", "report_results", "res
 def config(path: str | None, style: str) -> None:
     """Check the configuration; print what is in force: settings, groups and plugins.
 
-    For root, also check that the daemons' user can read the files. With faults, JSON has the lists
-    "faults" and "warnings".
+    For root, also check that the daemons' user can read the files, and that users of workers cannot read
+    those with secrets. With faults, JSON has the lists "faults" and "warnings".
 
     Exit status: 0 if nothing is wrong, 78 after a list of all faults.
     """
@@ -55,7 +55,8 @@ def config(path: str | None, style: str) -> None:
         _show_warnings(error.warnings)
         raise
     if os.geteuid() == 0:
-        settings = replace(settings, warnings=(*settings.warnings, *_unreadable(settings)))
+        others = (*_unreadable(settings), *exposure.warnings(settings))
+        settings = replace(settings, warnings=(*settings.warnings, *others))
     if style == "json":
         tables.show_json(_effective(settings) | {"plugins": [plugin.name for plugin in found]})
     else:

@@ -57,6 +57,7 @@ def load(
         logging=LoggingSettings(**fixed["logging"]),
         groups=tuple(sources),
         warnings=tuple(warnings),
+        secret_files=tuple(_secret_files(path or "", sections.get("amqp", {}), is_public=is_public)),
     )
 
 
@@ -100,5 +101,17 @@ def _worker_sections(sections: Sections, complaints: list[Complaint]) -> Section
 def _amqp_oddities(given: dict[str, str], *, is_public: bool) -> Iterator[str]:
     if given and not {"url", "host", "hosts"}.intersection(given):
         yield f"section [amqp]: {', '.join(given)} without effect: there is no url, host or hosts"
-    if is_public and ("password" in given or "passwd" in given or has_password(given.get("url", ""))):
+    if is_public and _holds_password(given):
         yield "section [amqp]: every user of this machine can read the password (mode o+r)"
+
+
+def _holds_password(given: dict[str, str]) -> bool:
+    return "password" in given or "passwd" in given or has_password(given.get("url", ""))
+
+
+def _secret_files(path: str, given: dict[str, str], *, is_public: bool) -> Iterator[str]:
+    if _holds_password(given) and not is_public:
+        yield path
+    for name in ("passwd_file", "key_file" if "key_file" in given else "cert_file"):
+        if name in given:
+            yield given[name]

@@ -137,6 +137,7 @@ class Settings:
         logging: the section [logging].
         groups: the groups of the installed plugins.
         warnings: what is odd about the file, a line each, but no fault.
+        secret_files: files with a password or a private key, but those that `warnings` says are public.
     """
 
     path: str | None = None
@@ -146,6 +147,7 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     groups: tuple[GroupSettings, ...] = ()
     warnings: tuple[str, ...] = ()
+    secret_files: tuple[str, ...] = ()
 
 
 def effective(settings: Settings) -> dict[str, Any]:
@@ -159,6 +161,7 @@ def effective(settings: Settings) -> dict[str, Any]:
         asdict(group) | {"settings": _masked(dict(group.settings))} for group in settings.groups
     ]
     plain["warnings"] = list(settings.warnings)
+    del plain["secret_files"]
     return plain
 
 

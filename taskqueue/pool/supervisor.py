@@ -13,6 +13,7 @@ from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.keeper import Keeper
+from taskqueue.pool import exposure
 from taskqueue.pool.grants import Grants
 from taskqueue.pool.group import Blueprint, Group, Surroundings
 
@@ -71,7 +72,7 @@ def _plan(path: str | None) -> Plan:
         settings.logging,
         _blueprints(settings, found, as_root=as_root),
         tuple(found),
-        settings.warnings,
+        (*settings.warnings, *exposure.warnings(settings)),
         settings.amqp is not None,
         as_root,
     )

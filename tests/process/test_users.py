@@ -131,6 +131,50 @@ def test_a_file_that_the_daemons_could_not_read_is_warned_of(site):
 
 
 @as_root
+@pytest.mark.parametrize("secret", ["config.ini", "passwd_file", "key_file"])
+@pytest.mark.parametrize("way", ["mode", "group"])
+def test_a_secret_that_users_of_workers_can_read_is_warned_of_in_one_line(site, secret, way):
+    groups = f"[good]\nworkers: 1\nuser: {NOBODY}\n[better]\nworkers: 1\n[slow]\nworkers: 0\nuser: games"
+    if secret == "config.ini":
+        site.configure(groups)
+        path = site.config
+    else:
+        path = site.directory / "secret"
+        path.write_text("k1ngf1sher\n")
+        option = "passwd_file" if secret == "passwd_file" else "ssl: yes\ncert_file: /etc/hostname\nkey_file"
+        site.configure(f"[amqp]\nhost: localhost\n{option}: {path}\n{groups}", url="")
+    shutil.chown(path, "root", "taskqueue")
+    path.chmod(0o640)
+    assert "holds a secret" not in site.run("config", "-c", str(site.config)).stderr
+    if way == "mode":
+        path.chmod(0o644)
+        readers = f"{NOBODY}, taskqueue-worker"
+    else:
+        shutil.chown(path, group=pwd.getpwnam(NOBODY).pw_gid)
+        readers = NOBODY
+    said = [
+        line
+        for line in site.run("config", "-c", str(site.config)).stderr.splitlines()
+        if "taskqueue'" not in line
+    ]
+    if (secret, way) == ("config.ini", "mode"):
+        assert said == [
+            "warning: section [amqp]: every user of this machine can read the password (mode o+r)"
+        ]
+        return
+    warning = (
+        f"{path} holds a secret for the broker, and workers of these users can read it: {readers}; "
+        "to mend it: chown root:taskqueue and chmod 640 that file, "
+        "and take the users out of the group taskqueue"
+    )
+    assert said == [f"warning: {warning}"]
+    if way == "mode" and secret == "passwd_file":  # the consumers can read it, too
+        pool = site.start("workerpool", "-f", "-c", str(site.config))
+        pool.wait_for(f"WARNING workerpool: {warning}")
+        assert pool.output().count("holds a secret") == 1
+
+
+@as_root
 def test_an_ordinary_users_daemons_are_that_users(site, work, daemon):
     site.configure("[whoami]\nworkers: 1")
     site.config.chmod(0o644)
