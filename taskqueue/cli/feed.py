@@ -13,6 +13,7 @@ from taskqueue.cli.watching import watching
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import TargetError
 from taskqueue.feed.feeding import Feeding
+from taskqueue.feed.main_thread import MainThread
 from taskqueue.feed.target import GET_JOBS, Target, worker_type
 from taskqueue.feed.wishes import Wishes
 
@@ -105,13 +106,19 @@ def feed(
     logs.set_up(LoggingSettings(level=wishes["log_level"].lower()), "feed")
     feeding = _feeding(target, given, wishes)
     address = options.stored(amqp_fd) if amqp_fd is not None else options.find_address(amqp, path)
-    with watching(progress_file, is_shown=not no_progress) as (watch, say):
-        try:
-            status = feeding.run(address, watch, say)
-        except TargetError as error:
-            if error.__cause__ is not None:
-                startup.complain("".join(traceback.format_exception(error.__cause__)))
-            raise
+    main = MainThread()
+    try:
+        get_jobs = feeding.target.load()
+
+        def work() -> int:
+            with watching(progress_file, is_shown=not no_progress) as (watch, say):
+                return feeding.run(get_jobs, main, address, watch, say)
+
+        status = main.serve(work)
+    except TargetError as error:
+        if error.__cause__ is not None:
+            startup.complain("".join(traceback.format_exception(error.__cause__)))
+        raise
     sys.exit(status)
 
 

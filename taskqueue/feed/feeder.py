@@ -1,13 +1,11 @@
 """The feeder: keeps a bounded number of jobs out until all are finished."""
 
-import signal
 import time
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import AmqpSettings
-from taskqueue.daemon import Signals
 from taskqueue.errors import ExitStatus, JobUnwritable, TargetError, TaskqueueError
 from taskqueue.feed.books import Books
 from taskqueue.feed.chunker import PATIENCE, Chunker
@@ -15,6 +13,7 @@ from taskqueue.feed.chunks import Chunk
 from taskqueue.feed.codec import Codec
 from taskqueue.feed.inbox import Inbox
 from taskqueue.feed.line import Line
+from taskqueue.feed.main_thread import MainThread
 from taskqueue.feed.outbox import Outbox
 from taskqueue.feed.pace import Pace
 from taskqueue.feed.progress import Progress, Watch
@@ -22,8 +21,6 @@ from taskqueue.feed.source import Begin, Source
 from taskqueue.feed.state import Pass, State, StateFile
 from taskqueue.feed.wishes import Wishes
 from taskqueue.logs import Log
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _TICK: Final = 0.5  # seconds between two looks at everything
 _SILENCE: Final = (
@@ -43,6 +40,7 @@ class Feeder:
 
     def __init__(
         self,
+        main: MainThread,
         amqp: AmqpSettings,
         wishes: Wishes,
         codec: Codec,
@@ -56,19 +54,21 @@ class Feeder:
         """Prepare; `run` does the work.
 
         Args:
+            main: runs the user's code, and notes signals.
             amqp: the broker's address.
             wishes: how to feed.
             codec: how jobs travel.
             state: what is saved.
             going: that part of it which is fed: all jobs, or those that failed before.
             file: where the state is saved, and beside it what failed.
-            begin: returns the jobs from where to go on; called in a thread. Each of those that failed before
-                comes after its number in the iterator.
+            begin: returns the jobs from where to go on; called in the main thread. Each of those that failed
+                before comes after its number in the iterator.
             watch: called often, and at the end, with how it goes.
         """
+        self._signals = main.signals
         self._wishes = wishes
         self._watch = watch
-        self._source = Source(begin)
+        self._source = Source(begin, main.run)
         self._out = Outbox(codec)
         self._pace = Pace(wishes.size, wishes.chunk_max, wishes.workers)
         self._books = Books(state, going, file, codec, self._out)
@@ -129,16 +129,15 @@ class Feeder:
 
         Raises what kept it from going on; nothing is lost by that.
         """
-        with Signals(SIGNALS) as signals:
-            self._loop.watch(signals, lambda: self._act_on(signals))
-            self._line.open()
-            self._tick()
-            try:
-                self._loop.run()
-            finally:
-                self._loop.close()
-                self._books.close()
-                self._inbox.dropped.tell()
+        self._loop.watch(self._signals, self._heed_signals)
+        self._line.open()
+        self._tick()
+        try:
+            self._loop.run()
+        finally:
+            self._loop.close()
+            self._books.close()
+            self._inbox.dropped.tell()
         status = ExitStatus.PAUSED if self._ending is None else self._ending
         self._word = "failed" if self._error else _WORDS[status]
         self._tell()
@@ -300,8 +299,8 @@ class Feeder:
             self._ending = ExitStatus.FAILED if self._books.failed else ExitStatus.OK
         self._leave(is_finished=self._source.error is None)
 
-    def _act_on(self, signals: Signals) -> None:
-        for number in signals.pending():
+    def _heed_signals(self) -> None:
+        for number in self._signals.pending():
             if self._ending is None and self._word == "feeding":
                 self._log.warning(
                     "%s: waiting for what workers have begun; once more ends at once", number.name

@@ -2,7 +2,7 @@
 
 import os.path
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from taskqueue.errors import ExitStatus, JobUnwritable, StateError, TargetError
 from taskqueue.feed.codec import Codec, codec
 from taskqueue.feed.failures import recorded
 from taskqueue.feed.feeder import Feeder
+from taskqueue.feed.main_thread import MainThread
 from taskqueue.feed.progress import Watch
 from taskqueue.feed.source import Begin, skip
 from taskqueue.feed.state import Identity, Pass, State, StateFile
@@ -21,8 +22,8 @@ from taskqueue.feed.wishes import Wishes
 #: What is left to do when a feed is through, as `Feeding.run` may find.
 NOTHING: Final = "nothing is left to do"
 
-#: Iterables whose length is known at once. That of others may raise, or load all of a query into memory.
-_COUNTED: Final = (list, tuple, range, set, frozenset, dict, deque)
+#: Types whose length is known at once. That of others, derived ones too, may raise, or load a whole query.
+_COUNTED: Final[tuple[type[Any], ...]] = (list, tuple, range, set, frozenset, dict, deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +38,28 @@ class Feeding:
     reset: bool = False  # start over
     only_failed: bool = False  # feed the jobs that failed
 
-    def run(self, amqp: AmqpSettings, watch: Watch, say: Callable[[str], None]) -> ExitStatus:
+    def run(
+        self,
+        get_jobs: Callable[..., Any],
+        main: MainThread,
+        amqp: AmqpSettings,
+        watch: Watch,
+        say: Callable[[str], None],
+    ) -> ExitStatus:
         """Feed; return how it ended.
 
         Args:
+            get_jobs: the target, loaded.
+            main: runs the user's code.
             amqp: the broker's address.
             watch: called often with how it goes.
             say: takes a line for the user.
 
         Raises:
-            TargetError: the user's code cannot be loaded, or raised.
+            TargetError: the user's code raised.
             StateError: the state cannot be read, written, or is not this feed's.
             AlreadyRunning: another feeder is at it.
         """
-        get_jobs = self.target.load()
         coding = codec(self.key, self.wishes.worker_type)
         with StateFile(self.state) as file:
             if self.reset:
@@ -69,7 +78,7 @@ class Feeding:
             _complete(file, state)
             going = state.again if self.only_failed and state.again else state.jobs
             feeder = Feeder(
-                amqp, self.wishes, coding, state=state, going=going, file=file, begin=begin, watch=watch
+                main, amqp, self.wishes, coding, state=state, going=going, file=file, begin=begin, watch=watch
             )
             try:
                 status = feeder.run()
@@ -108,7 +117,7 @@ class Feeding:
 
         def begin(first: int) -> tuple[Iterable[Any], int | None]:
             jobs = call(get_jobs, arguments)
-            total = at + len(jobs) if isinstance(jobs, _COUNTED) else None
+            total = at + len(jobs) if isinstance(jobs, Sized) and type(jobs) in _COUNTED else None
             return skip(jobs, first - at), total
 
         return begin

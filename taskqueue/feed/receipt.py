@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -41,15 +42,17 @@ class Receipt:
         self._threads = threads
         self._failed: list[tuple[int, str, str, int]] = []
         self._traces: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def fail(self, position: int, error: BaseException) -> None:
         """Note that a job raised."""
         failure = Failure.of(error)
         trace = shorten("".join(traceback.format_exception(error)[:-1]), _LONGEST_TRACE)
-        if trace not in self._traces and len(self._traces) < _MOST_TRACES:
-            self._traces[trace] = len(self._traces)  # jobs that fail, mostly fail alike
-        number = self._traces.get(trace, -1)
-        self._failed.append((position, failure.type, shorten(failure.message, _LONGEST_MESSAGE), number))
+        message = shorten(failure.message, _LONGEST_MESSAGE)
+        with self._lock:
+            if trace not in self._traces and len(self._traces) < _MOST_TRACES:
+                self._traces[trace] = len(self._traces)  # jobs that fail, mostly fail alike
+            self._failed.append((position, failure.type, message, self._traces.get(trace, -1)))
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON can express it."""

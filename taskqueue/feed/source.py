@@ -1,4 +1,4 @@
-"""Draws jobs from the user's iterator, in a thread: it may take a minute for one, and we must go on."""
+"""Draws jobs from the user's iterator, in another thread: it may take a minute for one, and we must go on."""
 
 import itertools
 import os
@@ -12,8 +12,11 @@ from typing import Any, Final
 #: Returns the jobs from the one of that number on, and how many there are in all, where that is known.
 Begin = Callable[[int], tuple[Iterable[Any], int | None]]
 
+#: Has a function run in the thread of the user's code, without waiting for it.
+Run = Callable[[Callable[[], None]], None]
+
 _END: Final = object()
-_JOIN_TIMEOUT: Final = 1.0  # seconds that an iterator may take to close
+_CLOSE_TIMEOUT: Final = 1.0  # seconds that an iterator may take to close
 
 
 class Source:
@@ -23,24 +26,30 @@ class Source:
     emptied by another at the same time.
     """
 
-    def __init__(self, begin: Begin) -> None:
-        """Prepare; `begin` is called in the thread, and what it returns is iterated over there."""
+    def __init__(self, begin: Begin, run: Run) -> None:
+        """Prepare.
+
+        begin -- returns the jobs; it is called, and they are drawn, in the thread of the user's code
+        run -- has a function run in that thread
+        """
         self.error: BaseException | None = None  # what the user's code raised
         self.total: int | None = None  # how many jobs there are in all, where the user's code tells
         self._begin = begin
         self._stock: deque[Any] = deque()
         self._wanted = 0
         self._first = 0
+        self._run = run
+        self._has_begun = False
         self._has_ended = False
         self._is_closing = False
+        self._is_through = threading.Event()
         self._demand = threading.Event()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name="get_jobs", daemon=True)
 
     def start(self, first: int, wanted: int) -> None:
         """Begin to draw, from the job of number `first` on, and keep `wanted` in stock."""
-        self._first, self._wanted = first, wanted
-        self._thread.start()
+        self._first, self._wanted, self._has_begun = first, wanted, True
+        self._run(self._draw_all)
 
     def fileno(self) -> int:
         """Return what can be watched."""
@@ -85,12 +94,12 @@ class Source:
         """End the iterator, if it is not at work just now."""
         self._is_closing = True
         self._demand.set()
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_TIMEOUT)
+        if self._has_begun:
+            self._is_through.wait(_CLOSE_TIMEOUT)
 
-    # --- in the thread ---
+    # --- in the thread of the user's code ---
 
-    def _run(self) -> None:
+    def _draw_all(self) -> None:
         try:
             jobs, self.total = self._begin(self._first)
             self._draw(iter(jobs))
@@ -98,6 +107,7 @@ class Source:
             self.error = error
         self._has_ended = True
         os.eventfd_write(self._event, 1)
+        self._is_through.set()
 
     def _draw(self, iterator: Any) -> None:
         while not self._is_closing:

@@ -37,6 +37,31 @@ def test_after_a_fork_parent_and_child_each_have_their_own_connection(client, fo
     assert client.add(9, 10) == 19
 
 
+IN_A_POOL = """
+import multiprocessing
+from taskqueue import Client, TaskFailed
+
+def divide(number):
+    return Client({url!r}).call("divide", 1, number)
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(2) as pool:
+        try:
+            print(pool.map_async(divide, [1, 0]).get(timeout=20))
+        except TaskFailed as error:
+            print(error, error.type, error.__notes__[0].splitlines()[-1])
+"""
+
+
+def test_a_call_that_fails_in_a_pool_of_processes_fails_there(served):
+    code = IN_A_POOL.format(url=served.url)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    last = "ZeroDivisionError: division by zero"
+    assert (done.stdout, done.stderr) == (f"{last} ZeroDivisionError {last}\n", "")
+
+
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
 def test_the_interpreters_end_sends_what_was_called_and_is_quick_and_quiet(served, kind, tmp_path):
     note = tmp_path / "note"

@@ -448,18 +448,23 @@ def test_taskmasters_run_takes_jobs_that_only_pickle_can_express(feed):
 
 # --- iterables of all kinds ---
 
+RAISES = "    def __len__(self): raise TypeError('object of type Jobs has no len()')\n"
+LOADS = "    def __len__(self): raise SystemExit('all of it was loaded into memory')\n"
 UNCOUNTED = {
-    "len raises": "    def __len__(self): raise TypeError('object of type Jobs has no len()')\n",
-    "len loads all": "    def __len__(self): raise SystemExit('all of it was loaded into memory')\n",
+    "len raises": ("", RAISES),
+    "len loads all": ("", LOADS),
+    "a lazy kind of list": ("(list)", LOADS),
+    "a lazy kind of dict": ("(dict)", LOADS),
 }
 
 
 @pytest.mark.parametrize("how", UNCOUNTED)
 def test_an_iterable_is_not_asked_for_its_length(feed, how):
+    base, length = UNCOUNTED[how]
     feed.write(
-        "class Jobs:\n"
+        f"class Jobs{base}:\n"
         "    def __iter__(self): return iter(range(100))\n"
-        f"{UNCOUNTED[how]}"
+        f"{length}"
         "def get_jobs():\n    return Jobs()\n"
         "def handle_job(job):\n    note(job)\n"
     )
@@ -494,3 +499,93 @@ def test_a_file_may_have_a_name_that_no_module_has(feed):
     done = run_cli(*command, "--state", str(feed.directory / "state"))
     assert (done.returncode, done.stderr) == (0, "2 jobs done; all jobs are done\n")
     assert feed.handled() == Counter([1, 2])
+
+
+HANDLE = "def handle_job(job):\n    note(job)\n"
+AT_HOME_IN_ONE_THREAD = {
+    "a database that is opened when the module is imported": (
+        "import sqlite3\n"
+        "db = sqlite3.connect(':memory:')\n"
+        "db.execute('create table numbers (number integer)')\n"
+        "db.executemany('insert into numbers values (?)', [(number,) for number in range(100)])\n"
+        "def get_jobs():\n"
+        "    for (number,) in db.execute('select number from numbers order by number'):\n"
+        "        yield number\n"
+    ),
+    "signals": (
+        "import signal\n"
+        "def get_jobs():\n"
+        "    signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
+        "    yield from range(100)\n"
+    ),
+    "a time limit of its own": (
+        "import signal, time\n"
+        "class TooLate(Exception): pass\n"
+        "def too_late(*_): raise TooLate\n"
+        "def get_jobs():\n"
+        "    signal.signal(signal.SIGALRM, too_late)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except TooLate:\n"
+        "        yield from range(100)\n"
+    ),
+    "an event loop": (
+        "import asyncio\n"
+        "async def numbers():\n"
+        "    for number in range(100):\n"
+        "        await asyncio.sleep(0)\n"
+        "        yield number\n"
+        "def get_jobs():\n"
+        "    with asyncio.Runner() as runner:\n"
+        "        numbering = numbers()\n"
+        "        for _ in range(100):\n"
+        "            yield runner.run(anext(numbering))\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AT_HOME_IN_ONE_THREAD)
+def test_jobs_may_come_from_what_lives_in_one_thread(feed, what):
+    feed.write(AT_HOME_IN_ONE_THREAD[what] + HANDLE)
+    feed.work()
+    done = feed.run()
+    assert (done.returncode, done.stderr) == (0, "100 jobs done; all jobs are done\n")
+    assert feed.handled() == Counter(range(100))
+
+
+def test_an_iterator_that_waits_at_the_end_may_clean_up(feed):
+    cleaned = feed.directory / "cleaned"
+    feed.write(
+        "import pathlib, threading\n"
+        "def get_jobs():\n"
+        "    try:\n"
+        "        yield from range(10)\n"
+        "        threading.Event().wait()\n"
+        "    finally:\n"
+        f"        pathlib.Path({str(cleaned)!r}).touch()\n" + HANDLE
+    )
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(10)
+    feeder.signal(signal.SIGINT)
+    assert feeder.wait() == 130
+    assert cleaned.exists()
+
+
+def test_an_iterator_that_heeds_nothing_is_left_alone_and_the_feed_ends(feed):
+    feed.write(
+        "import signal, threading\n"
+        "def get_jobs():\n"
+        "    yield from range(10)\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n"
+        "    threading.Event().wait()\n" + HANDLE
+    )
+    feed.work()
+    feeder = feed.start()
+    feed.wait_for(10)
+    feeder.signal(signal.SIGINT)
+    assert feeder.wait() == 130
+    assert feeder.output().endswith(
+        "10 jobs done; not all jobs are done; started again, without --reset, it goes on\n"
+    )

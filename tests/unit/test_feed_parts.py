@@ -300,6 +300,10 @@ def drain(source, number):
     return found
 
 
+def in_thread(function):
+    threading.Thread(target=function, daemon=True).start()
+
+
 def test_jobs_come_in_order_and_no_more_are_drawn_than_wanted():
     drawn = Counter()
 
@@ -308,7 +312,7 @@ def test_jobs_come_in_order_and_no_more_are_drawn_than_wanted():
             drawn["jobs"] += 1
             yield number
 
-    source = Source(lambda first: (jobs(first), None))
+    source = Source(lambda first: (jobs(first), None), in_thread)
     source.start(3, 20)
     wait_until(lambda: len(source) >= 20)
     time.sleep(0.05)  # long enough to draw them all
@@ -322,7 +326,7 @@ def test_what_the_iterator_raises_is_kept_for_who_asks():
         yield 1
         raise KeyError("gone")
 
-    source = Source(lambda _: (jobs(), 2))
+    source = Source(lambda _: (jobs(), 2), in_thread)
     source.start(0, 10)
     assert drain(source, 2) == [1]
     assert (repr(source.error), source.total, source.is_empty) == ("KeyError('gone')", 2, True)
@@ -335,7 +339,7 @@ def test_jobs_can_be_taken_while_the_next_one_is_waited_for():
         yield from range(5)
         gate.wait()
 
-    source = Source(lambda _: (jobs(), None))
+    source = Source(lambda _: (jobs(), None), in_thread)
     source.start(0, 100)
     assert drain(source, 5) == [0, 1, 2, 3, 4]
     assert not source.has_ended
