@@ -1,12 +1,11 @@
 """What a group is doing, in words, for its supervisor and whoever asks that."""
 
-import socket
 from typing import Final
 
 from taskqueue.broker.session import Session
-from taskqueue.pool import control
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.intake import Intake
+from taskqueue.pool.reports import Reports
 
 _ALARM: Final = "takes nothing new: the broker has an alarm"
 
@@ -15,10 +14,10 @@ class Condition:
     """Says in a word what a group is doing, whenever that has changed."""
 
     def __init__(
-        self, supervisor: socket.socket, publishing: Session, consuming: Session, crew: Crew, intake: Intake
+        self, reports: Reports, publishing: Session, consuming: Session, crew: Crew, intake: Intake
     ) -> None:
         """Begin with nothing said."""
-        self._supervisor = supervisor
+        self._reports = reports
         self._publishing, self._consuming = publishing, consuming
         self._crew = crew
         self._intake = intake
@@ -32,7 +31,7 @@ class Condition:
         words = self._words()
         if words and words != self._told:
             self._told = words
-            control.send(self._supervisor, "state", state=words)
+            self._reports.send("state", state=words)
 
     def _words(self) -> str:
         if not (self._publishing.is_up and self._consuming.is_up):

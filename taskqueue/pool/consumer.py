@@ -22,7 +22,8 @@ from taskqueue.pool.condition import Condition
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
-from taskqueue.pool.suspects import Handling, Suspects
+from taskqueue.pool.reports import Reports
+from taskqueue.pool.suspects import BEAT_DELAY, Suspects, Writer
 from taskqueue.pool.workload import Workload
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
@@ -41,7 +42,7 @@ class Consumer(Part):
         signals: Signals,
         reload: Callable[[], AmqpSettings | None],
         *,
-        handling: Handling,
+        handling: Writer,
         suspects: Suspects,
     ) -> None:
         """Prepare; `run` does the work.
@@ -58,8 +59,10 @@ class Consumer(Part):
         self._supervisor = supervisor
         self._signals = signals
         self._reload = reload
+        self._handling = handling
         self._log = Log("consumer", group=group.name)
         self._loop = loop = EventLoop()
+        self._reports = Reports(loop, supervisor)
         self._draining = False
         self._status = ExitStatus.OK
         self._publishing = Session(loop, amqp, f"taskqueue {group.name} publishes", on_trouble=self._trouble)
@@ -75,10 +78,10 @@ class Consumer(Part):
         self._publishing.attach(self)
         self._consuming.attach(self)
 
-    def _gather(self, group: GroupSettings, handling: Handling, suspects: Suspects) -> None:
+    def _gather(self, group: GroupSettings, handling: Writer, suspects: Suspects) -> None:
         self._crew = Crew(
             self._loop,
-            self._supervisor,
+            self._reports,
             self._log,
             group,
             on_ready=self._worker_ready,
@@ -95,12 +98,13 @@ class Consumer(Part):
             group=group,
             handling=handling,
             suspects=suspects,
+            on_acquitted=lambda key: self._reports.send("acquitted", key=key),
             on_change=self._converge,
             on_settled=self._leave_if_done,
         )
         self._intake = self._workload.intake
         self._condition = Condition(
-            self._supervisor, self._publishing, self._consuming, self._crew, self._intake
+            self._reports, self._publishing, self._consuming, self._crew, self._intake
         )
 
     def run(self) -> ExitStatus:
@@ -108,8 +112,13 @@ class Consumer(Part):
         self._loop.watch(self._signals, self._act_on_signals)
         self._loop.watch(self._supervisor, self._hear_supervisor)
         self._publishing.open()
+        self._beat()
         self._loop.run()
         return self._status
+
+    def _beat(self) -> None:
+        self._handling.beat()
+        self._loop.call_later(BEAT_DELAY, self._beat)
 
     # --- workers come and go ---
 
@@ -251,4 +260,4 @@ class Consumer(Part):
             self._intake.flush()
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))
         else:  # somebody must take down what they print in `teardown`
-            control.send(self._supervisor, "done")
+            self._reports.send("done")

@@ -1,6 +1,5 @@
 """A consumer's workers: who is there, who has room, and who must be killed."""
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Final
@@ -8,11 +7,11 @@ from typing import Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
-from taskqueue.pool import control
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.control import Message
 from taskqueue.pool.frames import Outcome, Progress, Service
 from taskqueue.pool.link import WorkerLink
+from taskqueue.pool.reports import Reports
 
 _LONG: Final = 0.05  # seconds at one workitem after which a worker is given no other behind it
 _DEATH_TIMEOUT: Final = 5.0  # seconds that a worker may live on after it closed its socket
@@ -24,7 +23,7 @@ class Crew:
     def __init__(
         self,
         loop: EventLoop,
-        supervisor: socket.socket,
+        reports: Reports,
         log: Log,
         group: GroupSettings,
         *,
@@ -37,7 +36,7 @@ class Crew:
 
         Args:
             loop: watches their sockets and their output.
-            supervisor: this process's end of the pair to whoever can kill them.
+            reports: to the supervisor, who can kill them.
             log: where their faults go, and what they print.
             group: what they may write into the log, and how long a workitem may take them.
             on_ready: another worker can take work, of the worker types that it names.
@@ -46,7 +45,7 @@ class Crew:
             on_outcome: takes what a worker says became of an assignment.
         """
         self._loop = loop
-        self._supervisor = supervisor
+        self._reports = reports
         self._log = log
         self._group = group
         self._on_ready = on_ready
@@ -78,7 +77,7 @@ class Crew:
         self._asked[pid] = services
         if services:
             names = [service.worker_type for service in services]
-            control.send(self._supervisor, "serves", pid=pid, types=names)
+            self._reports.send("serves", pid=pid, types=names)
         else:
             self.granted(pid)
 
@@ -86,11 +85,11 @@ class Crew:
         """Begin with a worker, which may serve what it has named."""
         services = self._asked.pop(pid, None)
         if services is not None and pid in self._links:
-            control.send(self._supervisor, "begun", pid=pid)
+            self._reports.send("begun", pid=pid)
             self._on_ready(services)
 
     def _retires(self, pid: int) -> None:
-        control.send(self._supervisor, "retires", pid=pid)
+        self._reports.send("retires", pid=pid)
 
     def bury(self, pid: int) -> WorkerLink | None:
         """Read what a dead worker left behind; return its link, with the assignments it did not finish."""
@@ -106,7 +105,7 @@ class Crew:
             if link.tasks and link.tasks[0] is assignment:
                 if not link.is_dismissed:
                     link.dismiss()
-                    control.send(self._supervisor, "dismiss", pid=pid)
+                    self._reports.send("dismiss", pid=pid)
                 return True
         return False
 
@@ -160,4 +159,4 @@ class Crew:
         pid = next((pid for pid, candidate in self._links.items() if candidate is link), None)
         if pid is not None:
             self._log.error("a worker must be killed: %s", reason, worker=link.name)
-            control.send(self._supervisor, "kill", pid=pid)
+            self._reports.send("kill", pid=pid)

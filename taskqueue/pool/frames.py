@@ -8,6 +8,7 @@ it fills is checked for its type and its bound where it is decoded.
 import json
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -197,11 +198,16 @@ def services_of(payload: bytes) -> tuple[Service, ...]:
         listed = json.loads(payload or b"[]")
         if len(listed) > MOST_SERVICES:
             raise FrameError(f"{len(listed)} worker types; a worker serves at most {MOST_SERVICES}")
-        return tuple(_service(*entry) for entry in listed)
+        services = tuple(_service(*entry) for entry in listed)
     except FrameError:
         raise
     except (ValueError, TypeError, RecursionError, Unroutable) as error:
         raise FrameError(f"services that cannot be read: {error}") from None
+    names = Counter(service.worker_type for service in services)
+    for name, count in names.items():
+        if count > 1:
+            raise FrameError(f"worker type {name!r} is named {count} times")
+    return services
 
 
 def _service(worker_type: Any, timeout: Any, retries: Any) -> Service:

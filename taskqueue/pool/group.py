@@ -18,7 +18,7 @@ from taskqueue.plugins import OwnPlugin, Plugin
 from taskqueue.pool import control, labels, privileges
 from taskqueue.pool.grants import Grants
 from taskqueue.pool.limits import Limits
-from taskqueue.pool.suspects import LONGEST_HANDLING, Handling, Suspects
+from taskqueue.pool.suspects import BEAT_DELAY, Handling, Suspects, Vigil
 from taskqueue.processes import Exit, Slot
 
 
@@ -57,7 +57,8 @@ class Group:
         self._is_done = False  # whether the consumer only waits for its workers' end
         self._kill_at = math.inf  # monotonic; when workers that have nothing to do any more must be gone
         self.control: socket.socket | None = None
-        self._handling = Handling()  # the consumer's
+        self._handling: Handling | None = None  # the consumer's
+        self._vigil = Vigil(0.0)
         self._suspects = Suspects()
         self._surroundings = surroundings
         self.consumer = Slot(f"consumer of {self.name}")
@@ -82,8 +83,10 @@ class Group:
         """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
         if time.monotonic() >= self._kill_at:
             self._kill_workers()
-        if self.consumer.pid and self._handling.seconds > LONGEST_HANDLING:
-            self._log.error("the consumer handles one message for %g s and is killed", LONGEST_HANDLING)
+        if self._handling is not None and (
+            reason := self._vigil.look(self._handling.read(), time.monotonic())
+        ):
+            self._log.error("%s, and is killed", reason)
             processes.kill_group(self.consumer.pid)
         if self.is_leaving or self._is_done:
             return
@@ -97,7 +100,7 @@ class Group:
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled, and who is left is to be killed."""
         yield self._kill_at
-        yield time.monotonic() + LONGEST_HANDLING / 3
+        yield time.monotonic() + BEAT_DELAY
         if not self.is_leaving and not self._is_done:
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
@@ -154,6 +157,8 @@ class Group:
         elif message.word == "done" and not self._is_done:
             self._is_done = True
             self._kill_at = time.monotonic() + self._surroundings.pool.stop_timeout
+        elif message.word == "acquitted":
+            self._suspects.forget(str(content["key"]))
         elif message.word == "serves":
             self._grant(content["pid"], [str(name) for name in content["types"]])
         elif message.word in ("begun", "retires"):
@@ -201,15 +206,23 @@ class Group:
         self._is_done, self._kill_at = False, math.inf
         orphans = [slot for slot in self.workers if slot.pid]
         expected = self.is_leaving and end.code == ExitStatus.OK
-        if (suspect := self._handling.properties) and not expected:
-            number = self._suspects.charge(suspect)
-            self._log.error("the consumer handled a message when it ended; end %d with that message", number)
-        self._handling.end()
+        self._charge(expected=expected)
         delay = self.consumer.vacate(expected=expected)
         if not expected:
             report(self._log, "consumer", end, None if self.is_leaving else delay)
         for slot in orphans:
             processes.kill_group(slot.pid)
+
+    def _charge(self, *, expected: bool) -> None:
+        """Charge a consumer's end to the message that it handled, if it handled one."""
+        if self._handling is None:
+            return
+        message = self._handling.read().message
+        self._handling.close()
+        self._handling = None
+        if message is not None and not expected:
+            number = self._suspects.charge(message)
+            self._log.error("the consumer handled a message when it ended; end %d with that message", number)
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
         processes.kill_rest(end.pid)  # what it may have started and left behind
@@ -240,16 +253,24 @@ class Group:
         ours, theirs = control.pair()
         parent = os.getpid()
         self.state = ""
-        self.consumer.fill(processes.fork(lambda: self._be_consumer(theirs, parent)))
-        theirs.close()
-        self.control = ours
+        handling = Handling()
+        try:
+            self.consumer.fill(processes.fork(lambda: self._be_consumer(theirs, handling, parent)))
+        except OSError:
+            ours.close()
+            handling.close()
+            raise
+        finally:
+            theirs.close()
+        self.control, self._handling, self._vigil = ours, handling, Vigil(time.monotonic())
 
-    def _be_consumer(self, supervisor: socket.socket, parent: int) -> ExitStatus:
+    def _be_consumer(self, supervisor: socket.socket, handling: Handling, parent: int) -> ExitStatus:
         around = self._surroundings
         from taskqueue.pool.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
 
         log = logs.take_over("consumer")
-        processes.close_all_but(supervisor.fileno(), *log, *([around.amqp_fd] if around.amqp_fd else []))
+        kept = supervisor.fileno(), handling.fileno(), *log, *([around.amqp_fd] if around.amqp_fd else [])
+        processes.close_all_but(*kept)
         processes.set_name(f"tq:{self.name}")
         processes.allow_open_files()  # four for each worker
         try:
@@ -272,7 +293,7 @@ class Group:
                 supervisor,
                 signals,
                 self._read_amqp_again,
-                handling=self._handling,
+                handling=handling.writer(),
                 suspects=self._suspects,
             ).run()
 
@@ -305,7 +326,6 @@ class Group:
         self, name: str, ends: tuple[socket.socket, socket.socket], output: int, parent: int
     ) -> ExitStatus:
         logs.close()
-        self._handling.close()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)

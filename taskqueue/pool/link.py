@@ -17,6 +17,9 @@ from taskqueue.pool.output import OutputPump
 from taskqueue.pool.permits import Permits
 
 _CHUNK: Final = 65_536  # bytes read from a worker at a time
+_MOST_LEFT: Final = (
+    16  # chunks; a socket buffers less (net.core.wmem_max, unless the machine is told otherwise)
+)
 _PROGRESS_DELAY: Final = 0.05  # seconds; a worker that tells of its progress more often is not heeded
 _TELL_DELAY: Final = 1.0  # seconds after lines were dropped until the log says how many
 
@@ -158,10 +161,14 @@ class WorkerLink:
         self._permits.end()
 
     def close(self) -> None:
-        """Read what the worker left behind, and let go of it. It is dead."""
+        """Read what the worker left behind, and let go of it. It is dead.
+
+        A process that it started, and that left its group, may still write to its end of the socket.
+        """
         self._socket.setblocking(False)
-        while self._is_watched and self._receive():
-            pass
+        left = _MOST_LEFT
+        while left and self._is_watched and self._receive():
+            left -= 1
         self._unwatch()
         self._close_output()
         self._socket.close()
@@ -266,7 +273,8 @@ class WorkerLink:
             self._on_ready(services)
         elif kind is Kind.PROGRESS:
             self._take_progress(Progress.decode(payload))
-        elif kind is Kind.RETIRING and self._has_answered:  # else it would be replaced at once, for ever
+        elif kind is Kind.RETIRING and self._has_answered and not self._is_retiring:
+            # Before it has answered, it would be replaced at once, for ever.
             self._is_retiring = True
             self._stop_timer()
             self._on_retiring()

@@ -9,10 +9,13 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.pool.assignment import Assignment, header_of
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.depth import Depth
+from taskqueue.pool.link import WorkerLink
+from taskqueue.pool.suspects import Writer
 
 _PATIENCE: Final = 1.0  # seconds that workitems of several queues wait for a worker of ours
 _DELIVERIES: Final = "x-delivery-count"  # a quorum queue's; at 20 RabbitMQ 4 drops a message by default
 _MOST_DELIVERIES: Final = 10
+_LARGE: Final = 1024 * 1024  # bytes of a body for which there may be no memory when it is copied
 
 
 class Lobby:
@@ -23,9 +26,12 @@ class Lobby:
     hears, to give back what waits and take nothing more until there is room.
     """
 
-    def __init__(self, loop: EventLoop, crew: Crew, depth: Depth, on_crowded: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: EventLoop, crew: Crew, depth: Depth, handling: Writer, on_crowded: Callable[[], None]
+    ) -> None:
         """Begin empty; `depth` tells how many workitems a worker is given ahead."""
         self._loop = loop
+        self._handling = handling
         self._crew = crew
         self._depth = depth
         self._on_crowded = on_crowded
@@ -80,7 +86,7 @@ class Lobby:
         while self._waiting and idlest:
             number, place = idlest[0]
             link = links[place]
-            if link.give(self._waiting[0]):
+            if self._give(link, self._waiting[0]):
                 self._waiting.popleft()
                 self._given += 1
             if link.has_room(depth):
@@ -91,6 +97,14 @@ class Lobby:
             self._look_later()
         elif idlest:
             self.is_crowded = False
+
+    def _give(self, link: WorkerLink, assignment: Assignment) -> bool:
+        if len(assignment.body) < _LARGE:
+            return link.give(assignment)
+        self._handling.begin(assignment.delivery.properties, assignment.body)
+        is_given = link.give(assignment)
+        self._handling.end()
+        return is_given
 
     def _look_later(self) -> None:
         if not self._is_looking and not self.is_crowded:

@@ -44,9 +44,9 @@ class OutputPump:
         """Pass on what can be read now, at most one chunk; tell whether more may come."""
         return self._read() != b""
 
-    def drain(self) -> None:
-        """Pass on what a worker wrote until now, but no more than a pipe holds."""
-        for _ in range(16):
+    def drain(self, chunks: int = 2) -> None:
+        """Pass on what a worker wrote until now: a pipe holds one chunk, unless a plugin has enlarged it."""
+        for _ in range(chunks):
             if not self._read():
                 return
 
@@ -58,7 +58,7 @@ class OutputPump:
 
     def close(self) -> None:
         """Pass on what is left, and close the pipe."""
-        self.drain()
+        self.drain(16)
         if self._rest:
             self._pass_on(self._rest)
         self.tell_dropped()
@@ -77,9 +77,13 @@ class OutputPump:
         return data
 
     def _take(self, piece: bytes) -> None:
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        self._earn()
+        *lines, self._rest = (self._rest + piece).split(b"\n", int(self._credit) + 1)
         for line in lines:
             self._pass_on(line)
+        if end := self._rest.rfind(b"\n") + 1:  # nobody looks at each of a million empty lines
+            self.dropped += self._rest.count(b"\n")
+            self._rest = self._rest[end:]
         while len(self._rest) > _LONGEST_LINE:
             self._pass_on(self._rest[:_LONGEST_LINE])
             self._rest = self._rest[_LONGEST_LINE:]
@@ -88,10 +92,12 @@ class OutputPump:
         for start in range(0, max(len(line), 1), _LONGEST_LINE):
             self._write_or_drop(line[start : start + _LONGEST_LINE])
 
-    def _write_or_drop(self, line: bytes) -> None:
+    def _earn(self) -> None:
         now = time.monotonic()
         self._credit = min(self._rate * _BURST, self._credit + (now - self._credited) * self._rate)
         self._credited = now
+
+    def _write_or_drop(self, line: bytes) -> None:
         if self._credit < 1:
             self.dropped += 1
             return

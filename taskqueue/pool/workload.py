@@ -30,7 +30,7 @@ from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.lobby import Lobby, may_be_given_back
 from taskqueue.pool.notices import Notices
 from taskqueue.pool.settlement import Settlement
-from taskqueue.pool.suspects import Handling, Suspects
+from taskqueue.pool.suspects import Suspects, Writer
 from taskqueue.properties import Properties
 from taskqueue.workitem import attributed
 
@@ -49,8 +49,9 @@ class Workload:
         *,
         crew: Crew,
         group: GroupSettings,
-        handling: Handling,
+        handling: Writer,
         suspects: Suspects,
+        on_acquitted: Callable[[str], None],
         on_change: Callable[[], None],
         on_settled: Callable[[], None],
     ) -> None:
@@ -59,6 +60,7 @@ class Workload:
         crew -- performs it
         handling -- takes what is handled at each moment
         suspects -- the messages that earlier consumers died of
+        on_acquitted -- the end of one of them, known by its key, is confirmed
         on_change -- whether more should be taken in has to be thought over
         on_settled -- something in hand may have come to its end
         """
@@ -66,7 +68,7 @@ class Workload:
         self._crew = crew
         self._group = group
         self._handling = handling
-        self._suspects = suspects
+        self._suspects, self._on_acquitted = suspects, on_acquitted
         self._on_change = on_change
         self._on_settled = on_settled
         self._log = Log("consumer", group=group.name)
@@ -75,7 +77,7 @@ class Workload:
         self._depth = Depth(
             loop, group.max_depth, group.workers, look=self._look_ahead, on_change=self._deepen
         )
-        self._lobby = Lobby(loop, crew, self._depth, self._crowded)
+        self._lobby = Lobby(loop, crew, self._depth, handling, self._crowded)
         self._notices = Notices(publisher)
         self._cancellations = Cancellations(loop, consuming, on_cancel=self._cancel, on_heeding=on_change)
         provider = Provider(loop, publishing)
@@ -136,8 +138,8 @@ class Workload:
 
     def _handle(self, group: GroupSettings, delivery: Delivery) -> None:
         """Take a delivery in, and write down meanwhile that it is this one."""
-        self._handling.begin(delivery.properties)
-        deaths = self._suspects.deaths(delivery.properties) if self._suspects else 0
+        self._handling.begin(delivery.properties, delivery.body)
+        deaths = self._suspects.deaths(delivery.properties, delivery.body)
         if deaths >= group.max_crashes:
             self._put_aside(group, delivery, deaths)
         else:
@@ -243,7 +245,7 @@ class Workload:
 
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
-        self._handling.begin(assignment.raw_properties)
+        self._handling.begin(assignment.delivery.properties, assignment.delivery.body)
         self._depth.took(outcome.ended - outcome.started)
         if assignment.lease is None:
             self._judge.performed(assignment, link.name, outcome)
@@ -274,6 +276,7 @@ class Workload:
                 self._lobby.enter_first(assignment)
 
     def _crashed(self, assignment: Assignment, link: WorkerLink, crash: Crash) -> None:
+        self._handling.begin(assignment.delivery.properties, assignment.delivery.body)
         if not self._answers_for(assignment):
             self._drop(assignment)
             text = "its worker crashed (%s); the broker delivers it again"
@@ -282,11 +285,14 @@ class Workload:
             self._judge.cancelled(assignment, link.name)
         else:
             self._judge.crashed(assignment, link.name, link.since, crash)
+        self._handling.end()
 
     def _settled(self, assignment: Assignment) -> None:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
         self._ledger.close(assignment)
         self.intake.settle(assignment)
+        if key := self._suspects.acquit(assignment.delivery.properties, assignment.delivery.body):
+            self._on_acquitted(key)
         if assignment.lease is not None:
             self._leases.release(assignment)
         self._on_settled()

@@ -1,113 +1,275 @@
 """A message that kills or blocks each consumer that handles it is counted, and put aside."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from support.site import workers
+from support.site import consumers, workers
 from support.waiting import wait_until
 
-from taskqueue.pool.suspects import Handling, Suspects
+from taskqueue.pool.suspects import Handling, Message, Note, Suspects, Vigil
 from taskqueue.properties import Properties
 
-#: Puts a bug into a consumer that some workitems trigger; Python imports a module of that name by itself.
-BUG = """
-import os, signal
-from taskqueue.pool import cancellations
+#: Puts bugs into a consumer that some bodies trigger, and shortens a supervisor's patience; Python imports a
+#: module of that name by itself.
+BUGS = """
+import os, resource, signal
+from taskqueue.pool import suspects
 
-takes = cancellations.Cancellations.takes
+suspects.LONGEST_HANDLING, suspects.LONGEST_SILENCE, suspects.BEAT_DELAY = 3.0, 5.0, 0.5  # seconds
 
-def faulty(self, workitem):
-    if workitem.startswith("deadly"):
+from taskqueue.pool.link import WorkerLink
+from taskqueue.pool.settlement import Settlement
+from taskqueue.pool.workload import Workload
+
+def infect(cls, name, bug):
+    method = getattr(cls, name)
+
+    def infected(self, assignment, *arguments):
+        bug(assignment.body)
+        return method(self, assignment, *arguments)
+
+    setattr(cls, name, infected)
+
+def at_its_delivery(body):
+    if b"deadly" in body:
         os.kill(os.getpid(), signal.SIGKILL)
-    while workitem.startswith("blocking"):
+    while b"blocking" in body:
         pass
-    return takes(self, workitem)
 
-cancellations.Cancellations.takes = faulty
+def when_it_is_given(body):
+    if b"too large" in body:
+        resource.setrlimit(resource.RLIMIT_AS, (1, resource.RLIM_INFINITY))
+        bytearray(2**30)
+
+def at_its_outcome(body):
+    if b"late" in body:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+infect(Workload, "_enter", at_its_delivery)
+infect(WorkerLink, "give", when_it_is_given)
+infect(Settlement, "fail_with", at_its_outcome)
 """
 
 
 @pytest.fixture
-def variables(site):
-    directory = site.directory / "bug"
+def start(site):
+    """Start a pool whose consumers have bugs."""
+    directory = site.directory / "bugs"
     directory.mkdir()
-    (directory / "sitecustomize.py").write_text(BUG)
+    (directory / "sitecustomize.py").write_text(BUGS)
     for path, mode in ((directory, 0o755), (directory / "sitecustomize.py", 0o644)):
         path.chmod(mode)
-    return {"PYTHONPATH": f"{directory}:{site.plugins}"}
+
+    def start(sections):
+        site.configure(sections)
+        path = f"{directory}:{site.plugins}"
+        return site.start("workerpool", "-f", "-c", str(site.config), PYTHONPATH=path)
+
+    return start
 
 
-def publish(work, *ids):
+def publish(work, **bodies):
     work.foreign.declare("worker_good")
-    for each in ids:
-        work.foreign.publish("1", "worker_good", message_id=each)
+    for id_, body in bodies.items():
+        work.foreign.publish(body, "worker_good", message_id=id_)
 
 
-def test_a_message_that_kills_its_consumer_is_put_aside_and_its_neighbours_are_done(site, work, variables):
-    ids = [f"harmless{number}" for number in range(5)]
-    publish(work, *ids[:3], "deadly", *ids[3:])
-    site.configure("[good]\nworkers: 1\nmax_crashes: 2")
-    pool = site.start("workerpool", "-f", "-c", str(site.config), **variables)
-    pool.wait_for("ready:")
+def test_a_message_that_kills_its_consumer_is_put_aside_and_its_neighbours_are_done(site, work, start):
+    bodies = {f"harmless{number}": "1" for number in range(5)}
+    publish(work, **bodies, one='"deadly"', last="1")
+    pool = start("[good]\nworkers: 1\nmax_crashes: 2")
     results = {}
-    while len(results) < len(ids) + 1:  # a killed consumer may leave one that comes twice
+    while len(results) < len(bodies) + 2:  # a killed consumer may leave one that comes twice
         result = work.result()
         results[result.workitem] = result
-    assert results.pop("deadly").error == (
+    assert results.pop("one").error == (
         "ConsumerCrashed: 2 consumers died, or were killed, while they handled it"
     )
-    assert {id_: result.status for id_, result in results.items()} == dict.fromkeys(ids, "succeeded")
+    assert {result.status for result in results.values()} == {"succeeded"}
     wait_until(lambda: work.foreign.depth("taskqueue_failed") == 1)
     kept = work.foreign.get("taskqueue_failed")
-    assert (kept.properties["message_id"], kept.body) == ("deadly", "1")
+    assert (kept.properties["message_id"], kept.body) == ("one", '"deadly"')
     assert pool.output().count("the consumer handled a message when it ended") == 2
     assert pool.stop() == 0
 
 
-def test_a_message_that_blocks_its_consumer_is_put_aside(site, work, variables):
-    publish(work, "blocking", "harmless")
-    site.configure("[good]\nworkers: 1\nmax_crashes: 1")
-    pool = site.start("workerpool", "-f", "-c", str(site.config), **variables)
-    results = work.results(2, 90)
-    assert "1 consumers died, or were killed" in results["blocking"].error
-    assert results["harmless"].status == "succeeded"
-    pool.wait_for("the consumer handles one message for 30 s and is killed")
+def test_a_message_that_blocks_its_consumer_is_put_aside(work, start):
+    publish(work, one='"blocking"', two="1")
+    pool = start("[good]\nworkers: 1\nmax_crashes: 1")
+    results = work.results(2, 60)
+    assert "1 consumers died, or were killed" in results["one"].error
+    assert results["two"].status == "succeeded"
+    pool.wait_for("the consumer handles one message for 3 s, and is killed")
     assert pool.stop() == 0
 
 
-def test_a_worker_cannot_write_what_its_consumer_handles(site, work):
-    pool = site.pool("[good]\nworkers: 1")
-    (worker,) = workers(pool)
-    maps = Path(f"/proc/{worker}/maps").read_text(encoding="ascii")
-    assert " rw-p " in maps
-    assert " rw-s " not in maps  # memory that is shared
+def test_a_message_that_there_is_no_memory_for_is_put_aside(work, start):
+    publish(work, one='"too large' + "." * 2_000_000 + '"')
+    pool = start("[good]\nworkers: 1\nmax_crashes: 2")
+    assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
+    assert work.ask("good", 1)["echo"] == 1
+    assert "MemoryError" in pool.output()
+    assert pool.stop() == 0
+
+
+def test_a_message_whose_outcome_kills_its_consumer_is_put_aside(work, start):
+    work.foreign.declare("worker_raising")
+    work.foreign.publish('{"error": "ValueError", "when": "late"}', "worker_raising", message_id="one")
+    pool = start("[raising]\nworkers: 1\nmax_crashes: 2")
+    assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
+    assert pool.stop() == 0
+
+
+def test_what_was_put_aside_is_tried_anew_when_it_is_sent_back(site, work, start):
+    publish(work, one='"deadly"')
+    pool = start("[good]\nworkers: 1\nmax_crashes: 2")
+    for times in (2, 4):
+        assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
+        assert pool.output().count("the consumer handled a message when it ended") == times
+        wait_until(lambda: work.foreign.depth("taskqueue_failed") == 1)
+        assert site.run("failed", "retry", "--all", "-c", str(site.config)).returncode == 0
+    assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
+    assert pool.stop() == 0
+
+
+def test_of_messages_without_ids_only_the_deadly_one_is_put_aside(work, start):
+    work.foreign.declare("worker_good")
+    for body in ("1", '"deadly"', "2"):
+        work.foreign.publish(body, "worker_good")
+    pool = start("[good]\nworkers: 1\nmax_crashes: 1")
+    results = [work.result(30) for _ in range(3)]
+    assert sorted(result.status for result in results) == ["failed", "succeeded", "succeeded"]
+    assert work.foreign.get("taskqueue_failed").body == '"deadly"'
+    assert pool.stop() == 0
+
+
+def test_a_consumer_that_gives_no_sign_of_life_is_replaced_and_nothing_is_charged(work, start):
+    pool = start("[good]\nworkers: 1\nmax_crashes: 1")
+    assert work.ask("good", 1)["echo"] == 1
+    (consumer,) = consumers(pool)
+    os.kill(consumer, signal.SIGSTOP)
+    pool.wait_for("the consumer has given no sign of life for 5 s, and is killed")
+    assert work.ask("good", 2)["echo"] == 2
+    assert "handled a message" not in pool.output()
+    assert pool.stop() == 0
+
+
+def test_a_worker_has_nothing_of_what_a_supervisor_reads_of_any_consumer(site):
+    pool = site.pool("[good]\nworkers: 1\n[better]\nworkers: 1")
+    assert len(workers(pool)) == 2
+    for worker in workers(pool):
+        maps = Path(f"/proc/{worker}/maps").read_text(encoding="ascii")
+        assert " rw-p " in maps
+        assert " rw-s " not in maps  # memory that is shared
+        files = [str(each.readlink()) for each in Path(f"/proc/{worker}/fd").iterdir()]
+        assert not [each for each in files if "handling" in each]
+    assert pool.stop() == 0
+
+
+# --- the parts ---
+
+
+def message(body=b"1", headers=None, **properties):
+    return Properties(**properties).with_headers(headers or {}).encode(), body
+
+
+def charge(suspects, properties, body):
+    return suspects.charge(Message.of(properties, body))
 
 
 def test_a_message_is_known_by_its_id_however_its_headers_change():
     suspects = Suspects()
-    assert not suspects
-    first = Properties(message_id="one").with_headers({"x-delivery-count": 1})
-    assert suspects.charge(first.encode()) == 1
-    assert suspects.charge(first.with_headers({"x-delivery-count": 2}).encode()) == 2
-    assert suspects.deaths(Properties(message_id="one").encode()) == 2
-    assert suspects.deaths(Properties(message_id="two").encode()) == 0
+    assert charge(suspects, *message(message_id="one", headers={"x-delivery-count": 1})) == 1
+    assert charge(suspects, *message(message_id="one", headers={"x-delivery-count": 2})) == 2
+    assert suspects.deaths(*message(message_id="one")) == 2
+    assert suspects.deaths(*message(message_id="two")) == 0
+
+
+def test_a_message_without_an_id_is_known_by_its_other_properties_and_how_its_body_begins():
+    suspects = Suspects()
+    charge(suspects, *message(type="good", headers={"x-delivery-count": 1}))
+    charge(suspects, b"\xff", b"")
+    assert suspects.deaths(*message(type="good", user_id="guest", headers={"x-delivery-count": 2})) == 1
+    assert suspects.deaths(b"\xff", b"") == 1
+    others = message(b"2", type="good"), message(b"10", type="good"), message(), (b"\xfe", b"")
+    assert [suspects.deaths(*other) for other in others] == [0] * 4
+
+
+def test_a_message_is_no_suspect_any_more_once_its_end_is_confirmed():
+    suspects, here = Suspects(), Suspects()  # the supervisor's and the consumer's
+    for each in (suspects, here):
+        charge(each, *message(message_id="one"))
+    assert here.acquit(*message(message_id="two")) == ""
+    assert suspects.forget(here.acquit(*message(message_id="one")))
+    assert not suspects.forget("one")
+    assert (len(suspects), len(here)) == (0, 0)
+    assert here.acquit(*message(message_id="one")) == ""
 
 
 def test_suspects_are_bounded():
     suspects = Suspects()
     for number in range(1000):
-        suspects.charge(Properties(message_id=str(number)).encode())
-    assert len(suspects._deaths) == 100
-    assert suspects.deaths(Properties(message_id="999").encode()) == 1
+        charge(suspects, *message(message_id=str(number)))
+    assert len(suspects) == 100
+    assert suspects.deaths(*message(message_id="999")) == 1
 
 
-@pytest.mark.parametrize("properties", [b"", b"\xff" * 100_000, Properties(message_id="x").encode()])
-def test_what_is_handled_is_written_down_as_far_as_there_is_room(properties):
+@pytest.fixture
+def handling():
     handling = Handling()
-    assert (handling.properties, handling.seconds) == (b"", 0)
-    handling.begin(properties)
-    assert handling.properties == properties[:4000]
-    assert handling.seconds > 0
-    handling.end()
-    assert (handling.properties, handling.seconds) == (b"", 0)
+    yield handling
     handling.close()
+
+
+@pytest.mark.parametrize("properties", [b"", b"\xff" * 200_000, Properties(message_id="x").encode()])
+@pytest.mark.parametrize("body", [b"", b"1", b"x" * 100_000])
+def test_what_is_handled_is_written_down_as_far_as_there_is_room(handling, properties, body):
+    writer = handling.writer()
+    assert handling.read().message is None
+    writer.begin(b"before", b"before")
+    writer.begin(properties, body)
+    note = handling.read()
+    assert note.message == (properties[:131_072], len(body), body[:64])
+    assert note.began > 0
+    writer.end()
+    assert handling.read().message is None
+    assert handling.read().beat == note.beat
+    writer.beat()
+    assert handling.read().beat > note.beat
+    assert handling.read().message is None
+
+
+def test_what_a_consumer_wrote_that_cut_its_file_short_is_nothing(handling):
+    handling.writer().begin(b"properties", b"body")
+    os.ftruncate(handling.fileno(), 5)
+    assert handling.read() == Note(0.0, 0.0, None)
+
+
+def looks(vigil, *notes):
+    """Look every ten seconds; return what was said each time."""
+    return [vigil.look(note, 10.0 * number) for number, note in enumerate(notes, 1)]
+
+
+def test_a_consumer_that_handles_one_message_for_too_long_hangs():
+    said = looks(Vigil(0.0), *[Note(5.0, 1.0, None)] * 5)
+    assert said == [""] * 4 + ["the consumer handles one message for 30 s"]
+
+
+def test_a_consumer_that_handles_one_message_after_the_other_does_not_hang():
+    said = looks(Vigil(0.0), *[Note(began, began, None) for began in range(1, 100)])
+    assert set(said) == {""}
+
+
+def test_a_consumer_that_gives_no_sign_of_life_hangs():
+    said = looks(Vigil(0.0), *[Note(0.0, 1.0, None)] * 32)
+    assert said == [""] * 31 + ["the consumer has given no sign of life for 300 s"]
+
+
+def test_a_host_that_was_frozen_for_long_goes_on_with_its_consumers():
+    vigil = Vigil(0.0)
+    assert vigil.look(Note(5.0, 1.0, None), 10.0) == ""
+    for now in (3600.0, 7200.0, 10800.0):
+        assert vigil.look(Note(5.0, 1.0, None), now) == ""
+    assert vigil.look(Note(0.0, 10801.0, None), 10801.0) == ""

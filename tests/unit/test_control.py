@@ -3,7 +3,9 @@ import socket
 
 import pytest
 
+from taskqueue.broker.loop import EventLoop
 from taskqueue.pool import control
+from taskqueue.pool.reports import Reports
 
 
 @pytest.fixture
@@ -104,3 +106,24 @@ def test_what_is_no_message_of_ours_is_refused_and_the_next_one_is_read(ends, ga
     with pytest.raises(ValueError):  # noqa: PT011 -- of whatever reads it
         control.receive(ours)
     assert control.receive(ours).word == "done"
+
+
+def test_what_a_consumer_tells_waits_for_room_and_comes_in_order(ends):
+    ours, theirs = ends
+    loop = EventLoop()
+    reports = Reports(loop, ours)
+    for number in range(3000):
+        reports.send("kill", pid=number)
+    heard = []
+
+    def read():
+        while message := control.receive(theirs):
+            heard.append(message.content["pid"])
+        if len(heard) == 3000:
+            loop.stop()
+
+    loop.watch(theirs, read)
+    loop.call_later(10, loop.stop)
+    loop.run()
+    loop.close()
+    assert heard == list(range(3000))

@@ -199,6 +199,12 @@ def test_a_service_with_an_impossible_value_is_refused(service):
         frames.services_of(f"[{service}]".encode())
 
 
+def test_a_worker_type_that_is_named_twice_is_refused():
+    [(_, payload)] = read(frames.ready([frames.Service("a"), frames.Service("b"), frames.Service("a", 1.0)]))
+    with pytest.raises(FrameError, match="worker type 'a' is named 2 times"):
+        frames.services_of(payload)
+
+
 @pytest.mark.parametrize("payload", [b"7", b"{}x", b"[" * 100_000, b"\xff"])
 def test_services_that_are_no_list_are_refused(payload):
     with pytest.raises(FrameError):

@@ -1,22 +1,26 @@
-"""What a worker was given and has not begun is taken back from it."""
+"""What a worker was given and has not begun is taken back from it, and what it says is bounded."""
 
 import logging
+import mmap
 import os
+import signal
 import socket
 from dataclasses import replace
 
 import pytest
+from support.waiting import wait_until
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
-from taskqueue.pool.frames import retiring
+from taskqueue.pool.frames import Outcome, Progress, Verdict, ready, retiring
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.link import WorkerLink
 from taskqueue.properties import Properties
 
 TIMEOUT = 0.05  # seconds
+MEBIBYTE = 1024 * 1024
 GOOD = replace(GroupSettings("good", "good"), timeout=TIMEOUT, timeout_grace=0)
 
 
@@ -25,7 +29,7 @@ class Given:
 
     def __init__(self, timeout=TIMEOUT):
         self.group = replace(GOOD, timeout=timeout)
-        self.loop, self.begun, self.faults = EventLoop(), [], []
+        self.loop, self.begun, self.faults, self.retired = EventLoop(), [], [], []
         self.is_buried = False
         ledger = Ledger(lambda _assignment: True)
         self.items = [self.assignment(ledger, number) for number in (1, 2, 3)]
@@ -43,7 +47,7 @@ class Given:
             on_begin=lambda _link, assignment: self.begun.append(assignment),
             on_progress=logging.debug,
             on_outcome=logging.debug,
-            on_retiring=logging.debug,
+            on_retiring=lambda: self.retired.append(True),
             on_hang_up=logging.debug,
             on_fault=lambda _link, reason: self.faults.append(reason),
         )
@@ -141,3 +145,39 @@ def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(pati
     patient.line.send(retiring())
     patient.run(0.01)
     assert patient.faults == ["a frame RETIRING out of place"]
+
+
+def test_a_dead_worker_is_buried_while_what_it_left_behind_speaks_on(patient):
+    chatter, counts = Progress(1, 0.5, "still here").encode() * 1000, mmap.mmap(-1, mmap.PAGESIZE)
+    speakers = [speak(patient.line, chatter, counts, number) for number in range(4)]
+    try:
+        wait_until(lambda: any(counts[:4]))
+        patient.bury()
+        assert sum(counts[:4]) * len(chatter) < 2 * MEBIBYTE
+    finally:
+        for pid in speakers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def speak(line, words, counts, number):
+    """Have a process write to a worker's end of the line, 255 times at most, and count; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        for count in range(1, 256):
+            line.sendall(words)
+            counts[number] = count
+        os._exit(0)
+    return pid
+
+
+ANSWER = Outcome(1, Verdict.SUCCEEDED, 0.0, 0.0, -1.0, "", "", b"").encode()
+
+
+@pytest.mark.parametrize("words", [ANSWER + 2 * retiring(), ANSWER + retiring() + ready()])
+def test_a_worker_retires_once_and_is_not_ready_again(patient, words):
+    patient.line.sendall(ready() + words)
+    patient.run(0.01)
+    assert patient.retired == [True]
+    assert len(patient.faults) == 1
+    assert "out of place" in patient.faults[0]

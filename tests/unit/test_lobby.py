@@ -15,6 +15,8 @@ from taskqueue.pool.crew import Crew
 from taskqueue.pool.depth import Depth
 from taskqueue.pool.ledger import Ledger
 from taskqueue.pool.lobby import Lobby, may_be_given_back
+from taskqueue.pool.reports import Reports
+from taskqueue.pool.suspects import Handling
 from taskqueue.properties import Properties
 
 GOOD = GroupSettings("good", "good")
@@ -32,7 +34,7 @@ class Floor:
         self.ends = control.pair()
         self.crew = Crew(
             self.loop,
-            self.ends[0],
+            Reports(self.loop, self.ends[0]),
             Log("test"),
             GOOD,
             on_ready=logging.debug,
@@ -44,7 +46,14 @@ class Floor:
         depth.value = 100
         depth.took(0.0005)
         self.crowded = []  # how many waited when the lobby was found crowded
-        self.lobby = Lobby(self.loop, self.crew, depth, lambda: self.crowded.append(len(self.lobby)))
+        self.handling = Handling()
+        self.lobby = Lobby(
+            self.loop,
+            self.crew,
+            depth,
+            self.handling.writer(),
+            lambda: self.crowded.append(len(self.lobby)),
+        )
         self.lines = [self.hire(pid) for pid in (1, 2, 3)]
         self.run(0.01)
         assert self.crew.ready == 3
@@ -83,7 +92,7 @@ class Floor:
         for pid in (1, 2, 3):
             self.crew.bury(pid)
         self.loop.close()
-        for end in (*self.ends, *self.lines):
+        for end in (*self.ends, *self.lines, self.handling):
             end.close()
 
 

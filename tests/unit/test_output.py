@@ -95,6 +95,18 @@ def test_lines_beyond_the_rate_are_counted_and_dropped(pipe):
     assert output.end()[passed:] == [f"({500 - passed} lines dropped: more than 10 a second)"]
 
 
+def test_of_a_flood_every_line_is_counted_and_the_last_one_goes_on(pipe):
+    output = pipe(10)
+    for _ in range(3):
+        output.write(b"\n" * 60_000)
+    output.write(b"half ")
+    output.pump._credit = 5.0
+    output.write(b"a line\n")
+    assert output.lines[-1] == "half a line"
+    dropped = [int(line.split()[0][1:]) for line in output.lines if line.endswith("more than 10 a second)")]
+    assert sum(dropped) + output.lines.count("") == 180_000
+
+
 def test_pieces_of_long_lines_count_as_lines(pipe):
     output = pipe(rate=10)
     output.write((b"x" * 30_000 + b"\n") * 2)
