@@ -19,6 +19,9 @@ FAILED: Final = "failed"
 REJECTED: Final = "rejected"
 CANCELLED: Final = "cancelled"
 
+#: Bytes of a body that is quoted in a failure: it is decoded once more for that, which takes time and memory.
+_LARGEST_QUOTED: Final = 16 * 1024 * 1024
+
 _FIRST_ENTRIES: Final = 2  # of a history, and
 _LAST_ENTRIES: Final = 17
 
@@ -39,7 +42,7 @@ class Failure:
         """Describe an exception."""
         text = "".join(traceback.format_exception(error))
         code = error.code if isinstance(error, CallError) else jsonrpc.SERVER_ERROR
-        return cls(type(error).__name__, shorten(_text(error)), shorten(text), code)
+        return cls(type(error).__name__[:200], shorten(_text(error)), shorten(text), code)
 
     def __str__(self) -> str:
         """Return the failure in one line."""
@@ -111,9 +114,11 @@ def _compact(value: Any) -> bytes:
 
 
 def _readable(workitem: Workitem) -> Any:
-    """Return a body as JSON can carry it; None for one that is not text."""
+    """Return a body as JSON can carry it; None for one that is not text, or too large to be quoted."""
+    if len(workitem.body) > _LARGEST_QUOTED:
+        return None
     try:
-        body = decode_body(workitem)
+        body = decode_body(workitem, _LARGEST_QUOTED)
     except WorkitemUnreadable:
         body = workitem.body
     if isinstance(body, bytes):

@@ -32,6 +32,7 @@ from taskqueue.pool import frames, labels, privileges
 from taskqueue.pool.frames import Verdict
 from taskqueue.pool.limits import Limits
 from taskqueue.pool.permits import granted
+from taskqueue.pool.surroundings import Surroundings
 from taskqueue.results import Failure, encode_answer, encode_failure
 from taskqueue.workitem import JSON, NOTIFY, Workitem, decode_body, shorten
 
@@ -59,7 +60,8 @@ class BaseWorker:
     #: The worker types that it serves, where that is not the one it is installed for.
     services: tuple[frames.Service, ...] = ()
 
-    #: Whether its process must be replaced: something is left in it that would disturb the next workitem.
+    #: Whether its process is to be replaced after this workitem: a handler sets it where something is left
+    #: that would disturb the next one.
     is_spent: bool = False
 
     #: The options of the plugin's section that are not taskqueue's own, as they are written.
@@ -232,7 +234,7 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
 
 def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: socket.socket) -> None:
     """Read, perform, write, until the consumer closes its end or this process should be replaced."""
-    me, line = os.getpid(), _Line(link)
+    me, line, surroundings = os.getpid(), _Line(link), Surroundings()
     listeners.append(line.tell)
     limits = limits_of(worker, spec.limits)
     for performed, task in enumerate(_tasks(link, permits), 1):
@@ -240,13 +242,16 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: s
         outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
         if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
             os._exit(ExitStatus.OK)
-        _flush_output()
+        is_flushed = _flush_output()
         line.send(outcome)
         if spec.limits.are_reached(performed) or worker.is_spent:
             line.send(frames.retiring())
             while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
                 pass
             return
+        if not is_flushed:
+            surroundings.reopen_streams()
+        surroundings.restore()
 
 
 def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]:
@@ -264,16 +269,18 @@ def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]
         yield task
 
 
-def _flush_output() -> None:
-    """Have what the handler printed logged with its workitem's id.
+def _flush_output() -> bool:
+    """Have what the handler printed logged with its workitem's id; tell whether that could be done.
 
     It may have closed its streams, or put anything in their place.
     """
+    is_flushed = True
     for stream in (sys.stdout, sys.stderr):
-        try:  # noqa: SIM105 -- done after each workitem, where contextlib.suppress takes most of the time
+        try:
             stream.flush()
-        except Exception:  # noqa: BLE001, S110 -- plugin code; what it printed changes no outcome
-            pass
+        except Exception:  # noqa: BLE001 -- plugin code; what it printed changes no outcome
+            is_flushed = False
+    return is_flushed
 
 
 def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
@@ -300,12 +307,26 @@ def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
         ).encode()
     except BaseException as error:  # noqa: BLE001 -- plugin code may raise anything
         verdict, delay, error = _verdict(error)
-        failure = Failure.of(_without_our_frames(error))
-    text = shorten(str(failure), 1000)
-    data = encode_failure(failure, workitem)
-    if len(data) > _LARGEST_FAILURE:
-        data = encode_failure(failure, None)
+        failure = _describe(error)
+    text, data = shorten(str(failure), 1000), _encode(failure, workitem)
     return frames.Outcome(task.number, verdict, started, time.time(), delay, JSON, text, data).encode()
+
+
+def _describe(error: BaseException) -> Failure:
+    """Describe what a handler has raised; all of its methods and attributes are plugin code, too."""
+    try:
+        return Failure.of(_without_our_frames(error))
+    except Exception as why:  # noqa: BLE001 -- see above
+        return Failure(type(error).__name__[:200], f"<it cannot be described: {type(why).__name__}>")
+
+
+def _encode(failure: Failure, workitem: Workitem) -> bytes:
+    """Return the body of a failure, with the workitem as far as there is room and memory for it."""
+    try:
+        data = encode_failure(failure, workitem)
+    except Exception:  # noqa: BLE001 -- plugin code has made the failure; and memory may be short
+        return encode_failure(Failure(failure.type, failure.message), None)
+    return data if len(data) <= _LARGEST_FAILURE else encode_failure(failure, None)
 
 
 def _verdict(error: BaseException) -> tuple[Verdict, float, BaseException]:
@@ -339,4 +360,4 @@ def _is_accepted(content_type: str, *patterns: str) -> bool:
 def _without_our_frames(error: BaseException) -> BaseException:
     """Drop this module's frame from a traceback: users look for their own code."""
     inner = error.__traceback__.tb_next if error.__traceback__ else None
-    return error.with_traceback(inner) if inner else error
+    return BaseException.with_traceback(error, inner) if inner else error

@@ -528,14 +528,16 @@ def with_wait(raw: bytes, seconds: float) -> bytes:
 # --- in the worker -----------------------------------------------------------------------------
 
 
-def decode_body(workitem: Workitem) -> Any:
+def decode_body(workitem: Workitem, most: int = LARGEST_DECOMPRESSED) -> Any:
     """Return a workitem's body as its handler gets it: decoded JSON, str for text, else bytes.
+
+    most -- bytes that it may have when it is decompressed
 
     Raises WorkitemUnreadable where the body is not what its content type says.
     """
     kind = workitem.content_type
     try:
-        body = _decompressed(workitem) if workitem.has_content_encoding else workitem.body
+        body = _decompressed(workitem, most) if workitem.has_content_encoding else workitem.body
         if kind == JSON or kind.endswith("+json"):
             return jsonrpc.decode(body)
         if kind.startswith("text/"):
@@ -549,11 +551,11 @@ def decode_body(workitem: Workitem) -> Any:
     return body
 
 
-def _decompressed(workitem: Workitem) -> bytes:
+def _decompressed(workitem: Workitem, most: int) -> bytes:
     encoding = workitem.properties.content_encoding or ""
     if not is_compressed(encoding):
         return workitem.body
-    return decompress(workitem.body, encoding, LARGEST_DECOMPRESSED)
+    return decompress(workitem.body, encoding, most)
 
 
 # --- small tools -------------------------------------------------------------------------------

@@ -29,9 +29,8 @@ def begin(number: int) -> None:
 
 def install() -> None:
     """Have sys.stdout and sys.stderr label what is written to them, which goes to a pipe, line by line."""
-    for name in ("stdout", "stderr"):
-        old = getattr(sys, name)
-        writer = io.BufferedWriter(_Labelled(old.fileno()))
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        writer = io.BufferedWriter(_Labelled(descriptor))
         setattr(sys, name, io.TextIOWrapper(writer, "utf-8", "backslashreplace", line_buffering=True))
 
 

@@ -187,9 +187,15 @@ def error(id_: Any, code: int, message: str, data: Mapping[str, Any] | None = No
 
 
 def errors(body: Any, code: int, message: str, data: Mapping[str, Any]) -> bytes:
-    """Return the response to a request or a batch that failed as a whole; b"" where none is wanted."""
+    """Return the response to a request or a batch that failed as a whole; b"" where none is wanted.
+
+    A batch of too many requests has one response, as one that cannot be read (section 7).
+    """
     if is_request(body):
         return b"" if is_notification(body) else encode(error(id_of(body), code, message, data))
+    if len(body) > MOST_REQUESTS:
+        return encode(error(None, code, message, data))
+    data = {name: value for name, value in data.items() if name != "traceback"}  # once for each would be much
     answers = [
         error(id_of(each), code, message, data) if is_request(each) else invalid(each)
         for each in body

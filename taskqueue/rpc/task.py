@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
-from taskqueue.errors import BadArguments, TaskError, Unroutable
+from taskqueue.errors import LONGEST_DELAY, BadArguments, TaskError, Unroutable
+from taskqueue.pool.frames import MOST_RETRIES
 from taskqueue.rpc.call import Call
 from taskqueue.workitem import checked_type
 
@@ -118,8 +119,9 @@ def task(
         retries: how often it is run again when it has raised; by default what its workers' group says.
 
     Raises:
-        TaskError: the name cannot be a worker type.
+        TaskError: the name cannot be a worker type, or a number is out of its range.
     """
+    _check_numbers(timeout, retries)
 
     def make(function: Callable[..., Any]) -> Task[..., Any]:
         made = Task(function, _checked(name or function.__name__), timeout, retries)
@@ -134,6 +136,15 @@ def _checked(name: str) -> str:
         return checked_type(name)
     except Unroutable as error:
         raise TaskError(str(error).replace("worker type", "task", 1)) from None
+
+
+def _check_numbers(timeout: Any, retries: Any) -> None:
+    is_time = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_time and 0 <= timeout <= LONGEST_DELAY):
+        raise TaskError(f"timeout={timeout!r:.80}: expected seconds, from 0 to {LONGEST_DELAY:.0f}")
+    is_count = isinstance(retries, int) and not isinstance(retries, bool)
+    if retries is not None and not (is_count and 0 <= retries <= MOST_RETRIES):
+        raise TaskError(f"retries={retries!r:.80}: expected a whole number from 0 to {MOST_RETRIES}")
 
 
 def tasks_of(module: str) -> list[Task[..., Any]]:

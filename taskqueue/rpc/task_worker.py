@@ -7,7 +7,7 @@ import json
 import os
 import pkgutil
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, Self
 
@@ -15,7 +15,7 @@ from taskqueue import plugins
 from taskqueue.errors import InvalidRequest, PluginError, TaskTimeout, UnknownTask
 from taskqueue.feed.target import HANDLE_JOB, Target, current_directory
 from taskqueue.plugins import OwnPlugin
-from taskqueue.pool.frames import Service
+from taskqueue.pool.frames import MOST_SERVICES, Service
 from taskqueue.results import Failure
 from taskqueue.rpc import jsonrpc
 from taskqueue.rpc.task import Task, tasks_of
@@ -49,6 +49,8 @@ class TaskWorker(BaseWorker):
         self._runner: asyncio.Runner | None = None  # where a task is a coroutine function
         if not self._tasks:
             raise PluginError("there is no function with @task")
+        if len(self._tasks) > MOST_SERVICES:
+            raise PluginError(f"{len(self._tasks)} tasks; a worker serves at most {MOST_SERVICES}")
 
     @classmethod
     def of_entry_point(cls, name: str) -> Self:
@@ -70,6 +72,8 @@ class TaskWorker(BaseWorker):
     def handle_task(self, body: Any) -> Any:
         """Perform a JSON-RPC request, a batch, or else a list or object of arguments."""
         if jsonrpc.is_batch(body):
+            if len(body) > jsonrpc.MOST_REQUESTS:
+                raise InvalidRequest(f"a batch has at most {jsonrpc.MOST_REQUESTS} requests")
             return jsonrpc.Batch([each for each in map(self._respond, body) if each is not None])
         if jsonrpc.is_request(body):
             return self._answer(body)
@@ -115,24 +119,48 @@ class TaskWorker(BaseWorker):
         value = called.function(*args, **kwargs)
         if not inspect.iscoroutine(value):
             return value
+        return self._wait_for(value)
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what a coroutine returns; cancel it when its time is up.
+
+        The alarm may be raised anywhere on the loop, and be lost in another coroutine or a callback: it comes
+        a moment later, for a coroutine that does not heed its cancellation.
+        """
         self._runner = self._runner or asyncio.Runner()
+        left = signal.getitimer(signal.ITIMER_REAL)[0]
+        if not left:
+            return self._runner.run(coroutine)
+        signal.setitimer(signal.ITIMER_REAL, left + _CANCEL_TIMEOUT)
         try:
-            return self._runner.run(value)
+            return self._runner.run(_in_time(coroutine, left))
         except TaskTimeout:
             self._end_coroutines()
             raise
 
     def _end_coroutines(self) -> None:
-        """Cancel what the timeout interrupted and wait for its end: it must not go on beside the next call.
+        """Cancel what else is on the loop and wait for its end: it must not go on beside the next call.
 
-        A coroutine that heeds no cancellation ends with this process.
+        What does not end, threads among it, ends with this process, which is replaced in any case: the user's
+        code may be bound to the loop.
         """
+        self.is_spent = True
         runner, self._runner = self._runner, None
         signal.setitimer(signal.ITIMER_REAL, _CANCEL_TIMEOUT)  # raises TaskTimeout once more
         try:
             if runner is not None:
                 runner.close()
         except TaskTimeout:
-            self.is_spent = True
+            pass
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+async def _in_time(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await coroutine
+    except TimeoutError:
+        if limit.expired():
+            raise TaskTimeout("its timeout has passed") from None
+        raise

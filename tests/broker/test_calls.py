@@ -175,21 +175,43 @@ def test_the_remote_traceback_is_shown_below_the_callers_own(served):
     assert "return a / b" in done.stderr.partition("TaskFailed:")[2]
 
 
-def test_a_coroutine_past_its_timeout_does_not_go_on_beside_the_next(client, tmp_path):
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_a_coroutine_past_its_timeout_does_not_go_on_beside_the_next(client, tmp_path, is_deaf):
     notes = tmp_path / "notes"
-    with pytest.raises(TaskFailed, match="TaskTimeout"):
-        client.charge(str(notes), False)
+    with pytest.raises(TaskFailed, match="TaskTimeout: its timeout has passed"):
+        client.charge(str(notes), is_deaf)
     assert len({client.linger(1.5) for _ in range(2)}) <= 2  # by whichever worker
     assert not notes.exists()
 
 
-def test_a_worker_whose_coroutine_heeds_no_cancellation_is_replaced(client, tmp_path, served):
+def test_a_coroutine_past_its_timeout_may_clean_up_before_its_caller_hears_of_it(client, tmp_path):
+    notes = tmp_path / "notes"
+    with pytest.raises(TaskFailed, match="TaskTimeout: its timeout has passed"):
+        client.tidy(str(notes))
+    assert notes.read_text() == "tidied"
+
+
+def test_a_timeout_reaches_the_coroutine_that_it_is_for_and_no_other_on_its_loop(client, served):
+    deaths = served.pool.output().count("ended:")
+    for _ in range(3):
+        with pytest.raises(TaskFailed, match="TaskTimeout: its timeout has passed"):
+            client.divided()
+    assert served.pool.output().count("ended:") == deaths
+
+
+@pytest.mark.parametrize("name", ["charge", "threaded"])
+def test_a_worker_whose_coroutine_was_interrupted_is_replaced_with_its_threads(
+    client, tmp_path, served, name
+):
     notes, before = tmp_path / "notes", set(children(served.pool.pid))
+    deaths = served.pool.output().count("ended:")
+    arguments = [str(notes), True] if name == "charge" else [str(notes)]
     with pytest.raises(TaskFailed, match="TaskTimeout"):
-        client.charge(str(notes), True)
+        client.call(name, *arguments)
     wait_until(lambda: len(before - set(children(served.pool.pid))) == 1)
-    client.linger(1.5)
+    client.linger(3)
     assert not notes.exists()
+    assert served.pool.output().count("ended:") == deaths
 
 
 def test_no_result_in_time_is_a_timeout_and_the_call_goes_on(async_client, tmp_path):
@@ -320,7 +342,7 @@ def test_what_was_cancelled_before_its_workers_came_is_stopped_when_it_starts(gr
 def test_the_pool_serves_the_tasks_of_installed_packages(ground):
     ground.start("dispatcher")
     note = ground.directory / "open" / "note"
-    note.parent.mkdir()
+    note.parent.mkdir(exist_ok=True)
     note.parent.chmod(0o777)
     ground.start(
         "workerpool", "[DEFAULT]\nworkers: 0\n[remote]\nworkers: 2\nretries: 1\n", ready="takes work"

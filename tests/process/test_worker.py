@@ -4,6 +4,8 @@ The plugins are the classes below: what the child needs of this module, it has i
 """
 
 import os
+import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from support.distribution import install
 from support.line import Line
 
 from taskqueue import Reject, Retry, worker
-from taskqueue.errors import ExitStatus
+from taskqueue.errors import CallError, ExitStatus
 from taskqueue.pool.frames import Kind, Verdict
 from taskqueue.pool.limits import Limits
 from taskqueue.properties import Properties
@@ -99,6 +101,15 @@ class Asking(BaseWorker):
         raise wish
 
 
+class Cramped(BaseWorker):
+    """Leaves little room for more."""
+
+    def handle_task(self, _body):
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)
+        raise ValueError
+
+
 class NoHandler(BaseWorker):
     pass
 
@@ -137,6 +148,50 @@ class NotAWorker:
 class Wrong(ValueError):
     def __str__(self):
         raise RuntimeError
+
+
+class Indescribable(ValueError):
+    def with_traceback(self, _traceback):
+        raise RuntimeError
+
+    @property
+    def __notes__(self):
+        raise RuntimeError
+
+
+class Endless(CallError):
+    code = float("nan")  # which JSON does not have
+
+
+class Untidy(BaseWorker):
+    """Leaves nothing as it was, and raises what it is told to; returns what it found."""
+
+    def setup(self):
+        os.chdir("/usr")
+        os.umask(0o027)
+        os.environ["SET_UP"] = "yes"
+
+    def handle_task(self, body):
+        print("this is heard")
+        found = [
+            str(Path.cwd()),
+            os.umask(0),
+            os.environ.get("SET_UP"),
+            os.environ.get("LEFT"),
+            "HOME" in os.environ,
+        ]
+        os.chdir("/tmp")
+        os.environ["LEFT"] = "behind"
+        os.environ["SET_UP"] = "no"
+        del os.environ["HOME"]
+        if body == "close":
+            sys.stdout.close()
+        sys.stdout, sys.stderr = None, object()
+        if body == "raise":
+            raise ValueError
+        if body == "wait":
+            signal.pause()
+        return found
 
 
 @pytest.fixture
@@ -362,6 +417,9 @@ def test_a_handler_that_raises_makes_a_failure_with_the_traceback_of_its_own_cod
         ("exec('raise KeyboardInterrupt')", "KeyboardInterrupt", ""),
         ("exec('raise GeneratorExit')", "GeneratorExit", ""),
         ("exec('raise Wrong')", "Wrong", "<exception str() failed>"),
+        ("exec('raise Indescribable')", "Indescribable", "<it cannot be described: RuntimeError>"),
+        ("exec('raise Endless(7)')", "Endless", "7"),
+        ("exec('raise type(10**6 * \"x\", (ValueError,), {})')", "x" * 200, ""),
         ("(lambda f: f(f))(lambda f: f(f))", "RecursionError", "maximum recursion depth exceeded"),
         ("bytearray(10**15)", "MemoryError", ""),
         ("{1}", "ResultUnwritable", "handle_task returned a set "),
@@ -375,6 +433,28 @@ def test_whatever_a_handler_raises_is_a_failure_and_the_worker_goes_on(ready, co
     assert error["type"] == kind
     assert error["message"].startswith(message)
     assert line.value("[7]") == [7]
+
+
+@pytest.mark.parametrize("how", ["return", "close", "raise", "wait"])
+def test_a_workitem_leaves_nothing_behind_for_the_next_one(ready, how):
+    line = ready(Untidy, limits=Limits(timeout=0.3))
+    line.perform(how)
+    assert line.value("return") == ["/usr", 0o027, "yes", None, True]
+    assert line.child.output().count("this is heard") == 2
+
+
+def test_a_worker_that_a_handler_has_spent_is_replaced(ready):
+    line = ready(Executing)
+    assert line.value("setattr(self, 'is_spent', True) or 7") == 7
+    assert line.receive() == (Kind.RETIRING, b"")
+    assert line.hang_up() == ExitStatus.OK
+
+
+def test_a_failure_that_there_is_no_memory_to_quote_its_workitem_in_is_no_crash(ready):
+    line = ready(Cramped)
+    failure = line.failure("\U0001f600" + "x" * 15_000_000)  # four bytes for each character
+    assert failure == {"error": failure["error"] | {"type": "ValueError"}, "workitem": None}
+    assert line.failure("small")["workitem"] == "small"
 
 
 def test_a_worker_without_a_handler_fails_every_workitem(ready):

@@ -95,6 +95,45 @@ async def charge(notes, is_deaf):
     Path(notes).write_text("charged")  # noqa: ASYNC240 -- there is nothing else to do meanwhile
 
 
+@task(timeout=0.3)
+async def tidy(notes):
+    """Clean up on the loop when the time is up."""
+    try:
+        await asyncio.sleep(30)
+    finally:
+        await asyncio.sleep(0.1)
+        Path(notes).write_text("tidied")  # noqa: ASYNC240 -- there is nothing else to do meanwhile
+
+
+@task(timeout=0.3)
+async def divided():
+    """Have something else on the loop that takes all exceptions to be its own, and goes on."""
+
+    async def go_on():
+        while True:
+            try:
+                for _ in range(1000):
+                    await asyncio.sleep(0)
+            except Exception:  # noqa: BLE001 -- the worst that it can do
+                pass
+            time.sleep(0.001)  # noqa: ASYNC251 -- so that an alarm comes here
+
+    other = asyncio.create_task(go_on())
+    await asyncio.sleep(30)
+    return other
+
+
+@task(timeout=0.3)
+async def threaded(notes):
+    """Leave a thread behind."""
+    await asyncio.to_thread(note_later, notes)
+
+
+def note_later(notes):
+    time.sleep(3)
+    Path(notes).write_text("written")
+
+
 @task
 async def linger(seconds):
     """Give what else is on the loop so many seconds; return the process."""

@@ -27,7 +27,7 @@ broker
 address
 plugins processes daemon results
 formats passage logs pool.labels
-pool.frames pool.control pool.limits pool.output pool.permits pool.privileges
+pool.frames pool.control pool.limits pool.output pool.permits pool.privileges pool.surroundings
 worker keeper
 rpc.calls
 pool dispatcher formats submission kept feed

@@ -40,6 +40,16 @@ def test_a_failure_is_an_error_to_a_request_and_to_each_of_a_batch():
     assert failed(batch[1:2]) == b""
 
 
+def test_a_batch_that_fails_as_a_whole_has_answers_of_a_bounded_size():
+    data = {"type": "TaskTimeout", "traceback": "x" * 16_000}
+    batch = [{"jsonrpc": "2.0", "method": "m", "id": number} for number in range(jsonrpc.MOST_REQUESTS)]
+    answers = jsonrpc.errors(batch, -32000, "no", data)
+    assert len(json.loads(answers)) == jsonrpc.MOST_REQUESTS
+    assert len(answers) < 200_000
+    answer = json.loads(jsonrpc.errors([*batch, *batch], -32000, "no", data))
+    assert (answer["id"], answer["error"]["message"]) == (None, "no")
+
+
 @pytest.mark.parametrize("id_", ["NaN", "Infinity", "[[1]]", "{}", "1e999"])
 def test_an_id_that_cannot_be_sent_back_is_null(id_):
     body = json.loads(f'{{"jsonrpc": "2.0", "method": "a", "id": {id_}}}')

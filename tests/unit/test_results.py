@@ -1,3 +1,4 @@
+import gzip
 import json
 import time
 from pathlib import Path
@@ -144,6 +145,20 @@ def test_a_failures_body_holds_the_error_and_the_workitem_where_json_can(body, k
     written = encode_failure(FAILURE, workitem(body, Properties(content_type=kind)))
     error = {"type": "ValueError", "message": "no such thing", "traceback": "Traceback ..."}
     assert json.loads(written) == {"error": error, "workitem": shown}
+
+
+def test_a_workitem_that_is_large_is_not_decoded_again_for_its_failure():
+    large = b'"' + b"x" * 17_000_000 + b'"'
+    small = gzip.compress(large)
+    for body, encoding in ((large, None), (small, "gzip")):
+        written = encode_failure(FAILURE, workitem(body, Properties(content_encoding=encoding)))
+        assert len(written) < 1000
+
+
+def test_what_json_does_not_have_is_not_in_a_failure():
+    for number in (b"1e400", b"NaN", b"-Infinity"):
+        written = encode_failure(FAILURE, workitem(b'{"x": %b}' % number))
+        json.loads(written, parse_constant=pytest.fail)
 
 
 def test_a_failures_body_may_leave_the_workitem_out():
