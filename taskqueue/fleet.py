@@ -37,7 +37,8 @@ class DispatcherFleet(Keeper):
         """Make the dispatchers."""
         self.log_as(self.settings.logging, self.settings.workerpool.user)
         for number in range(1, self.settings.dispatcher.instances + 1):
-            self.members.append(Child(f"dispatcher {number}", partial(self._dispatch, self.settings)))
+            name = f"dispatcher {number}"
+            self.members.append(Child(name, partial(self._dispatch, name, self.settings)))
 
     def reload(self) -> None:
         """Replace the dispatchers by others that go by the new configuration."""
@@ -52,7 +53,7 @@ class DispatcherFleet(Keeper):
             member.quiet()
         self.begin()
 
-    def _dispatch(self, settings: Settings) -> int:
+    def _dispatch(self, name: str, settings: Settings) -> int:
         from taskqueue.dispatcher import SIGNALS, Dispatcher  # noqa: PLC0415 -- brings pika in
 
         parent = os.getppid()
@@ -68,6 +69,7 @@ class DispatcherFleet(Keeper):
             notify(f"STATUS={error}")
             return error.status
         processes.set_name("tq:dispatcher")
+        processes.set_title(f"taskqueue: {name}")
         with Signals(SIGNALS) as signals:
             dispatcher = Dispatcher(settings.dispatcher, amqp, formats, signals, _tell)
             status = dispatcher.run()

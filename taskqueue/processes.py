@@ -125,8 +125,20 @@ def die_with_parent(parent: int) -> None:
 
 
 def set_name(name: str) -> None:
-    """Have `ps`, `top` and `pstree` show this name for the process; the kernel takes 15 bytes of it."""
+    """Have `top` and `pstree` show this name for the process; the kernel takes 15 bytes of it."""
     _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def set_title(title: str) -> None:
+    """Have `ps` show a title instead of the words that the process was started with, no longer than those.
+
+    It is written over them, which proc(5) calls arg_start to arg_end.
+    """
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b") ")[2].split()  # from the third on
+    start, end = int(fields[48 - 3]), int(fields[49 - 3])
+    if end > start > 0:
+        room = end - start
+        ctypes.memmove(start, title.encode()[: room - 1].ljust(room, b"\0"), room)
 
 
 def reap() -> list[Exit]:

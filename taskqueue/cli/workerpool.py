@@ -4,6 +4,7 @@ from functools import partial
 
 import click
 
+from taskqueue import startup
 from taskqueue.cli import daemons, options
 from taskqueue.pool.supervisor import Supervisor, read_plan
 
@@ -23,6 +24,11 @@ def workerpool(
     supervisor = Supervisor(partial(read_plan, path), descriptor, options.reader(descriptor, path))
     if descriptor is None and not supervisor.plan.has_broker:
         options.begin_anew(arguments, options.private_address())
+    if pid := daemons.already_running("workerpool", path, pidfile):
+        words = "both take work now, each with as many workers as are configured"
+        startup.complain(
+            f"taskqueue: warning: process {pid} is a worker pool on the same configuration: {words}\n"
+        )
     daemons.run(
         supervisor,
         supervisor.plan.logging,

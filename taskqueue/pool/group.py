@@ -272,6 +272,7 @@ class Group:
         kept = supervisor.fileno(), handling.fileno(), *log, *([around.amqp_fd] if around.amqp_fd else [])
         processes.close_all_but(*kept)
         processes.set_name(f"tq:{self.name}")
+        processes.set_title(f"taskqueue: consumer of {self.name}")
         processes.allow_open_files()  # four for each worker
         try:
             if around.as_root:
@@ -332,6 +333,7 @@ class Group:
         os.dup2(output, 2)
         processes.close_all_but(*(end.fileno() for end in ends))
         processes.set_name(f"tq:{name}")
+        processes.set_title(f"taskqueue: worker {name}")
         labels.install()
         settings = self.blueprint.settings
         spec = worker.WorkerSpec(

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
 
 CONFIG = "[amqp]\nhost: localhost\n"
 LOG = "/var/log/taskqueue/taskqueue.log"
+OWNERS = "stat -c '%U %G %a %n' /etc/taskqueue/config.ini /var/log/taskqueue /var/lib/taskqueue-worker"
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +136,43 @@ def test_a_plugin_that_goes_and_comes_back_is_noticed_by_the_pool(running):
 
 def test_what_is_removed_can_be_installed_again_with_its_configuration(running):
     running.configure("[amqp]\nhost: localhost\n; ours\n")
-    running.shell("apt remove python-taskqueue-common")
-    assert not running.processes("taskqueue")
-    running.shell("apt install ./dist/*.deb")
+    before = running.shell(OWNERS)
+    assert before.split("\n")[:3] == [
+        "root taskqueue 640 /etc/taskqueue/config.ini",
+        "taskqueue adm 750 /var/log/taskqueue",
+        "taskqueue-worker taskqueue-worker 755 /var/lib/taskqueue-worker",
+    ]
+    for _ in range(2):
+        running.shell("apt remove python-taskqueue-common")
+        assert not running.processes("taskqueue")
+        # dpkg leaves directories with something in them, and their owners with them
+        running.shell("rm -rf /var/log/taskqueue /var/lib/taskqueue-worker")
+        running.shell("apt install ./dist/*.deb")
+        assert running.shell(OWNERS) == before
     assert digest_of_license(running) in running.submit()
     assert "; ours" in running.shell("cat /etc/taskqueue/config.ini")
+
+
+def test_a_configuration_that_dpkg_unpacks_again_has_its_group_again(running):
+    running.shell("apt remove python-taskqueue-common; rm /etc/taskqueue/config.ini")
+    running.shell("apt install -o Dpkg::Options::=--force-confmiss ./dist/*.deb")
+    assert running.shell(OWNERS).startswith("root taskqueue 640 ")
+
+
+def test_what_the_administrator_has_made_of_owners_and_modes_stays(running):
+    running.shell("chown root:adm /etc/taskqueue/config.ini; chmod 0700 /var/log/taskqueue")
+    before = running.shell(OWNERS)
+    try:
+        running.shell("apt install --reinstall ./dist/python-taskqueue-common_*.deb")
+        assert running.shell(OWNERS) == before
+        running.shell("dpkg-statoverride --update --add root root 0640 /etc/taskqueue/config.ini")
+        running.shell("apt install --reinstall ./dist/python-taskqueue-common_*.deb")
+        assert running.shell(OWNERS).startswith("root root 640 ")
+    finally:
+        running.shell(
+            "dpkg-statoverride --quiet --remove /etc/taskqueue/config.ini || true; "
+            "chown root:taskqueue /etc/taskqueue/config.ini; chmod 0750 /var/log/taskqueue"
+        )
 
 
 def test_an_upgrade_under_load_loses_nothing_and_keeps_the_configuration(running, release):
@@ -158,7 +191,7 @@ def test_an_upgrade_under_load_loses_nothing_and_keeps_the_configuration(running
 
 
 def newer(host):
-    """Make packages of a later version on a machine, whose config.ini is another one, too."""
+    """Make packages of a later version on a machine."""
     host.shell(
         """
         mkdir newer
