@@ -327,7 +327,6 @@ class Child:
         """Note the end of the process."""
         if end.pid != self._slot.pid:
             return False
-        processes.kill_rest(end.pid)
         expected = self.is_leaving and end.code == ExitStatus.OK
         delay = self._slot.vacate(expected=expected)
         self.state, self.failure = self.state and "ended", ""

@@ -142,16 +142,20 @@ def set_title(title: str) -> None:
 
 
 def reap() -> list[Exit]:
-    """Collect every child that has ended, without waiting."""
+    """Collect every child that has ended, without waiting, and kill what it left in its group.
+
+    That is done while the kernel still keeps the child's id: afterwards it may be the group of somebody else.
+    """
     ended: list[Exit] = []
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return ended
-        if pid == 0:
+        if found is None:
             return ended
-        ended.append(_exit(pid, status, usage))
+        kill_rest(found.si_pid)
+        ended.append(_exit(*os.wait4(found.si_pid, 0)))
 
 
 def _exit(pid: int, status: int, usage: resource.struct_rusage) -> Exit:
@@ -171,14 +175,14 @@ def reload(pid: int) -> None:
 
 
 def kill_group(pid: int) -> None:
-    """Kill a child made by `fork` that was not reaped yet, and whatever it started and left in its group."""
+    """Kill a child made by `fork` that was not reaped yet, and what it started and left in its group."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)  # it may not have come to lead its group yet
     kill_rest(pid)
 
 
 def kill_rest(pid: int) -> None:
-    """Kill what a child made by `fork`, which was reaped, left in its group."""
+    """Kill what a child made by `fork`, which was not reaped yet, has in its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 

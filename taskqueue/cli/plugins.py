@@ -14,6 +14,7 @@ from taskqueue.cli import options, tables
 from taskqueue.config import PoolSettings
 from taskqueue.errors import ExitStatus
 from taskqueue.plugins import Plugin
+from taskqueue.pool import privileges
 
 _IMPORT_TIMEOUT: Final = 60.0  # seconds
 _TRY: Final = "import sys; from taskqueue.plugins import load; load(sys.argv[1], sys.argv[2])"
@@ -58,7 +59,7 @@ def _try_import(plugin: Plugin, group: str) -> str | None:
     try:
         done = subprocess.run(
             command,
-            env=options.environment(),
+            env=_environment(user),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_IMPORT_TIMEOUT,
@@ -75,6 +76,14 @@ def _try_import(plugin: Plugin, group: str) -> str | None:
         return None
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return lines[-1].partition(": ")[2] or lines[-1] if lines else f"exit status {done.returncode}"
+
+
+def _environment(user: str | None) -> dict[str, str]:
+    """Return what a plugin's code may see of the environment, as far as another user's is concerned."""
+    if user is None:
+        return options.environment()
+    path = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return privileges.environment(user, os.environ) | path
 
 
 def _identity(user: str | None) -> dict[str, Any]:

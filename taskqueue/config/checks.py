@@ -1,5 +1,6 @@
 """What a single value of the configuration must be, and how a wrong one is reported."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,7 +224,8 @@ def _first_line(path: str, expected: str) -> bytes:
     try:
         if Path(path).exists() and not Path(path).is_file():  # nor shall a pipe keep us waiting
             raise Refused(expected, f"'{path}', which is no file")
-        with Path(path).open("rb") as file:
-            return file.readline(_LINE_LIMIT)
+        # It may be a pipe by now, where others may write into the directory.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.readline(_LINE_LIMIT) or b""
     except OSError as error:
         raise Refused(expected, f"'{path}': {error.strerror}") from None

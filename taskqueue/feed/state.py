@@ -181,7 +181,9 @@ class StateFile:
         whole = {"format": _FORMAT, "sha256": _checksum(content), "state": content}
         new = Path(f"{self.path}.new")
         try:
-            with new.open("w", encoding="ascii") as file:
+            new.unlink(missing_ok=True)
+            # Others may write into the directory: no link or FIFO of theirs is opened.
+            with new.open("x", encoding="ascii") as file:
                 json.dump(whole, file)
                 file.flush()
                 os.fsync(file.fileno())

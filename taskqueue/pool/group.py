@@ -225,7 +225,6 @@ class Group:
             self._log.error("the consumer handled a message when it ended; end %d with that message", number)
 
     def _bury_worker(self, slot: Slot, end: Exit) -> None:
-        processes.kill_rest(end.pid)  # what it may have started and left behind
         # Status 0 unasked is a plugin's os._exit(0): expected, it would be started again without delay.
         self.hear()  # it may have said that it retires
         retires = slot.is_retiring and end.code == ExitStatus.OK

@@ -269,3 +269,24 @@ def test_a_slot_stays_usable_after_any_number_of_deaths():
     slot = Slot("a", deaths=100_000)
     slot.fill(1)
     assert slot.vacate(expected=False) == 60
+
+
+def test_what_a_child_left_in_its_group_is_killed_before_the_kernel_may_give_its_id_to_others(forked):
+    def run():
+        reader, writer = os.pipe()
+
+        def leave_somebody():
+            left = os.fork()
+            if left == 0:
+                signal.alarm(60)  # in no case longer than the test
+                sleep()
+            os.write(writer, f"{left}\n".encode())
+            return 0
+
+        processes.fork(leave_somebody)
+        left = int(os.read(reader, 100))
+        wait_until(processes.reap)
+        wait_until(lambda: not exists(left))
+
+    child = forked(run)
+    assert child.wait() == 0, child.output()

@@ -1,5 +1,6 @@
 """A pool that root starts gives up root: who the processes are is read back from inside and outside."""
 
+import json
 import os
 import pwd
 import shlex
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from stage import ROOT
 from support.processes import children, tree
-from support.site import AS_ROOT, consumers, workers
+from support.site import AS_ROOT, consumers, install, workers
 from support.waiting import wait_until
 
 NOBODY = "nobody"  # a user that every Unix has, for a group of its own
@@ -173,6 +174,17 @@ def test_a_secret_that_users_of_workers_can_read_is_warned_of_in_one_line(site, 
         pool = site.start("workerpool", "-f", "-c", str(site.config))
         pool.wait_for(f"WARNING workerpool: {warning}")
         assert pool.output().count("holds a secret") == 1
+
+
+@as_root
+def test_a_plugin_that_is_tried_sees_nothing_of_roots_environment(site):
+    (site.plugins / "nosy.py").write_text(
+        "import os\nraise RuntimeError(os.environ.get('SECRET', 'nothing') + os.environ['HOME'])\n"
+    )
+    install(site.plugins, "nosy", {"nosy": "nosy:x"})
+    done = site.run("plugins", "--format", "json", SECRET="k1ngf1sher")
+    [nosy] = [each for each in json.loads(done.stdout) if each["name"] == "nosy"]
+    assert nosy["error"].endswith(f": nothing{pwd.getpwnam('taskqueue-worker').pw_dir}")
 
 
 @as_root

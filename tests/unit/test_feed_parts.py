@@ -1,6 +1,7 @@
 """The parts of a feed that need no broker."""
 
 import json
+import os
 import pickle
 import sys
 import threading
@@ -141,6 +142,16 @@ def test_a_state_is_read_as_it_was_written(file):
     assert again.plain() == state.plain()
     assert again.jobs.frontier.islands == [(7, 9)]
     assert [path.name for path in file.path.parent.iterdir()] == ["a.state", "a.state.lock"]
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_a_state_is_written_into_nothing_that_others_have_put_in_its_way(file, tmp_path, kind):
+    victim, new = tmp_path / "victim", tmp_path / "a.state.new"
+    victim.write_text("precious")
+    new.symlink_to(victim) if kind == "link" else os.mkfifo(new)
+    file.write(State(IDENTITY))
+    assert file.read(IDENTITY).identity == IDENTITY
+    assert victim.read_text() == "precious"
 
 
 def test_any_byte_that_is_changed_or_missing_is_damage(file):
