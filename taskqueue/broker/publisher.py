@@ -93,6 +93,7 @@ class Publisher(Part):
         self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
         self._refused: set[Publication] = set()  # by a full queue, or doubted; a timer sends each again
         self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
+        self._is_trying = False  # a suspect is in flight, and nothing may be sent beside it
         self._closes = 0  # in a row, without a confirm between them
         self._opened = 0.0  # when the channel was, on the monotonic clock
         self._is_stale = False  # another channel is wanted as soon as the window is empty
@@ -112,7 +113,7 @@ class Publisher(Part):
     def publish(self, publication: Publication) -> None:
         """Send a message, now or as soon as that is possible."""
         is_ready = self._confirms and self._channel.is_open  # not the property: each workitem comes by here
-        is_open = not (self._suspects or self._session.is_blocked or self._is_stale)
+        is_open = not (self._suspects or self._is_trying or self._session.is_blocked or self._is_stale)
         if publication.is_suspect:
             self._publish_suspect(publication)
         elif is_ready and is_open:
@@ -162,10 +163,13 @@ class Publisher(Part):
         if self._is_stale:
             self._renew()
             return
-        if self._suspects:
-            if not self._window:
+        if self._suspects or self._is_trying:
+            if self._window:
+                return
+            self._is_trying = bool(self._suspects)
+            if self._is_trying:
                 self._send(self._suspects.popleft())
-            return
+                return
         while self._waiting and self.is_ready:
             self._send(self._waiting.popleft())
 
@@ -270,7 +274,7 @@ class Publisher(Part):
 
     def session_down(self) -> None:
         """Forget the window; the session calls this."""
-        self._confirms, self._channel = False, None
+        self._confirms, self._channel, self._is_trying = False, None, False
         if self._session.fault:
             self._suspect(tuple(self._window.values()), self._session.fault)
         self._window.clear()

@@ -132,7 +132,13 @@ def test_make_demo_shows_it_working_and_leaves_nothing():
     first, second = commands(example("README.md", "make demo"))
     assert (first.split()[:2], second.split()[:2]) == (["make", "demo"], ["make", "test"])  # which runs this
     # Its setup is left out: it might make the environment anew in which the tests run.
-    planned = subprocess.run(["make", "-n", "demo"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    planned = subprocess.run(
+        ["make", "--no-print-directory", "-n", "demo"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert planned.stdout.splitlines()[-1] == ".venv/bin/python scripts/demo.py"
     before = set(Path("/var/tmp").glob("taskqueue-demo-*"))
     done = subprocess.run(

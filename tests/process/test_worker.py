@@ -450,13 +450,6 @@ def test_a_worker_that_a_handler_has_spent_is_replaced(ready):
     assert line.hang_up() == ExitStatus.OK
 
 
-def test_a_failure_that_there_is_no_memory_to_quote_its_workitem_in_is_no_crash(ready):
-    line = ready(Cramped)
-    failure = line.failure("\U0001f600" + "x" * 15_000_000)  # four bytes for each character
-    assert failure == {"error": failure["error"] | {"type": "ValueError"}, "workitem": None}
-    assert line.failure("small")["workitem"] == "small"
-
-
 def test_a_worker_without_a_handler_fails_every_workitem(ready):
     error = ready(NoHandler).failure("x")["error"]
     assert error["message"] == "NoHandler does not define handle_task"
