@@ -50,7 +50,7 @@ def test_an_error_about_hostile_arguments_such_as_names_of_files_is_escaped(argu
     with pytest.raises(SystemExit):
         run_command(command, "taskqueue", arguments)
     said = capsys.readouterr()
-    assert said.out + said.err != ""  # older versions of click show their help for one of them
+    assert said.err or said.out.startswith("Usage: ")  # older versions of click show their help for one
     assert [
         character for character in said.out + said.err if is_control(character) and character != "\n"
     ] == []
