@@ -106,7 +106,8 @@ class Cramped(BaseWorker):
 
     def handle_task(self, _body):
         used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)
+        limit = used - 40_000_000  # the body's 60 million bytes are given back before it is quoted, or not
+        resource.setrlimit(resource.RLIMIT_AS, (limit,) * 2)
         raise ValueError
 
 
@@ -448,6 +449,13 @@ def test_a_worker_that_a_handler_has_spent_is_replaced(ready):
     assert line.value("setattr(self, 'is_spent', True) or 7") == 7
     assert line.receive() == (Kind.RETIRING, b"")
     assert line.hang_up() == ExitStatus.OK
+
+
+def test_a_failure_that_there_is_no_memory_to_quote_its_workitem_in_is_no_crash(ready):
+    line = ready(Cramped)
+    failure = line.failure("\U0001f600" + "x" * 15_000_000)  # four bytes for each character
+    assert failure == {"error": failure["error"] | {"type": "ValueError"}, "workitem": None}
+    assert line.failure("small")["workitem"] == "small"
 
 
 def test_a_worker_without_a_handler_fails_every_workitem(ready):
