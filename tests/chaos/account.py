@@ -103,7 +103,7 @@ def _enter(account: Account, workitem: Workitem, story: Story) -> None:
             if cause == "kill the broker":
                 account.forgotten.append(story.forgotten(extra.started))
             if not cause:
-                account.unexplained.append(f"{story.id}: {earlier} and {extra}")
+                account.unexplained.append(f"{story.id}: {earlier} and {extra} after {story.hits}")
 
 
 def _faults(workitem: Workitem, ends: Sequence[End]) -> Iterable[str]:

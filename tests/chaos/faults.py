@@ -1,10 +1,13 @@
 """Inflicting faults, and remembering who was hit when."""
 
+import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from support.processes import children, kill, tree
@@ -13,12 +16,10 @@ from support.waiting import wait_until
 from chaos.plant import Plant
 from chaos.schedule import Fault
 
-LASTING = ("break a line", "delay a line", "raise an alarm", "freeze a host")
-
 PRESENT_TIMEOUT = 90.0  # seconds; a process that died young again and again is started after up to 60
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hit:
     """What a fault has hit."""
 
@@ -26,7 +27,7 @@ class Hit:
     target: str  # a service, or the broker
     group: str  # the worker type whose consumer or worker it was, "" for everything of the target
     began: float  # seconds since 1970
-    over: float
+    over: float  # infinite as long as it lasts
 
     def overlaps(self, since: float, until: float) -> bool:
         """Tell whether it was under way in a span of time."""
@@ -35,11 +36,19 @@ class Hit:
 
 def inflict(plant: Plant, fault: Fault) -> Hit:
     """Do what a fault stands for; return once it is done, or has begun if it lasts. The broker is up then."""
-    began = time.time()
-    group = _ACTIONS[fault.kind](plant, fault) or ""
-    over = time.time() + (fault.seconds if fault.kind in LASTING else 0.0)
+    hit = Hit(fault.kind, fault.target, "", time.time(), math.inf)
+    if fault.kind in _LASTING:
+        plant.later(fault.seconds, partial(_end, hit, _LASTING[fault.kind](plant, fault)))
+        return hit
+    hit.group = _ACTIONS[fault.kind](plant, fault) or ""
+    hit.over = time.time()
     plant.broker.start()  # which has lost everything that it will lose
-    return Hit(fault.kind, fault.target, group, began, over)
+    return hit
+
+
+def _end(hit: Hit, end: Callable[[], None]) -> None:
+    end()
+    hit.over = time.time()
 
 
 def _kill_worker(plant: Plant, fault: Fault) -> str:
@@ -92,29 +101,29 @@ def _cut(plant: Plant, fault: Fault) -> None:
     plant.lines[fault.target].cut()
 
 
-def _break(plant: Plant, fault: Fault) -> None:
+def _break(plant: Plant, fault: Fault) -> Callable[[], None]:
     line = plant.lines[fault.target]
     line.refuse()
     line.cut()
-    plant.later(fault.seconds, line.accept)
+    return line.accept
 
 
-def _delay(plant: Plant, fault: Fault) -> None:
+def _delay(plant: Plant, fault: Fault) -> Callable[[], None]:
     line = plant.lines[fault.target]
     line.stall()
-    plant.later(fault.seconds, line.resume)
+    return line.resume
 
 
-def _raise_alarm(plant: Plant, fault: Fault) -> None:
+def _raise_alarm(plant: Plant, _fault: Fault) -> Callable[[], None]:
     plant.broker.set_alarm(on=True)
-    plant.later(fault.seconds, lambda: plant.broker.set_alarm(on=False))
+    return lambda: plant.broker.set_alarm(on=False)
 
 
-def _freeze(plant: Plant, fault: Fault) -> None:
+def _freeze(plant: Plant, fault: Fault) -> Callable[[], None]:
     """Stop every process of a service; its connections stay, as those of a host that hangs do for a while."""
     frozen = tree(plant.services[fault.target].daemon.pid)
     _signal(frozen, signal.SIGSTOP)
-    plant.later(fault.seconds, lambda: _signal(frozen, signal.SIGCONT))
+    return lambda: _signal(frozen, signal.SIGCONT)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -152,10 +161,14 @@ _ACTIONS = {
     "restart the broker": _stop_broker,
     "kill the broker": _kill_broker,
     "cut a line": _cut,
+    "reload": _reload,
+    "roll": _roll,
+}
+
+#: What these return ends the fault.
+_LASTING = {
     "break a line": _break,
     "delay a line": _delay,
     "raise an alarm": _raise_alarm,
     "freeze a host": _freeze,
-    "reload": _reload,
-    "roll": _roll,
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from chaos.ends import End
 from chaos.faults import Hit
-from chaos.schedule import BROKER, LONGEST_DELAY
+from chaos.schedule import BROKER
 
 #: Faults after which the broker delivers again what it had delivered. A worker's death, a reload and a
 #: rolling restart are none of them: what they double is a bug. Neither is a line that is merely slow.
@@ -21,7 +21,8 @@ REDELIVERING = (
 )
 #: Faults after which a process that lives on publishes again what was not confirmed.
 DISCONNECTING = ("cut a line", "break a line", "restart the broker", "kill the broker")
-SLOWING = ("delay a line",)
+#: Faults during which what a service sends does not arrive: it arrives when they are over.
+SLOWING = ("delay a line", "raise an alarm", "freeze a host")
 
 #: Seconds around the time in which a service is seen to have a workitem: before, for the eyes may be slow;
 #: after, until its publication is confirmed and its acknowledgement with the broker.
@@ -92,8 +93,8 @@ class Story:
         if hit.target not in (BROKER, service):
             return False
         since, until = span
-        # What was sent over a slow line is there when that is not slow any more.
-        slow = (other.over for other in self.hits if other.kind in SLOWING and other.target == service)
-        until = max([until, *(over for over in slow if over - LONGEST_DELAY <= until + AFTER)])
+        for other in self.hits:  # what is sent meanwhile may be slowed down once more
+            if other.kind in SLOWING and other.target in (BROKER, service) and other.began <= until + AFTER:
+                until = max(until, other.over)
         after = FORGOTTEN if hit.kind == "kill the broker" else AFTER
         return hit.overlaps(since - BEFORE, until + after)

@@ -157,6 +157,25 @@ def test_one_run_may_be_published_twice_over_a_lost_connection_but_not_reported_
     assert judge(end(), end(message="m2"), hits=[broken]).unexplained
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "is_explained"),
+    [
+        ("raise an alarm", "broker", True),
+        ("freeze a host", "pool a", True),
+        ("delay a line", "pool a", True),
+        ("freeze a host", "pool b", False),
+        ("reload", "pool a", False),
+    ],
+)
+def test_an_acknowledgement_that_was_held_up_until_the_line_was_cut_explains_a_second_run(
+    kind, target, is_explained
+):
+    slow = Hit(kind, target, "", ENDED - 0.5, ENDED + 3)
+    cut = Hit("cut a line", "pool a", "", ENDED + 3.2, ENDED + 3.2)
+    account = judge(end(), end(BEGAN + 20, message="m2", pool="b"), hits=[slow, cut])
+    assert account.is_balanced is is_explained
+
+
 def test_what_passes_over_a_line_is_seen_whole_or_in_pieces():
     tap = Tap()
     rest = tap(False, b"\x00<1-instant>\xce<2-eating-mem")
