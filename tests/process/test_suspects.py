@@ -148,6 +148,7 @@ def test_of_messages_without_ids_only_the_deadly_one_is_put_aside(work, start):
 def test_a_consumer_that_gives_no_sign_of_life_is_replaced_and_nothing_is_charged(work, start):
     pool = start("[good]\nworkers: 1\nmax_crashes: 1")
     assert work.ask("good", 1)["echo"] == 1
+    work.wait_until_empty("worker_good")  # what is not acknowledged comes once more
     (consumer,) = consumers(pool)
     os.kill(consumer, signal.SIGSTOP)
     pool.wait_for("the consumer has given no sign of life for 5 s, and is killed")
