@@ -62,6 +62,7 @@ def test_a_full_disk_costs_log_lines_and_nothing_else(site, work, small_disk):
     assert work.ask("good", 1)["echo"] == 1
     ballast = fill(small_disk, log)
     for _ in range(2):
+        work.wait_until_empty("worker_good")  # what is not acknowledged comes once more
         (consumer,) = consumers(pool)
         kill(consumer)
         wait_until(lambda consumer=consumer: consumers(pool) - {consumer}, 20, pool.output)
