@@ -1,4 +1,4 @@
-"""What a benchmark runs on: private nodes of RabbitMQ and Redis, a directory, processes that end with it."""
+"""The ground of a benchmark: private nodes of RabbitMQ and Redis, a directory, processes that end with it."""
 
 import contextlib
 import json

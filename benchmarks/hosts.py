@@ -71,7 +71,7 @@ def _ready_workers(pids: list[int]) -> int:
 
 
 def idle(bench: Bench) -> Iterator[Finding]:
-    """What a further worker costs, and how many connections a group takes."""
+    """Measure the cost of a further worker, and the connections of a group."""
     ground = bench.ground
     used = {}
     for number in (2, 2 + _MORE):

@@ -19,7 +19,7 @@ _LESS_IS_BETTER: Final = ("p50", "p99", "memory")
 
 @dataclass(frozen=True, slots=True)
 class PeerFigures:
-    """What one peer reaches; None where it cannot do that, or failed."""
+    """Return the figure of one peer; None where it cannot do that, or failed."""
 
     submit: float | None = None  # a second
     drain: float | None = None

@@ -35,7 +35,7 @@ add_users() {
     done
 }
 
-# What an environment was made from: another text means that it must be made anew.
+# The inputs of an environment, as text: another text means that it must be made anew.
 recipe() {
     pwd
     "$python" --version

@@ -1,4 +1,4 @@
-"""What makes a process a daemon: its pid file, detaching, telling that it is ready, and signals."""
+"""The making of a daemon: its pid file, detaching, telling that it is ready, and signals."""
 
 import contextlib
 import errno
@@ -153,7 +153,7 @@ class Readiness:
     def failed(self, status: int, message: str) -> None:
         """Have it said, once this process has ended its work, with which status and why; not after `ready`.
 
-        Whoever is told may start the next one at once, and must not find this one.
+        The process that is told may start the next one at once, and must not find this one.
         """
         self._failure = self._failure or (status, message)
 

@@ -158,7 +158,7 @@ class TaskFailed(CallError):
 
 
 class InvalidRequest(CallError):
-    """What came is no JSON-RPC request."""
+    """The message is no JSON-RPC request."""
 
     code = -32600
 

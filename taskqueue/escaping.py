@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-# What could end a line, move a terminal's cursor, turn the reading direction or not be encoded.
+# Characters that end a line, move a terminal's cursor, turn the reading direction or cannot be encoded.
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_LINES: Final = re.compile(rf"(?![\t\n]){_UNSAFE.pattern}")
 

@@ -1,4 +1,4 @@
-"""What a dispatcher reads bodies with, by content type: the built-in formats, and those of plugins."""
+"""Readers of bodies by content type: the built-in formats, and those of plugins."""
 
 from taskqueue import plugins
 from taskqueue.errors import Unroutable

@@ -131,7 +131,7 @@ class Keeper:
     def log_as(self, settings: LoggingSettings, owner: str) -> LoggingSettings:
         """Log as the settings say from now on; return what is in force.
 
-        What cannot be set up is a ConfigError before the keeper is ready, and a line in the log after.
+        A failed setup is a ConfigError before the keeper is ready, and a line in the log after.
         owner -- the user whom log files are given to by root
         """
         try:

@@ -206,7 +206,7 @@ def _syslog_tag(record: logging.LogRecord, process: str) -> str:
     return f"taskqueue-{process}[{record.process}]: "
 
 
-# What stands before the content of a line, by kind of destination and format. Time, level and
+# Prefix of a line, by kind of destination and format. Time, level and
 # process are left to those who keep them anyway: the journal, syslog, the JSON object.
 _PREFIXES: dict[tuple[str, str], Callable[[logging.LogRecord, str], str]] = {
     ("plain", "text"): _timestamp,

@@ -50,7 +50,7 @@ def fork(run: Callable[[], int]) -> int:
 
     The child leads a session, and so a process group, of its own: it can be killed with all that it
     started, it cannot leave that group, and it has no terminal, into which a plugin could type as whoever
-    sits there. It has no signal handlers of its parent's. What its parent may ask of it by a signal is
+    sits there. It has no signal handlers of its parent's. A signal that its parent may send it is
     kept back until it can note that (`Signals`), or calls `let_signals_in`.
 
     Raises OSError where the machine, or our share of it, has no room for another process.

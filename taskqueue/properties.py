@@ -23,7 +23,7 @@ from taskqueue.headers import (
 
 
 class Properties(NamedTuple):
-    """What a message carries beside its body; the fields are AMQP's, None where absent."""
+    """The properties of a message; the fields are AMQP's, None where absent."""
 
     content_type: str | None = None
     content_encoding: str | None = None
@@ -99,7 +99,7 @@ class Properties(NamedTuple):
     ) -> Self:
         """Return a copy with these headers set, and others dropped by name or by a test of the name.
 
-        Whatever stays keeps its bytes. A header given as None is dropped.
+        All others keep their bytes. A header given as None is dropped.
         """
         dropped = drop if callable(drop) else frozenset(drop).__contains__
         table = self.header_table or b""
@@ -137,7 +137,7 @@ def has_content_encoding(raw: bytes) -> bool:
     return bool(raw[0] & _SECOND_FIELD)
 
 
-#: What a field is written with: bytes, and the codes that struct has for values that differ.
+#: Encoders by kind of field: bytes, and the codes that struct has for values that differ.
 Pieces = Sequence[bytes | str]
 
 

@@ -1,4 +1,4 @@
-"""What a workitem comes to: its result, and the copy that is kept or run again."""
+"""The end of a workitem: its result, and the copy that is kept or run again."""
 
 import socket
 import time

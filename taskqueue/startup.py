@@ -1,6 +1,6 @@
 """A clean start, whoever started this process, and streams that may not be written to.
 
-What a parent leaves blocked, ignored or closed is inherited across fork(2) and execve(2).
+Blocked and ignored signals and closed files of a parent are inherited across fork(2) and execve(2).
 """
 
 import contextlib

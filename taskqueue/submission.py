@@ -31,7 +31,7 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a workitem came to."""
+    """The outcome of a workitem."""
 
     id: str
     status: str  # succeeded, failed or rejected

@@ -44,7 +44,7 @@ _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workit
 
 
 class BaseWorker:
-    """What a plugin subclasses; its entry point under `worker.plugins` is `Subclass.factory`.
+    """Base class of a plugin's worker; its entry point under `worker.plugins` is `Subclass.factory`.
 
     One instance lives in one process and handles one workitem at a time. A workitem may come more than
     once, after a crash or a lost connection: `handle_task` must be idempotent, and finds in
@@ -122,7 +122,7 @@ class _Line:
                 self.send(frames.Progress(number, fraction, shorten(str(text), 1000)).encode())
 
 
-#: Who hears of progress in this process: where it is a worker, the line to its consumer.
+#: Receiver of progress in this process: in a worker, the line to its consumer.
 listeners: list[Callable[[float, str], None]] = []
 
 

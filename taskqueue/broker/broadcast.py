@@ -1,4 +1,4 @@
-"""What everybody shall hear who is connected now: a fanout exchange, and a queue for each who listens."""
+"""Broadcasts to all who are connected now: a fanout exchange, and a queue for each listener."""
 
 import logging
 from collections.abc import Callable

@@ -16,10 +16,10 @@ _TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was go
 class Delays(Part):
     """Sends publications up the ladder.
 
-    A rung holds a message for a fixed time, at most as long as what remains; whoever gets it early sends it
-    up again, so the message says when it is due. What has no queue to go to stays on its rung and holds up
-    others there, so the queue it is for is made first. Where that or the rung cannot be declared, the
-    publication is settled as Fate.UNDECLARED.
+    A rung holds a message for a fixed time, at most as long as what remains; a process that gets it early
+    sends it up again, so the message says when it is due. A message without a queue to go to stays on its
+    rung and holds up others there, so the queue it is for is made first. Where that or the rung cannot be
+    declared, the publication is settled as Fate.UNDECLARED.
     """
 
     def __init__(self, loop: EventLoop, session: Session, publisher: Publisher, provider: Provider) -> None:

@@ -16,7 +16,7 @@ _FRAME_OVERHEAD: Final = 8  # bytes of a frame beside its payload (AMQP 0-9-1, s
 
 
 class StrangerAnswers(Exception):
-    """Who has answered is not who must be the broker's owner; it was not told the password."""
+    """Another user answered instead of the broker's owner; it was not told the password."""
 
 
 class JoiningConnection(RawConnection):
@@ -82,7 +82,7 @@ class JoiningConnection(RawConnection):
     def _send_now(self, data: bytes) -> int:
         """Send what there is room for, without TLS: pika's transport waits for a round first, even so.
 
-        What goes wrong here goes wrong there, too, and is dealt with there.
+        An error here occurs there, too, and is handled there.
         """
         line = getattr(self._transport, "_sock", None)
         if type(line) is not socket.socket or self._transport.get_write_buffer_size():

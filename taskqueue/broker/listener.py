@@ -1,4 +1,4 @@
-"""Who is at the other end of a loopback port: the kernel knows (proc(5), /proc/net/tcp)."""
+"""The owner of the other end of a loopback port, from the kernel (proc(5), /proc/net/tcp)."""
 
 import contextlib
 import os

@@ -41,7 +41,7 @@ POLL_DELAY = 0.02
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 
 # The kernel stops the node when its owner dies, even of SIGKILL. The shell closes the gap in which
-# the owner could die before the kernel was asked. What timeout(1) does without a time is to pass SIGTERM on,
+# the owner could die before the kernel was asked. Without a time, timeout(1) passes SIGTERM on,
 # and SIGKILL after it.
 # Erlang reserves memory for each file that may be open, and some containers allow a thousand million.
 _BECOME_NODE = (

@@ -22,7 +22,7 @@ _STALE: Final = 1.0  # seconds; a channel on which a message is refused is no ol
 
 
 class Fate(Enum):
-    """What became of a publication."""
+    """The outcome of a publication."""
 
     CONFIRMED = "confirmed"  # the broker has it, on disk where it is persistent and the queue durable
     RETURNED = "returned"  # no queue of that name

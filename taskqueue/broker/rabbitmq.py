@@ -13,7 +13,7 @@ USER = "taskqueue"
 # Debian's. The one in /usr/sbin is a wrapper that refuses every user but root and rabbitmq.
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
-# What follows @ must resolve, on a machine without a network too. Nobody else sees the name.
+# The part after @ must resolve, on a machine without a network too. Nobody else sees the name.
 NODE = "taskqueue@localhost"
 
 # A private node's workitems may run for a year before RabbitMQ takes them back.

@@ -38,7 +38,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 class Part:
-    """What uses a session, and is told when the session comes and goes."""
+    """A user of a session, which hears when the session comes and goes."""
 
     def session_up(self) -> None:
         """The connection is open; channels may be opened."""

@@ -17,7 +17,7 @@ TASKQUEUE: Final = "taskqueue"
 REJECTED: Final = "taskqueue_rejected"
 FAILED: Final = "taskqueue_failed"
 WORKER_PREFIX: Final = "worker_"
-#: What the names of internal queues begin with: those that nobody else declares.
+#: Prefix of internal queues' names: those that nobody else declares.
 INTERNAL_PREFIX: Final = "taskqueue_"
 REPLIES_PREFIX: Final = "replies_"
 #: The fanout exchange by which every consumer hears which workitems are not wanted any more.

@@ -1,4 +1,4 @@
-"""What the commands of the two daemons share: to the background or not, with a log and a pid file."""
+"""The common part of the two daemons' commands: to the background or not, with a log and a pid file."""
 
 import contextlib
 import itertools

@@ -103,7 +103,7 @@ class AmqpSettings:
 
 
 class Address(NamedTuple):
-    """What a URL tells; the fields are those of AmqpSettings."""
+    """The settings in a URL; the fields are those of AmqpSettings."""
 
     hosts: tuple[tuple[str, int], ...]
     user: str

@@ -1,4 +1,4 @@
-"""What a single value of the configuration must be, and how a wrong one is reported."""
+"""Checks of a single value of the configuration, and the report of a wrong one."""
 
 import os
 import re
@@ -17,10 +17,10 @@ _SHOWN_LIMIT: Final = 60
 #: How much of a file is read to see that it can be, in bytes; no password is longer.
 _LINE_LIMIT: Final = 4096
 
-#: What names of secrets look like.
+#: Names of secrets.
 SECRET_NAME: Final = re.compile("passw|secret|token|api_?key|credential", re.IGNORECASE)
 
-#: What the names of taskqueue's own queues begin with (broker/topology.py, which needs an AMQP client).
+#: Prefix of the names of taskqueue's own queues (broker/topology.py, which needs an AMQP client).
 _OURS: Final = ("taskqueue", "worker_")
 
 _YES_NO: Final = {

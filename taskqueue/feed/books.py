@@ -75,7 +75,7 @@ class Books:
     def honour(self, name: ChunkName, report: Report) -> None:
         """Take note of what an earlier run of this feed sent out, and was not there to hear of.
 
-        What failed then is sent again, for only this run counts how often.
+        Jobs that failed then are sent again, for only this run counts how often.
         """
         if (name.feed, name.run) == (self._state.feed, self._state.run):
             return

@@ -19,7 +19,7 @@ from taskqueue.feed.state import Identity, Pass, State, StateFile
 from taskqueue.feed.target import Target, call, file_of, takes_last
 from taskqueue.feed.wishes import Wishes
 
-#: What is left to do when a feed is through, as `Feeding.run` may find.
+#: Next step when a feed is through, as `Feeding.run` may find.
 NOTHING: Final = "nothing is left to do"
 
 #: Types whose length is known at once. That of others, derived ones too, may raise, or load a whole query.
@@ -28,7 +28,7 @@ _COUNTED: Final[tuple[type[Any], ...]] = (list, tuple, range, set, frozenset, di
 
 @dataclass(frozen=True, slots=True)
 class Feeding:
-    """What is to be fed, and how."""
+    """The target of a feed and its options."""
 
     target: Target
     arguments: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What receipts say, and what follows from that for the jobs of a chunk."""
+"""Receipts, and what follows from them for the jobs of a chunk."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
@@ -132,6 +132,6 @@ class Inbox:
             self._divide(chunk)
         else:
             job = self._out.jobs_of(chunk)[0]
-            # Who dies with a job alone need not have died of it, so that one more worker has to.
+            # A worker that dies with a single job need not have died of it, so one more worker has to.
             if not self._out.run_again(job, max(self._retries, 1) + 1):
                 self._books.record(job, text, "")

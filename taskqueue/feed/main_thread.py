@@ -1,7 +1,7 @@
 """The main thread runs the user's code, while the feeder works in another thread.
 
-What a module opens when it is imported may be usable in that thread only (sqlite3), and some functions work
-in the main thread only (signal.signal).
+A connection that a module opens on import may be usable in that thread only (sqlite3), and some functions
+work in the main thread only (signal.signal).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What a worker sends back for a chunk: which of its jobs failed, and how. All others are done."""
+"""A worker's answer for a chunk: which of its jobs failed, and how. All others are done."""
 
 import json
 import os
@@ -66,7 +66,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a receipt says, checked: a queue takes what anybody puts into it."""
+    """The content of a receipt, checked: anybody can publish to a queue."""
 
     error: Mapping[str, str] | None  # why the chunk failed as a whole; None if it did not
     seconds: float = 0.0  # that it took

@@ -20,7 +20,7 @@ _SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; nothing of ours is as large
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a feed is of: the same jobs come, in the same order, wherever this is the same."""
+    """Identity of a feed: equal identities yield the same jobs in the same order."""
 
     target: str  # file, relative to the state file's directory, and function
     arguments: Mapping[str, str]

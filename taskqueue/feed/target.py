@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from taskqueue.errors import TargetError, Unroutable
 from taskqueue.workitem import checked_type
 
-#: What a target's two functions are called unless it says otherwise.
+#: Default names of a target's two functions.
 GET_JOBS: Final = "get_jobs"
 HANDLE_JOB: Final = "handle_job"
 

@@ -71,7 +71,7 @@ class Kept:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What each attempt came to, oldest first."""
+        """The outcome of each attempt, oldest first."""
         entries = self.header(words.HISTORY)
         return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
@@ -94,7 +94,7 @@ def origin(kept: Kept, place: str) -> str:
 def restored(properties: Properties, login: str) -> Properties:
     """Return the properties with which a kept message goes back, as if it had never run.
 
-    Our headers are taken out; so is the deadline, which a retry overrules. Who published it stays where a
+    Our headers are taken out; so is the deadline, which a retry overrules. Its publisher stays where a
     process of ours vouched for that under the same login. All else is still what it was; expiration was taken
     out when it was kept, and stays out.
 

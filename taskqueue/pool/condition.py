@@ -1,4 +1,4 @@
-"""What a group is doing, in words, for its supervisor and whoever asks that."""
+"""The state of a group in words, for its supervisor and those who ask that."""
 
 from typing import Final
 

@@ -1,6 +1,7 @@
 """The consumer: the process that holds a group's AMQP connections and feeds its workers.
 
-It runs no plugin code and parses no body. What it acknowledges, the broker has confirmed the end of.
+It runs no plugin code and parses no body. It acknowledges a delivery only after the broker has confirmed its
+outcome.
 """
 
 import signal

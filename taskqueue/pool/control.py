@@ -1,4 +1,4 @@
-"""What the supervisor and a consumer say to each other: small JSON messages, some with open files.
+"""Messages between the supervisor and a consumer: small JSON objects, some with open files.
 
 They travel over a socket pair of the kind SOCK_SEQPACKET, which keeps messages apart and whole.
 """

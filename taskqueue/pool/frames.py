@@ -1,4 +1,4 @@
-"""What a consumer and a worker say to each other over their socket pair.
+"""Frames between a consumer and a worker over their socket pair.
 
 A frame is its kind (1 byte), its length (4 bytes, big-endian) and as many bytes. Bodies and properties
 pass as the bytes they are; the consumer parses nothing in them. A worker runs foreign code: each field that
@@ -41,7 +41,7 @@ _PROGRESS: Final = struct.Struct(">Qd")
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """The kind of a frame."""
 
     READY = 1  # worker: set up, and can take work
     TASK = 2  # consumer: perform this workitem
@@ -116,7 +116,7 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a workitem, as its worker tells it."""
+    """The outcome of a workitem, as its worker reports it."""
 
     number: int
     verdict: Verdict

@@ -24,7 +24,7 @@ from taskqueue.processes import Exit, Slot
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What a group is made after; two that are equal make the same group."""
+    """Blueprint of a group; two that are equal make the same group."""
 
     settings: GroupSettings
     plugin: Plugin
@@ -33,7 +33,7 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all groups of a pool share."""
+    """The resources that all groups of a pool share."""
 
     pool: PoolSettings
     logging: LoggingSettings
@@ -122,7 +122,7 @@ class Group:
             processes.reload(self.consumer.pid)
 
     def kill(self) -> None:
-        """End every process now. What was not acknowledged, the broker delivers elsewhere."""
+        """End every process now. The broker delivers unacknowledged workitems elsewhere."""
         self.is_leaving, self._kill_at = True, math.inf
         for pid in self.pids:
             processes.kill_group(pid)

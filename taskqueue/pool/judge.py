@@ -1,4 +1,4 @@
-"""What becomes of a workitem after its worker had it: a result, another run, or the end of all attempts."""
+"""The verdict on a run: a result, another run, or the end of all attempts."""
 
 import logging
 import time

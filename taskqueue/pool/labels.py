@@ -1,7 +1,7 @@
 """Which task each piece of a worker's output belongs to: a label before the piece says it.
 
 A worker may be several tasks ahead of what its consumer has heard. A label is a zero byte, the task's number,
-a space, the number of bytes that follow, and a zero byte. What is written past Python's streams has none.
+a space, the number of bytes that follow, and a zero byte. Output that bypasses Python's streams has none.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""What callers are told about their calls on the way: JSON-RPC notifications to where the reply will go.
+"""Notices to callers about their running calls: JSON-RPC notifications to the reply's address.
 
 Only who asks for it by a header is told. A notice that is lost does no harm: the reply is what counts.
 """

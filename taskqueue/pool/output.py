@@ -1,4 +1,4 @@
-"""What a worker writes to stdout and stderr, brought to the daemon's log line by line."""
+"""A worker's stdout and stderr, copied to the daemon's log line by line."""
 
 import contextlib
 import os

@@ -7,7 +7,7 @@ from typing import Final
 
 from taskqueue.errors import PrivilegeError
 
-#: What of the pool's environment a process under another user may see.
+#: Variables of the pool's environment that a process under another user may see.
 _PASSED_ON: Final = ("PATH", "LANG", "LANGUAGE", "TZ")
 _PASSED_PREFIX: Final = "LC_"
 #: Never passed on, whoever the user is: it may hold the broker's address, or speak for the daemon.

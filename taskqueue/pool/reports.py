@@ -1,4 +1,4 @@
-"""What a consumer tells its supervisor; none of it is lost where the supervisor has no time to read."""
+"""A consumer's reports to its supervisor; none is lost while the supervisor is too busy to read."""
 
 import socket
 from collections import deque

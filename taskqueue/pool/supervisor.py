@@ -20,7 +20,7 @@ from taskqueue.pool.group import Blueprint, Group, Surroundings
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the configuration and the installed plugins ask for; nothing in it is secret to workers."""
+    """The wanted state, from configuration and installed plugins; nothing in it is secret to workers."""
 
     pool: PoolSettings
     logging: LoggingSettings

@@ -1,4 +1,4 @@
-"""What a worker's process has around it, which one workitem must not change for the next."""
+"""The surroundings of a worker's process, which one workitem must not change for the next."""
 
 import contextlib
 import os

@@ -60,7 +60,7 @@ class Message(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a consumer has written down."""
+    """The content of a Handling."""
 
     began: float  # when it began to handle a message (monotonic); 0 if it handles none
     beat: float  # when it gave its last sign of life (monotonic)
@@ -68,7 +68,7 @@ class Note(NamedTuple):
 
 
 class Handling:
-    """What a consumer handles at this moment. Its supervisor makes one for it, and its workers have none.
+    """The message that a consumer handles at this moment. Its supervisor makes one for it; workers have none.
 
     It is a nameless file, and not memory that all inherit: a worker could write there.
     """

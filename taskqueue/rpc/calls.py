@@ -1,6 +1,6 @@
 """Messages as the dispatcher sees them that nobody performs: calls that nobody serves, and what is rejected.
 
-Who asked for a reply gets one.
+Every request with a reply address gets a reply.
 """
 
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""What is behind a client: one connection, the calls that are out, and what comes back.
+"""The engine of a client: one connection, the pending calls, and their replies.
 
 Other threads hand in what they want by `do`, or `call`; everything else here runs in the thread that has the
 lead, the client's own or one that waits for a call.

@@ -1,4 +1,4 @@
-"""What a client sends and gets: requests, and replies and notices as their calls take them.
+"""A client's messages: requests, and replies and notices as their calls take them.
 
 Pure functions of values; docs/protocol.md describes the messages.
 """

@@ -2,7 +2,7 @@
 
 The queue `replies_<name>` is the store: before a request goes out, a notice that it was submitted is put
 there, and its reply comes there. Nothing is acknowledged before it has been superseded: the notice by the
-reply, the reply by its being fetched. Whoever comes back under the name gets all of it again.
+reply, the reply by its being fetched. A client that comes back under the name gets all of it again.
 """
 
 import threading

@@ -141,8 +141,8 @@ class TaskWorker(BaseWorker):
     def _end_coroutines(self) -> None:
         """Cancel what else is on the loop and wait for its end: it must not go on beside the next call.
 
-        What does not end, threads among it, ends with this process, which is replaced in any case: the user's
-        code may be bound to the loop.
+        Code that does not end, threads among it, ends with this process, which is replaced in any case: the
+        user's code may be bound to the loop.
         """
         self.is_spent = True
         runner, self._runner = self._runner, None

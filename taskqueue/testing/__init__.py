@@ -1,6 +1,6 @@
 """Trying tasks and plugins in one process, without a broker: crashes, redelivery, time as a test wants them.
 
-What happens to a workitem is what happens in service: it is routed by the dispatcher's rules, performed as a
+A workitem is handled as in service: it is routed by the dispatcher's rules, performed as a
 worker performs it, judged, answered, kept and run again by the consumer's code. Only the broker is a list.
 """
 
@@ -41,8 +41,8 @@ _NAME: Final = "bench/1"  # of the one worker
 class Bench:
     """Serves tasks and plugins in this process: `with Bench(mytasks) as bench: bench.client.add(5, 6)`.
 
-    Nothing runs by itself: `run` performs what is due, and so does waiting for a call. Who waits has time
-    pass, so that a retry in an hour is there at once; `advance` has it pass without waiting.
+    Nothing runs by itself: `run` performs what is due, and so does waiting for a call. A waiting caller has
+    time pass, so that a retry in an hour is there at once; `advance` has it pass without waiting.
     """
 
     is_over = False  # never; a client asks
@@ -163,12 +163,12 @@ class Bench:
 
     @property
     def failed(self) -> list[tuple[Properties, Any]]:
-        """What was given up and kept."""
+        """The failed workitems that are kept."""
         return self._in(FAILED)
 
     @property
     def rejected(self) -> list[tuple[Properties, Any]]:
-        """What was put aside and kept."""
+        """The rejected workitems that are kept."""
         return self._in(REJECTED)
 
     def _in(self, queue: str) -> list[tuple[Properties, Any]]:
