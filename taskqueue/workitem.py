@@ -64,6 +64,9 @@ _WAIT: Final = WAIT.encode()
 #: Bytes of JSON that a dispatcher decodes to find the worker type; decoded, they take up to 30 times as much.
 LARGEST_READ: Final = 16 * 1024 * 1024
 
+#: Members of an object that names a worker type: it has two, or those of a request or of a Ruote workitem.
+_MOST_MEMBERS: Final = 1000
+
 #: Bytes that a body may have when a worker has decompressed it: as many as one that was not compressed.
 LARGEST_DECOMPRESSED: Final = 159 * 1024 * 1024
 
@@ -298,7 +301,7 @@ def _read_batch(body: bytes) -> Route | None:
         return None
     try:
         batch = jsonrpc.decode_batch(body)
-    except jsonrpc.TooManyRequests as error:
+    except jsonrpc.TooMany as error:
         raise Unroutable(str(error)) from None
     except RecursionError:
         raise Unroutable("the body is JSON nested too deeply to be read") from None
@@ -342,8 +345,10 @@ def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
     The text of a value travels on as it is: written anew, 1.10 would become 1.1 and 1e400 Infinity.
     """
     try:
-        text = jsonrpc.text_of(body)
+        text = jsonrpc.bounded_text_of(body)
         return _object_members(text, jsonrpc.skip_space(text, 0))
+    except jsonrpc.TooMany as error:
+        raise Unroutable(str(error)) from None
     except UnicodeDecodeError as error:
         name = error.encoding.upper()
         raise Unroutable(f"the body is not JSON: byte {error.start} is not {name}") from None
@@ -365,6 +370,8 @@ def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:
     while text[at : at + 1] != "}":
         if members:
             at = jsonrpc.skip_space(text, jsonrpc.expect(text, at, ","))
+        if len(members) == _MOST_MEMBERS:
+            raise Unroutable(f"the JSON object has more than {_MOST_MEMBERS:,} members")
         name, at = jsonrpc.scan(text, jsonrpc.expect(text, at, '"') - 1)
         start = jsonrpc.skip_space(text, jsonrpc.expect(text, jsonrpc.skip_space(text, at), ":"))
         value, end = jsonrpc.scan(text, start)

@@ -63,7 +63,7 @@ def _answer(properties: Properties, body: bytes, failure: Failure) -> bytes:
     try:
         said = _read_call(plain, is_typed=bool(properties.type))
     except (ValueError, RecursionError) as error:
-        is_long = isinstance(error, jsonrpc.TooManyRequests)
+        is_long = isinstance(error, jsonrpc.TooMany)
         code = jsonrpc.INVALID_REQUEST if is_long else jsonrpc.PARSE_ERROR
         return jsonrpc.encode(jsonrpc.error(None, code, failure.message, data))
     if said is not None:
@@ -92,13 +92,15 @@ def _read_call(plain: bytes | None, *, is_typed: bool) -> Any:
     with jsonrpc.collecting_nothing(len(plain)):
         if words.begins_as_json(plain, "["):  # without a type, no other array is a workitem
             return jsonrpc.decode_batch(plain) if names_it or not is_typed else None
-        found = jsonrpc.decode(plain) if names_it else None
+        found = jsonrpc.decode_bounded(plain) if names_it else None
     return found if isinstance(found, dict) and "jsonrpc" in found else None
 
 
 def _quoted(properties: Properties, plain: bytes | None) -> Workitem | None:
     """Return the workitem that an answer quotes; None where it is too large, or cannot be read."""
     if plain is None or len(plain) > _LARGEST_QUOTED:
+        return None
+    if sum(map(plain.count, (b",", b"[", b"{"))) > jsonrpc.MOST_VALUES:
         return None
     kind = words.JSON if words.begins_as_json(plain) else properties.content_type
     return Workitem("", 1, Properties(content_type=kind).encode(), plain)

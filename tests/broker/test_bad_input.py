@@ -23,6 +23,9 @@ def native(worker_type: Any, workitem: Any = 1) -> bytes:
     return json.dumps({"worker_type": worker_type, "workitem": workitem}).encode()
 
 
+MANY = "more than 500,000 values of JSON; name the worker type by the property type"
+REQUEST = b'[{"jsonrpc": "2.0", "method": "good", "params": [1]}]'
+MEMBERS = json.dumps({f"a{number}": 1 for number in range(400_000)}).encode()
 BAD_BODIES = {
     "truncated JSON": (b'{"worker_type": "good", "workitem": [1, 2', "the body is not JSON: "),
     "truncated within a name": (b'{"worker_ty', "the body is not JSON: Unterminated string"),
@@ -40,7 +43,13 @@ BAD_BODIES = {
     ),
     "two objects": (native("good") + b"{}", "text goes on after the object"),
     "an array": (b'["good", 1]', "is no JSON-RPC 2.0 batch: none of its elements is a request"),
-    "a batch of a million": (b"[" + b"{}," * 2_000_000 + b"{}]", "a batch has more than 1000 requests"),
+    "a batch of a thousand": (b"[" + b"{}," * 1_000 + b"{}]", "a batch has more than 1000 requests"),
+    "a batch of a million": (b"[" + b"{}," * 2_000_000 + b"{}]", MANY),
+    "a batch with a large request": (REQUEST[:-2] + b"[]," * 5_000_000 + b"1]}]", MANY),
+    "empty lists": (b'{"worker_type": "good", "workitem": [' + b"[]," * 5_000_000 + b"1]}", MANY),
+    "small objects": (b'{"worker_type": "good", "workitem": [' + b'{"":0},' * 2_000_000 + b"1]}", MANY),
+    "many numbers": (b'{"worker_type": "good", "workitem": [' + b"1000," * 3_000_000 + b"1]}", MANY),
+    "many members": (MEMBERS, "the JSON object has more than 1,000 members"),
     "a number": (b"7", "is not a JSON object"),
     "no type": (b'{"workitem": 1}', "the JSON object names no worker type"),
     "no version of JSON-RPC": (b'{"method": "good", "id": 1}', "the JSON object names no worker type"),

@@ -100,6 +100,8 @@ INVALID = (-32600, "no JSON-RPC 2.0 request", None)
         ([1, 2, 3], [INVALID] * 3),
         ([{"jsonrpc": "2.0", "method": "../x", "id": 5}, {"foo": "boo"}], [(-32601, BAD_TYPE, 5), INVALID]),
         ([1] * 1001, (-32600, "a batch has more than 1000 requests", None)),
+        ({"jsonrpc": "2.0", "method": "a", "params": [0] * 600_000}, (-32600, "500,000 values", None)),
+        ([{"jsonrpc": "2.0", "method": "a", "params": [0] * 600_000}], (-32600, "500,000 values", None)),
     ],
 )
 def test_a_rejected_request_is_answered_as_its_specification_says(
@@ -111,6 +113,12 @@ def test_a_rejected_request_is_answered_as_its_specification_says(
     for response, (code, message, id_) in pairs:
         assert (response["jsonrpc"], response["error"]["code"], response["id"]) == ("2.0", code, id_)
         assert message in response["error"]["message"]
+
+
+def test_a_workitem_of_too_many_values_is_answered_without_it(shared: Ground) -> None:
+    said, _ = refused(shared, {"worker_type": "a", "workitem": [0] * 600_000})
+    assert said["workitem"] is None
+    assert "more than 500,000 values" in said["error"]["message"]
 
 
 def test_a_notification_that_nobody_can_perform_is_answered_by_nothing(shared: Ground) -> None:

@@ -21,7 +21,7 @@ from taskqueue.config import GroupSettings
 from taskqueue.errors import ExitStatus
 from taskqueue.feed import feeder, line
 from taskqueue.pool import cancellations, retries, settlement, workload
-from taskqueue.rpc import caller, mapping, named
+from taskqueue.rpc import caller, jsonrpc, mapping, named
 from taskqueue.rpc.call import Status
 
 MEBIBYTE = 1024 * 1024
@@ -201,6 +201,8 @@ NUMBERS = [
     ("docs/operations.md", "the oldest {}, or `--limit N`", LIMIT.default),
     ("docs/plugins.md", "up to {} times, whatever `retries` is", retries.MOST_REQUESTS),
     ("docs/protocol.md", "its JSON may have at most {} MiB", workitem.LARGEST_READ / MEBIBYTE),
+    ("docs/protocol.md", "decompressed, {} values", jsonrpc.MOST_VALUES),
+    ("docs/protocol.md", "and {} members at the top", workitem._MOST_MEMBERS),
     ("docs/protocol.md", "A worker decompresses up to {} MiB", workitem.LARGEST_DECOMPRESSED / MEBIBYTE),
     ("docs/protocol.md", "a body of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
     ("docs/protocol.md", "A workitem of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),

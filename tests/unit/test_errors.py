@@ -55,6 +55,6 @@ def test_the_exceptions_of_every_package_are_among_them():
         "Retry",
         "Refused",
         "FrameError",
-        "TooManyRequests",
+        "TooMany",
         "Interrupted",
     }

@@ -1,6 +1,7 @@
 """What JSON-RPC 2.0 says about ids, batches and notifications; the examples are the specification's."""
 
 import json
+import re
 import tracemalloc
 
 import pytest
@@ -190,10 +191,30 @@ def test_what_is_no_array_is_no_batch(text):
 
 def test_no_more_of_a_batch_is_decoded_than_may_be_performed():
     assert len(jsonrpc.decode_batch(b"[" + b"{}," * 999 + b"{}]")) == 1000
-    many = b"[" + b"{}," * 3_000_000 + b"{}]"
+    many = b"[" + b"{}," * 100_000 + b"{}]"
     tracemalloc.start()
-    with pytest.raises(jsonrpc.TooManyRequests, match="more than 1000 requests"):
+    with pytest.raises(jsonrpc.TooMany, match="more than 1000 requests"):
         jsonrpc.decode_batch(many)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < len(many) + 1_000_000  # the text, and little beside
+
+
+@pytest.mark.parametrize("value", ["[]", '{"":0}', "1", '""', '"\\"{"', "[[0]]"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_as_many_values_as_may_be_are_decoded_and_not_one_more(value, encoding, monkeypatch):
+    monkeypatch.setattr(jsonrpc, "MOST_VALUES", 1000)
+    of_each = 1 + len(re.findall(r"[\[{]", value.replace('\\"{', "")))  # and a comma
+    most = (jsonrpc.MOST_VALUES - 2) // of_each
+    text = '{"a":[' + ",".join([value] * most) + "]"
+    assert len(jsonrpc.decode_bounded((text + "}").encode(encoding))["a"]) == most
+    with pytest.raises(jsonrpc.TooMany, match=r"more than 1,000 values of JSON; name the worker type by"):
+        jsonrpc.decode_bounded((text + ',"b":[' + "0," * of_each * 2 + "0]}").encode(encoding))
+
+
+@pytest.mark.parametrize("text", ["[{,", '\\"[{,', "\\\\[{,", ",\n"])
+def test_what_stands_in_a_string_is_no_value(text, monkeypatch):
+    monkeypatch.setattr(jsonrpc, "MOST_VALUES", 1000)
+    body = b'{"a": "' + text.encode() * jsonrpc.MOST_VALUES + b'"}'
+    assert jsonrpc.bounded_text_of(body) == body.decode()
+    assert jsonrpc.bounded_text_of(body[:-2]) == body[:-2].decode()  # nor in one that does not end

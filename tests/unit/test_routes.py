@@ -22,6 +22,10 @@ RUOTE = b'{"fei": {"wfid": "1"}, "fields": {"params": {"worker_type": "digest"},
 RPC = b'{"jsonrpc": "2.0", "method": "digest", "params": [1], "id": 7}'
 
 
+def members(number):
+    return json.dumps({f"a{number}": 1 for number in range(number)}).encode()
+
+
 def route(body, formats=FORMATS, **properties):
     if isinstance(body, str):
         body = body.encode()
@@ -156,6 +160,10 @@ def test_a_bad_type_property_is_refused_although_the_body_names_one():
         (b"[1] 2", "the body is not JSON: text goes on after the array, at character 3"),
         (b"[" * 100_000, "the body is JSON nested too deeply to be read"),
         (b"[" + b"1," * 1000 + b"1]", "a batch has more than 1000 requests"),
+        (b"[" + b"{}," * 2_000_000 + b"{}]", "more than 500,000 values of JSON; name the worker type by"),
+        (b'{"a": [' + b"0," * 500_000 + b"0]}", "more than 500,000 values of JSON; name the worker type by"),
+        (members(1001), "the JSON object has more than 1,000 members"),
+        (members(1000), "the JSON object names no worker type"),
         (b"\0" * 1000, "the body is not a JSON object: it begins with '\\x00"),
         ('\ufeff{"a": 1}'.encode(), "the JSON object names no worker type"),
         ('{"a": "'.encode("utf-16-be"), "the body is not JSON: "),
