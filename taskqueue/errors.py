@@ -85,6 +85,12 @@ class PrivilegeError(TaskqueueError):
     status = ExitStatus.PRIVILEGES
 
 
+class LimitReached(TaskqueueError):
+    """The system allows this process too little of something, such as open files."""
+
+    status = ExitStatus.SYSTEM
+
+
 class BrokerUnavailable(TaskqueueError):
     """The broker cannot be reached now; trying again later may help."""
 

@@ -107,10 +107,14 @@ def close_all_but(*kept: int) -> None:
                 os.close(descriptor)
 
 
-def allow_open_files() -> None:
-    """Let this process have as many open files as it may at most, whatever it has been granted for now."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def open_files_allowed() -> tuple[int, int]:
+    """Return how many open files this process may have for now, and how many it may allow itself."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def allow_open_files(number: int) -> None:
+    """Let this process have so many open files; with more than 1,024, select(2) no longer works."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, open_files_allowed()[1]))
 
 
 def die_with_parent(parent: int) -> None:

@@ -6,6 +6,7 @@ They travel over a socket pair of the kind SOCK_SEQPACKET, which keeps messages 
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,9 @@ from taskqueue.workitem import shorten
 _LONGEST: Final = 160 * 1024  # bytes; a socket takes 208 KiB unless the machine is told otherwise
 _LONGEST_TEXT: Final = 4096  # characters of what is said in words
 _MOST_FILES: Final = 4
+
+#: Seconds until what found no room is sent again.
+AGAIN: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,45 @@ def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: An
     except OSError:  # no room for the message, or for as many open files on their way
         return False
     return True
+
+
+class Sender:
+    """Sends messages in their order; what finds no room waits, with copies of its open files.
+
+    A socket has room for some hundred messages: as many workers may start, or die, in a moment in which the
+    other side has no time to read.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing that waits."""
+        self._waiting: deque[tuple[str, list[int], dict[str, Any]]] = deque()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether some message has found no room yet."""
+        return bool(self._waiting)
+
+    def send(self, end: socket.socket, word: str, files: Sequence[int] = (), **content: Any) -> None:
+        """Send a message now or, where there is no room, by `send_again`; the files may be closed then."""
+        if self._waiting or not send(end, word, files, **content):
+            self._waiting.append((word, [os.dup(file) for file in files], content))
+
+    def send_again(self, end: socket.socket) -> None:
+        """Send what waits, as far as there is room for it."""
+        while self._waiting:
+            word, files, content = self._waiting[0]
+            if not send(end, word, files, **content):
+                return
+            self._drop()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        while self._waiting:
+            self._drop()
+
+    def _drop(self) -> None:
+        for file in self._waiting.popleft()[1]:
+            os.close(file)
 
 
 def receive(end: socket.socket) -> Message | None:

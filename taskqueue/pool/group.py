@@ -41,6 +41,7 @@ class Surroundings:
     amqp_fd: int | None  # where it reads, if that is an open file
     grants: Grants
     as_root: bool
+    open_files: int  # how many a worker may have for now; the supervisor itself may have more
 
 
 class Group:
@@ -57,6 +58,7 @@ class Group:
         self._is_done = False  # whether the consumer only waits for its workers' end
         self._kill_at = math.inf  # monotonic; when workers that have nothing to do any more must be gone
         self.control: socket.socket | None = None
+        self._sender = control.Sender()
         self._handling: Handling | None = None  # the consumer's
         self._vigil = Vigil(0.0)
         self._suspects = Suspects()
@@ -88,20 +90,22 @@ class Group:
         ):
             self._log.error("%s, and is killed", reason)
             processes.kill_group(self.consumer.pid)
+        if self.control is not None:
+            self._sender.send_again(self.control)
         if self.is_leaving or self._is_done:
             return
         if self.consumer.is_due and not any(slot.pid for slot in self.workers):
             start(self._log, self.consumer, self._start_consumer)
         if self.consumer.pid:
             for slot in self.workers:
-                if slot.is_due:
+                if slot.is_due and not self._sender.is_waiting:
                     start(self._log, slot, partial(self._start_worker, slot))
 
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled, and who is left is to be killed."""
         yield self._kill_at
-        yield time.monotonic() + BEAT_DELAY
-        if not self.is_leaving and not self._is_done:
+        yield time.monotonic() + (control.AGAIN if self._sender.is_waiting else BEAT_DELAY)
+        if not (self.is_leaving or self._is_done or self._sender.is_waiting):
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
 
@@ -236,12 +240,11 @@ class Group:
             report(self._log, f"worker {slot.name}", end, None if self.is_leaving else delay)
 
     def _tell_consumer(self, word: str, files: Sequence[int] = (), **content: object) -> None:
-        """Send a message; a consumer that takes no more hangs, and is killed with its workers."""
-        if self.control is not None and not control.send(self.control, word, files, **content):
-            self._log.error("the consumer does not listen any more and is killed")
-            processes.kill_group(self.consumer.pid)
+        if self.control is not None:
+            self._sender.send(self.control, word, files, **content)
 
     def _drop_control(self) -> None:
+        self._sender.clear()
         if self.control is not None:
             self.control.close()
             self.control = None
@@ -272,7 +275,6 @@ class Group:
         processes.close_all_but(*kept)
         processes.set_name(f"tq:{self.name}")
         processes.set_title(f"taskqueue: consumer of {self.name}")
-        processes.allow_open_files()  # four for each worker
         try:
             if around.as_root:
                 environment = privileges.environment(around.pool.user, os.environ)
@@ -333,6 +335,7 @@ class Group:
         processes.close_all_but(*(end.fileno() for end in ends))
         processes.set_name(f"tq:{name}")
         processes.set_title(f"taskqueue: worker {name}")
+        processes.allow_open_files(self._surroundings.open_files)
         labels.install()
         settings = self.blueprint.settings
         spec = worker.WorkerSpec(

@@ -1,13 +1,10 @@
 """A consumer's reports to its supervisor; none is lost while the supervisor is too busy to read."""
 
 import socket
-from collections import deque
-from typing import Any, Final
+from typing import Any
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.pool import control
-
-_AGAIN: Final = 0.2  # seconds until what found no room is sent again
 
 
 class Reports:
@@ -17,19 +14,19 @@ class Reports:
         """Send through the consumer's end of the pair."""
         self._loop = loop
         self._end = end
-        self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
+        self._sender = control.Sender()
 
     def send(self, word: str, **content: Any) -> None:
         """Send a message, at once or as soon as there is room for it."""
-        if self._waiting or not control.send(self._end, word, **content):
-            if not self._waiting:
-                self._loop.call_later(_AGAIN, self._send_again)
-            self._waiting.append((word, content))
+        was_waiting = self._sender.is_waiting
+        self._sender.send(self._end, word, **content)
+        if not was_waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._sender.is_waiting:
+            self._loop.call_later(control.AGAIN, self._send_again)
 
     def _send_again(self) -> None:
-        while self._waiting:
-            word, content = self._waiting[0]
-            if not control.send(self._end, word, **content):
-                self._loop.call_later(_AGAIN, self._send_again)
-                return
-            self._waiting.popleft()
+        self._sender.send_again(self._end)
+        self._go_on()

@@ -6,16 +6,21 @@ and never sees the broker's password: the configuration is read by a child that 
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
-from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
+from taskqueue.errors import ConfigError, ExitStatus, LimitReached, TaskqueueError
 from taskqueue.keeper import Keeper
 from taskqueue.pool import exposure
 from taskqueue.pool.grants import Grants
 from taskqueue.pool.group import Blueprint, Group, Surroundings
+
+_FILES: Final = 32  # open files of a supervisor or a consumer, beside those that follow
+_GROUP_FILES: Final = 2  # of the supervisor for each group
+_WORKER_FILES: Final = 4  # of a consumer for each of its workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +39,13 @@ class Plan:
 def read_plan(path: str | None) -> Plan:
     """Read the configuration in a child, so that no password ever is in this process's memory.
 
-    Raises ConfigError with all faults, and TaskqueueError if the child could not do it.
+    Raises ConfigError with all faults, LimitReached if the system does not allow as many open files as it
+    takes, and TaskqueueError if the child could not do it.
     """
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        raise TaskqueueError(f"the configuration cannot be read: {error.strerror}") from None
 
     def read() -> int:
         with os.fdopen(writer, "wb") as pipe:
@@ -60,7 +69,21 @@ def read_plan(path: str | None) -> Plan:
     plan = pickle.loads(answer)  # noqa: S301 -- our own child wrote it
     if not isinstance(plan, Plan):
         raise ConfigError(plan)
+    _check_open_files(plan.blueprints)
     return plan
+
+
+def _check_open_files(blueprints: Sequence[Blueprint]) -> None:
+    """Rather start nothing than groups that come and go for want of open files."""
+    most = max((blueprint.settings.workers for blueprint in blueprints), default=0)
+    needed = _FILES + max(_GROUP_FILES * len(blueprints), _WORKER_FILES * most)
+    _, allowed = processes.open_files_allowed()
+    if needed > allowed:
+        groups, workers = _number(len(blueprints), "group"), _number(most, "worker")
+        raise LimitReached(
+            f"{groups} with up to {workers} in one take {needed} open files in a process, and {allowed} are "
+            "allowed: raise LimitNOFILE in the systemd unit, or `ulimit -n` before the start"
+        )
 
 
 def _plan(path: str | None) -> Plan:
@@ -109,9 +132,11 @@ class Supervisor(Keeper):
         self._read_amqp = read_amqp
         self._groups: list[Group] = []
         self._grants = Grants()
+        self._open_files, _ = processes.open_files_allowed()  # the workers'
 
     def begin(self) -> None:
         """Make the groups."""
+        processes.allow_open_files(processes.open_files_allowed()[1])  # its consumers', too
         self._plan_groups()
 
     def reload(self) -> None:
@@ -161,7 +186,8 @@ class Supervisor(Keeper):
     def _surroundings(self) -> Surroundings:
         logging = self.log_as(self.plan.logging, self.plan.pool.user)
         read, fd = self._read_amqp, self._amqp_fd
-        return Surroundings(self.plan.pool, logging, read, fd, self._grants, self.plan.as_root)
+        as_root, files = self.plan.as_root, self._open_files
+        return Surroundings(self.plan.pool, logging, read, fd, self._grants, as_root, files)
 
 
 def _number(count: int, noun: str) -> str:

@@ -127,3 +127,37 @@ def test_what_a_consumer_tells_waits_for_room_and_comes_in_order(ends):
     loop.run()
     loop.close()
     assert heard == list(range(3000))
+
+
+def test_what_a_supervisor_tells_waits_for_room_and_comes_in_order_and_whole(ends):
+    ours, theirs = ends
+    sender = control.Sender()
+    reader, writer = os.pipe()
+    for number in range(1000):
+        sender.send(ours, "worker", (writer,), pid=number)
+    os.close(writer)  # what waits has a copy
+    assert sender.is_waiting
+    heard = []
+    while message := control.receive(theirs):
+        heard.append(message.content["pid"])
+        os.write(message.files[0], b".")
+        os.close(message.files[0])
+        sender.send_again(ours)
+    assert heard == list(range(1000))
+    assert not sender.is_waiting
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"." * 1000  # to its end: nobody has a copy any more
+
+
+def test_what_waits_for_a_consumer_that_is_gone_is_forgotten_with_its_files(ends):
+    sender = control.Sender()
+    reader, writer = os.pipe()
+    for _ in range(1000):
+        sender.send(ends[0], "worker", (writer,))
+    os.close(writer)
+    sender.clear()
+    assert not sender.is_waiting
+    ends[0].close()
+    ends[1].close()  # and with it what was on its way
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b""

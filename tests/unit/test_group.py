@@ -16,7 +16,9 @@ from taskqueue.pool.group import Blueprint, Group, Surroundings
 @pytest.fixture
 def group():
     """A group whose consumer is a process that does nothing."""
-    around = Surroundings(PoolSettings(), LoggingSettings(), pytest.fail, None, Grants(), as_root=False)
+    around = Surroundings(
+        PoolSettings(), LoggingSettings(), pytest.fail, None, Grants(), as_root=False, open_files=1024
+    )
     group = Group(
         Blueprint(GroupSettings("good", "good"), Plugin("good", "zoo:Good", "zoo", "1.0"), None), around
     )

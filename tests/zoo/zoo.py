@@ -320,6 +320,7 @@ class Whoami(Animal):
             "arguments": sys.orig_argv,
             "directory": str(Path.cwd()),
             "settings": dict(self.settings),
+            "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
             "nice": os.getpriority(os.PRIO_PROCESS, 0),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         }
