@@ -52,7 +52,7 @@ def amqp_connection(url: str) -> amqp.Connection:
 def test_what_is_due_later_for_a_queue_that_is_locked_is_rejected_and_holds_up_nobody(
     ground: Ground, locked: None
 ) -> None:
-    for queue in ("taskqueue", "taskqueue_rejected", "worker_good"):
+    for queue in ("taskqueue", "worker_good"):
         ground.foreign.declare(queue)
     headers = later(3600)
     ground.foreign.publish_many(
@@ -72,7 +72,7 @@ def test_what_is_due_later_for_a_queue_that_is_locked_is_rejected_and_holds_up_n
 
 
 def test_types_that_are_new_count_although_their_workitems_are_due_later(ground: Ground) -> None:
-    for queue in ("taskqueue", "taskqueue_rejected", "worker_known"):
+    for queue in ("taskqueue", "worker_known"):
         ground.foreign.declare(queue)
     for number in range(50):
         ground.foreign.publish(b"", type=f"new{number}", application_headers=later(5))
@@ -147,9 +147,9 @@ QUEUES = [
 
 #: What each may write and read, as docs/operations.md has it.
 RIGHTS = {
-    "dispatcher": ("^(amq[.]default|taskqueue_delay_.*)$", "^taskqueue$"),
+    "dispatcher": ("^(amq[.]default|taskqueue_.*|worker_.*)$", "^taskqueue$"),
     "pool": (
-        "^(amq[.]default|amq[.]gen-.*|taskqueue_delay_.*)$",
+        "^(amq[.]default|amq[.]gen-.*|taskqueue_.*|results)$",
         "^(worker_.*|amq[.]gen-.*|taskqueue_cancel|taskqueue_lease_.*)$",
     ),
     "client": ("^(amq[.]default|taskqueue_cancel)$", "^$"),

@@ -21,7 +21,6 @@ EARLY = 0.06  # seconds; nearer than that a workitem runs
 
 
 def start(ground: Ground) -> None:
-    ground.foreign.declare("results")
     ground.start("dispatcher")
     ground.start("workerpool", CONFIG)
 
@@ -85,7 +84,7 @@ def test_what_comes_straight_to_a_worker_before_it_is_due_waits_too(ground: Grou
 
 
 def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground, broker: Node) -> None:
-    unlimited = {"x-delivery-limit": -1} if broker.major >= 4 else {}
+    unlimited = {"x-delivery-limit": -1} if broker.version >= (4,) else {}
     ground.start("dispatcher")
     wait_until(lambda: ground.foreign.consumers("taskqueue"))
     for step in LADDER:

@@ -64,12 +64,12 @@ def test_a_queue_has_the_type_that_is_asked_for_and_is_bare_otherwise(
         )
     made = broker.queues(vhost)
     assert made.keys() == {queue.name for queue in ALL}
-    noted = {"x-queue-type": "classic"} if broker.major >= 4 else {}  # RabbitMQ 4 notes its own default
+    noted = {"x-queue-type": "classic"} if broker.version >= (4,) else {}  # RabbitMQ 4 notes its own default
     for queues, kind in ((INTERNAL, internal), (SHARED, shared), (RUNGS, "quorum")):
         for queue in queues:
             found = made[queue.name]
             assert found.pop("type") == (kind if kind != "default" else "classic")  # as RabbitMQ has it
-            unlimited = {"x-delivery-limit"} if kind == "quorum" and broker.major >= 4 else set()
+            unlimited = {"x-delivery-limit"} if kind == "quorum" and broker.version >= (4,) else set()
             assert {name for name in found if name == "x-delivery-limit"} == unlimited
             assert found.pop("x-delivery-limit", -1) == -1
             if not queue.arguments:

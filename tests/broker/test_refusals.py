@@ -20,7 +20,7 @@ BAD_TYPE = "is not 1 to 100 of letters, digits, '_', '-', '.', beginning with a 
 @pytest.fixture(scope="module", autouse=True)
 def dispatcher(shared: Ground) -> Daemon:
     """A dispatcher, and a pool with a few plugins."""
-    for queue in ("taskqueue", "taskqueue_rejected", "taskqueue_failed", "results", "answers"):
+    for queue in ("taskqueue", "answers"):
         shared.foreign.declare(queue)
     for worker_type in ("echo", "spurn"):
         shared.foreign.declare(f"worker_{worker_type}")
@@ -52,7 +52,7 @@ def refused(ground: Ground, body: str | bytes | Any, **fields: Any) -> tuple[Any
         ({"a": 1}, {"content_type": "application/octet-stream"}, {"a": 1}),
         ("../x grüß", {"content_type": "text/plain"}, "../x grüß"),
         ('{"a": "grüß"}'.encode("utf-16"), {}, {"a": "grüß"}),
-        (gzip.compress(b'{"a": 1}'), {"content_encoding": "gzip"}, {"a": 1}),
+        (gzip.compress(b'{"a": 1}', mtime=0), {"content_encoding": "gzip"}, {"a": 1}),
         (b"\x89PNG", {"content_type": "image/png"}, None),
         (b"no gzip", {"content_encoding": "gzip"}, None),
         (b"{", {}, None),
@@ -159,8 +159,8 @@ def test_a_reply_queue_that_is_gone_loses_the_answer_and_nothing_else(
 ) -> None:
     ask(shared, "../x", reply_to=queue, content_type="text/plain")
     assert shared.foreign.get("taskqueue_rejected").body == "../x"
-    assert shared.foreign.depth(queue) is None
     if not queue.startswith("amq."):
+        assert shared.foreign.depth(queue) is None
         dispatcher.wait_for("its producer cannot be answered")
 
 

@@ -65,8 +65,6 @@ mixed = among(MIXTURES)
 @pytest.fixture(scope="module")
 def served(shared: Ground) -> Iterator[Ground]:
     """The ground of the module, with daemons that somebody in good order has started."""
-    for queue in ("taskqueue_failed", "results"):
-        shared.foreign.declare(queue)
     daemons = shared.start("dispatcher"), shared.start("workerpool", CONFIG)
     yield shared
     for each in daemons:
@@ -77,8 +75,7 @@ def served(shared: Ground) -> Iterator[Ground]:
 def alone(new_ground: Callable[[], AbstractContextManager[Ground]]) -> Iterator[Ground]:
     """A ground where only what a test starts is at work."""
     with new_ground() as ground:
-        for queue in ("taskqueue", "taskqueue_failed", "results"):
-            ground.foreign.declare(queue)
+        ground.foreign.declare("taskqueue")
         yield ground
 
 

@@ -96,7 +96,7 @@ class Plant:
 
     def __enter__(self) -> Self:
         install_zoo(self._plugins)
-        for queue in (*WORK_QUEUES, *END_QUEUES):
+        for queue in WORK_QUEUES:
             self.foreign.declare(queue)
         for delay in LADDER[:2]:  # those that the workload needs
             self._make_rung(rung(delay))

@@ -117,12 +117,11 @@ def test_what_is_for_a_queue_on_a_dead_node_waits_until_the_node_is_back(cluster
     cluster.kill(third)
     for worker_type in ("good", "other"):
         foreign.publish("1", type=worker_type)
-    refusal = "takes nothing now" if third.major >= 4 else "cannot be declared: NOT_FOUND"
+    refusal = "takes nothing now" if third.version >= (4,) else "cannot be declared: NOT_FOUND"
     dispatcher.wait_for(f"queue worker_good {refusal}")
     wait_until(lambda: foreign.depth("worker_other"))
     third.start()
     site.pool()
-    foreign.declare("results")
     assert Result(foreign.get("results", 20)).status == "succeeded"
     assert foreign.depth("taskqueue_rejected") is None
 
@@ -134,6 +133,6 @@ def test_what_a_queue_refuses_while_it_has_no_leader_gets_there_later(cluster, s
     dispatcher = site.dispatcher("")
     cluster.kill(third)
     foreign.publish("1", type="good")
-    if third.major < 4:  # RabbitMQ 4 waits for the next leader itself
+    if third.version < (4,):  # RabbitMQ 4 waits for the next leader itself
         dispatcher.wait_for("queue worker_good takes nothing now")
     wait_until(lambda: foreign.depth("worker_good"), 20)

@@ -54,7 +54,6 @@ def test_what_failed_and_crashed_is_still_counted_after_the_consumer_is_killed(s
         kill(victim)
         pool.wait_for("consumer, process", times=deaths)
     assert work.result().status == "failed"
-    work.foreign.declare("taskqueue_failed")
     (kept,) = work.foreign.collect("taskqueue_failed", 1)
     assert kept.headers["x-taskqueue-failures"] == 3
     assert len(kept.headers["x-taskqueue-history"]) == 4

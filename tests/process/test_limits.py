@@ -11,7 +11,6 @@ MEBIBYTE = 1024 * 1024
 
 def causes(work):
     """Return the history of the one workitem that is kept, as (what, error)."""
-    work.foreign.declare("taskqueue_failed")  # which the consumer does when it needs it
     (message,) = work.foreign.collect("taskqueue_failed", 1)
     return [(entry["what"], entry["error"]) for entry in message.headers["x-taskqueue-history"]]
 

@@ -15,7 +15,6 @@ QUICK = "retry_delay: 0.2\nretry_backoff: 1\nretry_jitter: 0"
 
 def kept(work, queue="taskqueue_failed"):
     """Return the one message that is kept, and its history as (attempt, what, error)."""
-    work.foreign.declare(queue)  # which the consumer does when it needs it
     (message,) = work.foreign.collect(queue, 1)
     history = message.headers["x-taskqueue-history"]
     return message, [(entry["attempt"], entry["what"], entry["error"]) for entry in history]

@@ -114,11 +114,16 @@ class Foreign:
     def poll(self, queue: str) -> amqp.Message | None:
         """Take the next message of a queue, if there is one now; it is acknowledged.
 
-        An acknowledgement may be lost with a node of a cluster: then the message comes once more.
+        There need not be such a queue. An acknowledgement may be lost with a node of a cluster: then the
+        message comes once more.
         """
 
         def poll(channel: amqp.Channel) -> amqp.Message | None:
-            message = channel.basic_get(queue)
+            try:
+                message = channel.basic_get(queue)
+            except amqp.NotFound:
+                channel.close()  # py-amqp opens it again, and takes it for one that confirms
+                return None
             if message is not None:
                 channel.basic_ack(message.delivery_tag)
             return message
@@ -126,11 +131,11 @@ class Foreign:
         return self._do(poll)
 
     def get(self, queue: str, timeout: float = 10) -> amqp.Message:
-        """Take the next message of a queue that exists; fail after `timeout` seconds."""
+        """Take the next message of a queue, which need not exist yet; fail after `timeout` seconds."""
         return self.collect(queue, 1, timeout)[0]
 
     def collect(self, queue: str, number: int, timeout: float = 30) -> list[amqp.Message]:
-        """Take `number` messages of a queue that exists; fail after `timeout` seconds."""
+        """Take `number` messages of a queue, which need not exist yet; fail after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         messages: list[amqp.Message] = []
         while len(messages) < number:

@@ -49,10 +49,10 @@ class Node(PrivateBroker):
         )
 
     @property
-    def major(self) -> int:
-        """The first number of RabbitMQ's version."""
+    def version(self) -> tuple[int, ...]:
+        """The numbers of RabbitMQ's version."""
         home = installed_home(self.start_script).name  # rabbitmq_server-3.10.8
-        return int(home.partition("-")[2].partition(".")[0])
+        return tuple(int(number) for number in home.partition("-")[2].split("."))
 
     def stop(self) -> None:
         super().stop()
@@ -129,17 +129,20 @@ class Node(PrivateBroker):
         return queues
 
     def unacknowledged(self, vhost: str, queue: str) -> int:
-        """Return how many messages of a queue were delivered and are not acknowledged."""
+        """Return how many messages of a queue (0 without one) were delivered and are not acknowledged."""
         return self._count(vhost, queue, "messages_unacknowledged")
 
     def messages(self, vhost: str, queue: str) -> int:
-        """Return how many messages a queue has, with those that were delivered and are not acknowledged."""
+        """Return how many messages a queue has, with those that were delivered and are not acknowledged.
+
+        0 if there is no such queue.
+        """
         return self._count(vhost, queue, "messages")
 
     def _count(self, vhost: str, queue: str, what: str) -> int:
         name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
-        count = f"rabbit_amqqueue:info(Queue, [{what}])"
-        return int(self.evaluate(f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), [{{_, N}}] = {count}, N"))
+        there = f"{{ok, Queue}} -> [{{_, N}}] = rabbit_amqqueue:info(Queue, [{what}]), N"
+        return int(self.evaluate(f"case rabbit_amqqueue:lookup({name}) of {there}; _ -> 0 end"))
 
     def set_alarm(self, *, on: bool) -> None:
         """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes."""

@@ -53,7 +53,7 @@ def most_nested(node: Node) -> int:
 
     RabbitMQ 4 encodes each message's headers anew, in a time that grows with the square of that number.
     """
-    return 5_000 if node.major >= 4 else 21_000
+    return 5_000 if node.version >= (4,) else 21_000
 
 
 def nested(depth: int, most: int = 21_000) -> bytes:

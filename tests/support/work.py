@@ -19,12 +19,14 @@ class Work:
     """Publishes workitems and fetches their results, as a client that shares no code with taskqueue."""
 
     def __init__(self, foreign: Foreign, messages: Callable[[str], int]) -> None:
-        """Declare the queues at both ends; `messages` counts all that a queue has, delivered or not."""
+        """Declare the dispatcher's queue; `messages` counts all that a queue has, delivered or not.
+
+        Nobody declares the queue of results but who publishes the first one.
+        """
         self.foreign = foreign
         self._messages = messages
         self._count = 0
-        for queue in ("taskqueue", "results"):
-            foreign.declare(queue)
+        foreign.declare("taskqueue")
 
     def submit(self, worker_type: str, body: Any = None, **properties: Any) -> str:
         """Publish one workitem to the queue of its worker type; return its id."""
