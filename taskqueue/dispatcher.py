@@ -39,6 +39,7 @@ from taskqueue.passage import Passage
 from taskqueue.properties import Properties
 from taskqueue.results import Failure
 from taskqueue.rpc import calls, jsonrpc
+from taskqueue.wear import is_worn, renewed
 from taskqueue.workitem import (
     Format,
     due_of,
@@ -131,6 +132,10 @@ class Dispatcher(Part):
         try:
             came = passage.properties = Properties.decode(delivery.properties)
             passage.id = came.message_id or new_id()
+            if delivery.redelivered and is_worn(came):
+                fresh = renewed(came, self._publishing.amqp.user)
+                self._publish(passage, TASKQUEUE, fresh.encode(), delivery.body)
+                return
             passage.due = due_of(came)
             code = jsonrpc.METHOD_NOT_FOUND  # from here on, what is wrong is the worker type
             route = find_route(came, delivery.body, self._formats)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from taskqueue.config import AmqpSettings
-from taskqueue.errors import NotKept
+from taskqueue.errors import NotKept, TaskqueueError
 from taskqueue.kept.message import Kept, Wanted
-from taskqueue.kept.reading import Browsing, Purging, Retrying
+from taskqueue.kept.reading import Browsing, Purging, Reading, Renewing, Retrying
+from taskqueue.logs import Log
 
 __all__ = ["Kept", "browse", "fetch", "find", "purge", "retry"]
 
@@ -24,7 +25,7 @@ def browse(amqp: AmqpSettings, place: str, look: Callable[[Kept], Any], *, most:
         BrokerUnavailable: no connection, or it was lost.
         BrokerRefused: wrong user, password or virtual host, or the queue may not be read.
     """
-    Browsing(amqp, place, look, most).run()
+    _run(Browsing(amqp, place, look, most), amqp, place)
 
 
 def fetch(amqp: AmqpSettings, place: str, beginning: str) -> Kept:
@@ -94,12 +95,28 @@ def retry(amqp: AmqpSettings, place: str, wanted: Wanted, *, at_least: int = 0) 
         BrokerUnavailable: no connection, or it was lost.
     """
     retrying = Retrying(amqp, place, wanted, at_least)
-    retrying.run()
+    _run(retrying, amqp, place)
     return retrying.done
 
 
 def purge(amqp: AmqpSettings, place: str, wanted: Wanted) -> int:
     """Remove messages for good; return how many. It raises what `browse` raises."""
     purging = Purging(amqp, place, wanted)
-    purging.run()
+    _run(purging, amqp, place)
     return purging.done
+
+
+def _run(reading: Reading, amqp: AmqpSettings, place: str) -> None:
+    """Read; then publish anew what a quorum queue would drop if it were read as often again."""
+    reading.run()
+    if not reading.has_worn:
+        return
+    try:
+        Renewing(amqp, place, reading.left).run()
+    except TaskqueueError as error:
+        Log("kept").error(
+            "queue %s may drop messages that are read more than 20 times; give it a policy with "
+            "delivery-limit -1: they cannot be published anew: %s",
+            place,
+            error,
+        )

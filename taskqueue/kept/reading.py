@@ -18,6 +18,8 @@ from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, TaskqueueError, Unroutable
 from taskqueue.headers import MalformedProperties
 from taskqueue.kept.message import Kept, Wanted, origin, restored
+from taskqueue.properties import Properties
+from taskqueue.wear import is_worn, renewed
 
 _MOST_PREFETCH: Final = 65_535  # a short integer in AMQP; 0, for more, is no limit
 _MOST_UNCONFIRMED: Final = 500  # messages on their way back
@@ -37,9 +39,11 @@ class Reading(Part):
         self._most = most
         self._subscription: Subscription | None = None
         self._seen = 0
+        self.done = 0  # how many messages were taken out
         self._target = 0  # how many messages are read
         self._unfinished = 0  # of them, those whose fate is not known yet
         self._is_read = False
+        self.has_worn = False  # whether a message has been read so often that the queue may drop it
         self._last_word = time.monotonic()
         self._error: TaskqueueError | None = None
         self._session = Session(self._loop, amqp, "taskqueue kept reads", on_trouble=self._fail)
@@ -55,6 +59,11 @@ class Reading(Part):
             self._loop.close()
         if self._error is not None:
             raise self._error
+
+    @property
+    def left(self) -> int:
+        """How many messages were there and stay."""
+        return self._target - self.done
 
     def _start(self) -> None:
         self._session.open()
@@ -93,7 +102,9 @@ class Reading(Part):
             return  # it came after the start, and goes back with the others
         self._last_word = time.monotonic()
         self._seen += 1
-        self._handle(delivery, Kept.of(delivery.properties, delivery.body))
+        kept = Kept.of(delivery.properties, delivery.body)
+        self.has_worn |= delivery.redelivered and is_worn(kept.properties)
+        self._handle(delivery, kept)
         self._leave_when_done()
 
     def _leave_when_done(self) -> None:
@@ -157,7 +168,6 @@ class Purging(Reading):
     def __init__(self, amqp: AmqpSettings, place: str, wanted: Wanted) -> None:
         super().__init__(amqp, place)
         self._wanted = wanted
-        self.done = 0
 
     def _handle(self, delivery: Delivery, kept: Kept) -> None:
         if self._wanted(kept) and self._subscription is not None:
@@ -171,7 +181,6 @@ class Retrying(Reading):
     def __init__(self, amqp: AmqpSettings, place: str, wanted: Wanted, at_least: int) -> None:
         super().__init__(amqp, place, at_least=at_least)
         self._wanted = wanted
-        self.done = 0
         self._bytes = 0  # of the bodies on their way
         self._stuck: list[tuple[str, str]] = []  # ids of what cannot be sent back, and why
         self._out: dict[Publication, None] = {}  # what is on its way
@@ -219,10 +228,7 @@ class Retrying(Reading):
         if not self._wanted(kept):
             return
         try:
-            queue, properties = (
-                origin(kept, self._place),
-                restored(kept.properties, self._publishing.amqp.user),
-            )
+            queue, properties = self._way(kept)
         except (Unroutable, MalformedProperties) as error:
             self._stuck.append((kept.id, str(error)))
             return
@@ -235,6 +241,10 @@ class Retrying(Reading):
         )
         self._out[publication] = None
         self._publisher.publish(publication)
+
+    def _way(self, kept: Kept) -> tuple[str, Properties]:
+        """Return where a message goes, and its properties there."""
+        return origin(kept, self._place), restored(kept.properties, self._publishing.amqp.user)
 
     def _count(self, delivery: Delivery, change: int) -> None:
         """Count what is on its way in or out; read no more while that is much."""
@@ -270,3 +280,13 @@ class Retrying(Reading):
             done=lambda: self._publisher.publish(publication),
             failed=lambda why: self._fail(BrokerRefused(f"queue {queue} cannot be declared: {why}")),
         )
+
+
+class Renewing(Retrying):
+    """Puts worn messages into the same queue anew; see taskqueue.wear."""
+
+    def __init__(self, amqp: AmqpSettings, place: str, at_least: int) -> None:
+        super().__init__(amqp, place, lambda kept: is_worn(kept.properties), at_least)
+
+    def _way(self, kept: Kept) -> tuple[str, Properties]:
+        return self._place, renewed(kept.properties, self._publishing.amqp.user)

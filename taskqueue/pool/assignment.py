@@ -12,6 +12,7 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.headers import MalformedProperties
 from taskqueue.properties import Properties
+from taskqueue.wear import is_worn
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +59,11 @@ class Assignment:
     def failures(self) -> int:
         """How often a handler raised on it before."""
         return _count(self.properties, words.FAILURES, 0)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it came back so often that its queue may drop it soon."""
+        return self.delivery.redelivered and is_worn(self.properties)
 
     @property
     def due(self) -> float | None:

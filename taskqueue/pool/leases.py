@@ -17,6 +17,8 @@ from taskqueue.logs import Log
 from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.intake import Intake
 from taskqueue.pool.ledger import Ledger
+from taskqueue.properties import Properties
+from taskqueue.wear import is_worn
 
 _RENEWALS: Final = 3  # in a lease's time to live
 _LOOKS: Final = 4  # in the time until something has to be done, so that it is done at most so much late
@@ -114,6 +116,12 @@ class Leases:
             self._releasing += 1
             lease.release(self._released)
             self._intake.restore(assignment)
+
+    def adopted(self, assignment: Assignment, properties: Properties) -> None:
+        """End the lease of a workitem that is delivered again; where that is worn, take a new one."""
+        self.release(assignment)
+        if is_worn(properties):
+            self.take(assignment)
 
     def _released(self) -> None:
         self._releasing -= 1

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.pool.assignment import Assignment, header_of
+from taskqueue.pool.assignment import Assignment
 from taskqueue.pool.crew import Crew
 from taskqueue.pool.depth import Depth
 from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.suspects import Writer
+from taskqueue.wear import is_worn
 
 _PATIENCE: Final = 1.0  # seconds that workitems of several queues wait for a worker of ours
-_DELIVERIES: Final = "x-delivery-count"  # a quorum queue's; at 20 RabbitMQ 4 drops a message by default
-_MOST_DELIVERIES: Final = 10
 _LARGE: Final = 1024 * 1024  # bytes of a body for which there may be no memory when it is copied
 
 
@@ -126,5 +125,4 @@ def may_be_given_back(assignment: Assignment) -> bool:
     """Tell whether the broker takes a workitem back: one with a lease, or that came often, it would not."""
     if assignment.lease is not None:
         return False
-    count = header_of(assignment.properties, _DELIVERIES)
-    return not isinstance(count, int) or count < _MOST_DELIVERIES
+    return not is_worn(assignment.properties)

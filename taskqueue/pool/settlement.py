@@ -87,8 +87,8 @@ class Settlement:
         properties = results.next_run(run, words.CRASHES, assignment.crashes + 1, delay)
         self._begin(assignment, [self._to_worker(assignment, properties)], due)
 
-    def postpone(self, assignment: Assignment, due: float) -> None:
-        """Send a workitem that came before it is due up the delay ladder."""
+    def postpone(self, assignment: Assignment, due: float | None) -> None:
+        """Send a workitem that came before it is due up the delay ladder; None: into its queue anew."""
         properties = results.again(assignment.properties)
         self._begin(assignment, [self._to_worker(assignment, properties)], due)
 

@@ -169,7 +169,7 @@ class Workload:
         if known is not None:
             self._log.info("goes on: delivered again while it is in work", workitem=known.id)
             known.possibly_doubled &= delivery.redelivered  # to somebody else, if its lease was lost
-            self._leases.release(known)
+            self._leases.adopted(known, properties)
         elif self._ledger.is_superfluous(delivery, properties):
             self.intake.discard(group, delivery)
         else:
@@ -208,8 +208,9 @@ class Workload:
             reason = "its expiration passed before a worker was free"
             self._judge.give_up(assignment, "WorkitemExpired", reason)
             return False
-        if due is not None and due > now + _EARLY:
-            self._settlement.postpone(assignment, due)
+        is_early = due is not None and due > now + _EARLY
+        if is_early or assignment.is_worn:
+            self._settlement.postpone(assignment, due if is_early else None)
             return False
         return True
 

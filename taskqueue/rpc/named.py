@@ -21,6 +21,7 @@ from taskqueue.properties import Properties
 from taskqueue.rpc import message
 from taskqueue.rpc.call import Call, Status
 from taskqueue.rpc.engine import Engine
+from taskqueue.wear import is_worn, renewed
 from taskqueue.workitem import JSON, checked_type, new_id, shorten
 
 _PREFETCH: Final = 60_000  # notices and replies that may be out here
@@ -151,6 +152,8 @@ class NamedEngine(Engine):
         """Take a notice of ours, a consumer's notice, or a reply."""
         properties, content = message.decode(delivery.properties, delivery.body)
         id_ = properties.correlation_id or ""
+        if delivery.redelivered and is_worn(properties):
+            self._renew(properties, delivery)
         found = message.notice(content)
         if found is not None and found[0] == message.SUBMITTED:
             self._remember(id_, str(found[1].get("task", "")), delivery)
@@ -161,6 +164,11 @@ class NamedEngine(Engine):
             self._take_reply(id_, properties, content, delivery)
         else:
             self._drop_stranger(delivery, id_)
+
+    def _renew(self, properties: Properties, delivery: Delivery) -> None:
+        """Put a message that was delivered often into the queue anew; its copy supersedes it here."""
+        fresh = renewed(properties, self._session.amqp.user).encode()
+        self._publisher.publish(Publication(self._queue, fresh, delivery.body, _confirmed))
 
     def _is_known(self, id_: str) -> bool:
         return any(id_ in calls for calls in (self._calls, self._answered, self._fetched, self._kept))
@@ -177,8 +185,11 @@ class NamedEngine(Engine):
         self._dropped.count(f"correlation id {shorten(id_, 60)!r}")
 
     def _remember(self, id_: str, task: str, delivery: Delivery) -> None:
-        if id_ in self._answered or id_ in self._fetched or id_ in self._kept:
+        if id_ in self._answered or id_ in self._fetched:
             self._discard(delivery)
+            return
+        if id_ in self._kept:
+            self._keep_copy(id_, delivery)
             return
         if len(self._kept) >= _MOST_OUT and id_ not in self._calls:
             self._drop_stranger(delivery, id_)  # we never have so many
@@ -190,11 +201,11 @@ class NamedEngine(Engine):
             self._calls[id_] = call
 
     def _take_reply(self, id_: str, properties: Properties, content: Any, delivery: Delivery) -> None:
-        if id_ in self._fetched or id_ in self._answered:
-            if id_ not in self._kept and id_ in self._answered:
-                self._kept[id_] = delivery  # again, after a connection was lost
-            else:
-                self._discard(delivery)
+        if id_ in self._fetched:
+            self._discard(delivery)
+            return
+        if id_ in self._answered:
+            self._keep_copy(id_, delivery)  # again, after a connection was lost
             return
         call = self._calls.get(id_) or Call(self, id_, properties.type or "")
         self._drop(id_)
@@ -203,6 +214,12 @@ class NamedEngine(Engine):
         if notice is not None:
             self._discard(notice)
         message.take_reply(call, properties, content)
+
+    def _keep_copy(self, id_: str, delivery: Delivery) -> None:
+        """Keep the newer of two equal messages: the older one may be worn."""
+        older, self._kept[id_] = self._kept.get(id_), delivery
+        if older is not None:
+            self._discard(older)
 
     def _let_go(self, call: Call[Any]) -> None:
         self._strange.discard(call.id)

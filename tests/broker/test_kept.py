@@ -500,3 +500,54 @@ def test_failed_and_rejected_are_told_apart(amqp_url: str, foreign: Foreign) -> 
     assert output(amqp_url, "rejected", "retry", "--all") == "retried 1\n"
     assert ids([foreign.get("taskqueue")]) == ["r"]
     assert left(foreign, 1) == ["f"]
+
+
+@pytest.mark.parametrize("read", ["browse", "purge", "retry"])
+def test_what_is_kept_outlives_being_read_more_often_than_a_quorum_queue_allows(foreign, amqp_url, read):
+    foreign.declare(
+        FAILED, arguments={"x-queue-type": "quorum"}
+    )  # as an earlier RabbitMQ, or a user, made it
+    keep_in_order(foreign, 3)
+    before = {message.properties["message_id"]: message for message in read_in_place(foreign)}
+    for _ in range(25):  # RabbitMQ 4 drops it at the 21st return
+        getattr(kept, read)(AmqpSettings.from_url(amqp_url), FAILED, lambda _kept: False)
+    wait_until(lambda: foreign.depth(FAILED) == 3)
+    after = {message.properties["message_id"]: message for message in read_in_place(foreign)}
+    assert {name: (each.body, headers_of(each)) for name, each in after.items()} == {
+        name: (each.body, headers_of(each)) for name, each in before.items()
+    }
+
+
+def test_who_may_not_publish_anew_what_is_read_too_often_is_told(foreign, broker, vhost, amqp_url, caplog):
+    foreign.declare(FAILED, arguments={"x-queue-type": "quorum"})
+    keep_in_order(foreign, 1)
+    foreign.wear(FAILED, 12)
+    reader = broker.add_user("reader", vhost)
+    broker.evaluate(
+        f'rabbit_auth_backend_internal:set_permissions(<<"reader">>, <<"{vhost}">>,'
+        ' <<"^$">>, <<"^$">>, <<".*">>, <<"tests">>)'
+    )
+    seen: list[str] = []
+    kept.browse(AmqpSettings.from_url(reader), FAILED, lambda each: seen.append(each.id))
+    broker.delete_user("reader")
+    assert (seen, foreign.depth(FAILED)) == (["id0000"], 1)
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    print(line)
+    assert line.startswith(
+        "queue taskqueue_failed may drop messages that are read more than 20 times; give it a policy with "
+        "delivery-limit -1: they cannot be published anew: "
+    )
+
+
+def read_in_place(foreign: Foreign) -> list[amqp.Message]:
+    """Return the kept messages; they are put back."""
+    messages = foreign.collect(FAILED, foreign.depth(FAILED) or 0)
+    for message in messages:
+        fields = {name: value for name, value in message.properties.items() if name != "user_id"}
+        foreign.publish(message.body, FAILED, **fields, user_id=USER)
+    return messages
+
+
+def headers_of(message: amqp.Message) -> dict[str, Any]:
+    """Return the headers of a message without those of its queue."""
+    return {name: value for name, value in message.headers.items() if name != "x-delivery-count"}

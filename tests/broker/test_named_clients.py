@@ -74,3 +74,24 @@ def test_a_named_client_is_closed_although_the_broker_is_silent(proxy):
 def test_a_name_that_no_queue_can_have_is_refused(served):
     with pytest.raises(TaskError, match="client name 'a b' is not 1 to 100 of letters"):
         AsyncClient(served.url, name="a b").add(1, 2)
+
+
+def test_replies_outlive_more_clients_of_their_name_than_a_quorum_queue_allows(ground, tmp_path):
+    queue, gate = "replies_worn", tmp_path / "gate"
+    ground.foreign.declare(
+        queue, arguments={"x-queue-type": "quorum"}
+    )  # without RabbitMQ 4's limit of 20 off
+    ground.work(Path(remote.__file__), "-n", "2")
+    with AsyncClient(ground.url, name="worn", direct=True) as client:
+        done, waiting = client.add(5, 6), client.wait(str(gate))
+        done.wait(20)
+        wait_until(lambda: waiting.status() == "RUNNING")
+    for _ in range(25):
+        with AsyncClient(ground.url, name="worn", direct=True) as client:
+            assert client.get(done.id).done()
+            assert client.get(waiting.id).status() != "SUCCEEDED"
+    gate.touch()
+    with AsyncClient(ground.url, name="worn", direct=True) as client:
+        assert client.get(done.id).result(20) == 11
+        assert client.get(waiting.id).result(20) > 0
+    wait_until(lambda: ground.foreign.depth(queue) == 0)

@@ -130,6 +130,18 @@ class Foreign:
 
         return self._do(poll)
 
+    def wear(self, queue: str, times: int) -> None:
+        """Take the first message of a queue, which must be its only one, and return it; so many times."""
+
+        def wear(channel: amqp.Channel) -> bool:
+            message = channel.basic_get(queue)
+            if message is not None:
+                channel.basic_reject(message.delivery_tag, True)
+            return message is not None
+
+        for _ in range(times):
+            wait_until(lambda: self._do(wear), what=f"the message of {queue}")
+
     def get(self, queue: str, timeout: float = 10) -> amqp.Message:
         """Take the next message of a queue, which need not exist yet; fail after `timeout` seconds."""
         return self.collect(queue, 1, timeout)[0]

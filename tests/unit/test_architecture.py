@@ -22,6 +22,7 @@ headers
 properties
 rpc.jsonrpc
 workitem
+wear
 config
 broker
 address
