@@ -69,10 +69,18 @@ def test_other_groups_are_not_listed(site):
     assert plugins.installed(GROUP) == ()
 
 
-def test_a_distribution_that_was_half_removed_is_listed_without_its_name(site):
-    install(site, "trial", {"a": "x:y"}, GROUP)
-    (site / "trial-1.0.dist-info" / "METADATA").unlink()
-    assert [plugin.name for plugin in plugins.installed(GROUP)] == ["a"]
+def test_distributions_that_were_half_removed_are_listed_without_their_names(site):
+    for name, entry_points in [("trial", {"a": "x:y"}), ("second", {"b": "x:y"})]:
+        install(site, name, entry_points, GROUP)
+        (site / f"{name}-1.0.dist-info" / "METADATA").unlink()
+    assert plugins.installed(GROUP) == (Plugin("a", "x:y", "", ""), Plugin("b", "x:y", "", ""))
+
+
+def test_metadata_is_read_wherever_a_distribution_keeps_it(site):
+    install(site, "trial", {"a": "x:y"}, GROUP, version="2.5")
+    info = site / "trial-2.5.dist-info"
+    (info / "METADATA").rename(info / "PKG-INFO")
+    assert plugins.installed(GROUP) == (Plugin("a", "x:y", "trial", "2.5"),)
 
 
 def test_what_is_installed_later_is_found(site):
