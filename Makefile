@@ -4,6 +4,9 @@ PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 
+# Kept byte code saves each process that is started the time to compile it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-debian chaos check lint unit bench docs deb clean
 
 help: ## show the chores
@@ -36,7 +39,7 @@ lint: setup
 	$(PYTHON) -m mypy
 
 unit: setup
-	$(PYTHON) -m pytest tests/unit
+	$(PYTHON) -m pytest -n 2 --dist loadfile tests/unit
 
 bench: ## measure it beside its peers and bare pika, twenty-five minutes; BENCH="--quick --only drain" for less
 	@scripts/setup.sh bench

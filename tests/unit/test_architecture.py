@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,16 +52,25 @@ def module_name(path):
 
 
 FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+@cache
+def tree_of(name):
+    return ast.parse(FILES[name].read_text())
+
+
+@cache
+def nodes_of(name):
+    return list(ast.walk(tree_of(name)))
 
 
 def is_for_types(node):
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def imports(tree, *, types=True):
+def imports(name, *, types=True):
     """Yield what a module imports, also inside functions; names of taskqueue's own without that word."""
-    nodes = list(ast.walk(tree))
+    nodes = nodes_of(name)
     if not types:
         hidden = {id(inner) for node in nodes if is_for_types(node) for inner in ast.walk(node)}
         nodes = [node for node in nodes if id(node) not in hidden]
@@ -71,7 +81,7 @@ def imports(tree, *, types=True):
             assert node.level == 0, "relative imports hide where an arrow points"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}".removeprefix("taskqueue.")
-                is_module = f"{node.module}.".startswith("taskqueue.") and inner in MODULES
+                is_module = f"{node.module}.".startswith("taskqueue.") and inner in FILES
                 yield inner if is_module else node.module.removeprefix("taskqueue.")
 
 
@@ -84,29 +94,28 @@ def place(name):
 
 
 def test_every_module_has_its_layer():
-    assert {place(name) for name in MODULES} - {"", "__main__"} == set(LAYER_OF)
+    assert {place(name) for name in FILES} - {"", "__main__"} == set(LAYER_OF)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if place(name) in LAYER_OF])
+@pytest.mark.parametrize("name", [name for name in FILES if place(name) in LAYER_OF])
 def test_arrows_point_down(name):
-    for imported in imports(MODULES[name], types=False):
+    for imported in imports(name, types=False):
         other = place(imported)
-        if imported in MODULES and other != place(name):
+        if imported in FILES and other != place(name):
             assert LAYER_OF[other] < LAYER_OF[place(name)], f"{name} imports {imported}"
 
 
 def test_the_broker_package_knows_errors_workitems_properties_and_types_of_the_configuration():
-    for name, tree in MODULES.items():
+    for name in FILES:
         if place(name) == "broker":
-            ours = {place(other) for other in imports(tree, types=False) if other in MODULES}
+            ours = {place(other) for other in imports(name, types=False) if other in FILES}
             assert ours <= {"broker", "errors", "places", "workitem", "properties", "headers"}
-            types = {place(other) for other in imports(tree) if other in MODULES}
+            types = {place(other) for other in imports(name) if other in FILES}
             assert types - ours <= {"config"}
 
 
-def libraries(tree):
+def libraries(nodes):
     """Return what a module imports that is not ours, also inside functions: names of top-level packages."""
-    nodes = list(ast.walk(tree))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
     return {name.partition(".")[0] for name in names} - {"taskqueue"}
@@ -114,8 +123,8 @@ def libraries(tree):
 
 def test_each_library_is_imported_in_one_place():
     seen = set()
-    for name, tree in MODULES.items():
-        for library in libraries(tree) & OWNERS.keys():
+    for name in FILES:
+        for library in libraries(nodes_of(name)) & OWNERS.keys():
             seen.add(library)
             assert place(name) == OWNERS[library], f"{name} imports {library}"
     assert seen == OWNERS.keys()
@@ -165,12 +174,10 @@ LONGER = {
 }
 
 
-def code_lines(text, tree):
+def code_lines(text, nodes):
     """Return the numbers of the lines that hold code: no blank line, comment or docstring."""
     lines = {number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*[^\s#]", line)}
-    owners = [
-        node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-    ]
+    owners = [node for node in nodes if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
     docstrings = [node.body[0] for node in owners if ast.get_docstring(node, clean=False) is not None]
     return lines - {line for each in docstrings for line in range(each.lineno, each.end_lineno + 1)}
 
@@ -184,10 +191,10 @@ def sizes(lines, tree, prefix=""):
         yield from sizes(lines, node, f"{prefix}{node.name}." if is_named else prefix)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", FILES)
 def test_no_file_and_no_function_is_longer_than_they_may_be(name):
-    tree = MODULES[name]
-    lines = code_lines(FILES[name].read_text(), tree)
+    tree = tree_of(name)
+    lines = code_lines(FILES[name].read_text(), nodes_of(name))
     assert len(lines) <= LONGEST_FILE or name in LARGER, "it hides a second noun: make that a file of its own"
     too_long = {each for each, size in sizes(lines, tree, f"{name}.") if size > LONGEST_FUNCTION}
     assert too_long <= LONGER
@@ -217,10 +224,10 @@ class A:
 
 def test_what_is_counted_is_code():
     tree, nested = ast.parse(COUNTED), ast.parse(NESTED)
-    lines = code_lines(COUNTED, tree)
+    lines = code_lines(COUNTED, ast.walk(tree))
     assert len(lines) == 6
     assert list(sizes(lines, tree, "m.")) == [("m.f", 3)]
-    assert list(sizes(code_lines(NESTED, nested), nested)) == [("A.f", 3), ("A.f.g", 2)]
+    assert list(sizes(code_lines(NESTED, ast.walk(nested)), nested)) == [("A.f", 3), ("A.f.g", 2)]
 
 
 # --- ARCHITECTURE.md ---
@@ -260,7 +267,7 @@ def attributes(method):
 
 def strings():
     """Return the words that the code has as values: names of queues, entry point groups, headers."""
-    nodes = [node for tree in MODULES.values() for node in ast.walk(tree)]
+    nodes = [node for name in FILES for node in nodes_of(name)]
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
@@ -268,17 +275,24 @@ def options():
     return set(re.findall(r"^(\w+) *=", (PACKAGE / "configspec.ini").read_text(), re.MULTILINE))
 
 
-DEFINED = {name: set(definitions(tree)) for name, tree in MODULES.items()}
-KNOWN = set().union(*DEFINED.values()) | strings() | options() | set(signal.Signals.__members__)
+@cache
+def defined(name):
+    return set(definitions(tree_of(name)))
+
+
+@cache
+def known():
+    return set().union(*map(defined, FILES)) | strings() | options() | set(signal.Signals.__members__)
+
+
+@cache
+def paths():
+    return list(PACKAGE.rglob("*"))
 
 
 def files(name):
     """Return the files of the package of this name, or, with slashes, of the project."""
-    return [
-        path
-        for path in (*PACKAGE.rglob("*"), PROJECT / name)
-        if path.match(name.rstrip("/")) and path.exists()
-    ]
+    return [path for path in (*paths(), PROJECT / name) if path.match(name.rstrip("/")) and path.exists()]
 
 
 def unknown(text):
@@ -292,9 +306,9 @@ def unknown(text):
     paths = [span for span in spans if re.fullmatch(r"[\w/.-]+(\.py|/)", span)]
     words = [span.partition("(")[0] for span in spans if re.fullmatch(r"[A-Za-z_][\w.]*(\([^)]*\))?", span)]
     missing = [path for path in paths if not files(path)]
-    missing += [word for word in words if word not in paths and word not in KNOWN]
+    missing += [word for word in words if word not in paths and word not in known()]
     for word, path in re.findall(r"`([\w.]+)`\s\(`([\w/]+\.py)`\)", text):
-        if not any(word in DEFINED[module_name(file)] for file in files(path)):
+        if not any(word in defined(module_name(file)) for file in files(path)):
             missing.append(f"{word} ({path})")
     return missing
 

@@ -32,13 +32,16 @@ EVERY_PAGE = (*PAGES, "CONTRIBUTING.md", "ARCHITECTURE.md")
 @cache
 def run_by_tests():
     """Return what the tests call `example()` with: (page, beginning of a line)."""
-    calls = [
-        node
-        for path in (PROJECT / "tests").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "example" and len(node.args) == 2
+    texts = [path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("*.py")]
+    nodes = [node for text in texts if "example(" in text for node in ast.walk(ast.parse(text))]
+    return [
+        tuple(ast.literal_eval(argument) for argument in node.args)
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "example"
+        and len(node.args) == 2
     ]
-    return [tuple(ast.literal_eval(argument) for argument in call.args) for call in calls]
 
 
 @pytest.mark.parametrize(
