@@ -349,7 +349,11 @@ class Subscription(Part):
         """Begin anew after the queue was deleted; each of the consumers is told of that."""
         if frame.method.consumer_tag in self._consumers.all:
             self._consumers.end()
-            self._log.warning("queue %s was deleted under its consumer, or its node is down", self._queue)
+            self._log.warning(
+                "queue %s was deleted under its consumer, its node is down, or it waited too long for an "
+                "acknowledgement",
+                self._queue,
+            )
             self._loop.call_later(_PAUSE, self.restart)
 
     def _channel_closed(self, channel: Any, error: BaseException) -> None:

@@ -549,5 +549,6 @@ def read_in_place(foreign: Foreign) -> list[amqp.Message]:
 
 
 def headers_of(message: amqp.Message) -> dict[str, Any]:
-    """Return the headers of a message without those of its queue."""
-    return {name: value for name, value in message.headers.items() if name != "x-delivery-count"}
+    """Return the headers of a message without those of its queue; RabbitMQ 4.3 has one more."""
+    counts = ("x-delivery-count", "x-acquired-count")
+    return {name: value for name, value in message.headers.items() if name not in counts}
