@@ -332,12 +332,12 @@ class Signals:
         SIGHUP and SIGCHLD are in it once, however often they came: one reload does for a hundred requests.
         """
         noted: list[signal.Signals] = []
-        once: set[signal.Signals] = set()
+        once: set[int] = set()
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._reader, 4096):
-                for number in map(signal.Signals, data):
+                for number in data:  # of any signal with a handler; most of the real-time ones have no name
                     if number in self._wanted and number not in once:
-                        noted.append(number)
+                        noted.append(signal.Signals(number))
                         once |= {number} & _ONCE
         return noted
 

@@ -20,9 +20,11 @@ _STEADY: Final = 5.0  # seconds; a process that lived so long is started again a
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 60.0
 _LONGEST_AFTER_WORK: Final = 1.0  # where it had begun to work: what it died of is most likely gone with it
+_END_DELAY: Final = 0.01  # seconds between two looks at who is left
 _KEPT_BACK: Final = (signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -126,6 +128,37 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the kernel was told
         os._exit(ExitStatus.OK)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_orphans(timeout: float) -> int:
+    """Kill every child that is left, and in turn what becomes an orphan by that; return how many there were.
+
+    timeout -- seconds after which those that the kernel keeps, or that make others all the time, are left
+    """
+    deadline = time.monotonic() + timeout
+    killed: set[int] = set()
+    while (left := _children()) and time.monotonic() < deadline:
+        killed.update(left)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        reap()
+        time.sleep(_END_DELAY)
+    return len(killed)
+
+
+def _children() -> list[int]:
+    """Return this process's children, those that have ended and were not reaped included (proc(5))."""
+    try:
+        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    except OSError:
+        return []  # a kernel without CONFIG_PROC_CHILDREN, or a machine without /proc
+    return [int(pid) for pids in lists for pid in pids.split()]
 
 
 def set_name(name: str) -> None:

@@ -52,6 +52,9 @@ class Part:
     def session_unblocked(self) -> None:
         """The alarm is over."""
 
+    def session_short(self) -> None:
+        """The broker allows too few channels: what has asked for one and got none waits."""
+
 
 class Session:
     """Keeps one AMQP connection open, over the configured hosts in turn."""
@@ -85,7 +88,7 @@ class Session:
         self.errands = Errands(loop, self)
         self._channel_seekers: list[Callable[[Any], None]] = []  # for whom the broker allows no channel now
         self._short_by = 0  # how many of them there were at the last look
-        self._is_short_told = False  # whether it was said that the broker allows too few
+        self.is_short = False  # whether the broker allows too few
         self._is_open = False
         self._is_up = False
         self._connection: Any = None
@@ -135,8 +138,8 @@ class Session:
         for each in seekers:
             self.channel(each)
         before, self._short_by = self._short_by, len(self._channel_seekers)
-        if self._short_by and self._short_by == before and not self._is_short_told:
-            self._is_short_told = True
+        if self._short_by and self._short_by == before and not self.is_short:
+            self.is_short = True
             most = int(connection.params.channel_max)
             self._log.error(
                 "%s needs %d channels, and the broker allows %d on a connection; what needs more waits: "
@@ -145,6 +148,8 @@ class Session:
                 most + self._short_by,
                 most,
             )
+            for part in list(self._parts):
+                part.session_short()
 
     @property
     def frame_room(self) -> int:

@@ -44,4 +44,8 @@ class Condition:
             return "waits for a worker"
         if self._intake.takes_work or self.is_crowded:
             return "takes work"
+        if self._consuming.is_short:
+            number = len(self._intake)
+            served = number - len(self._intake.unserved)
+            return f"serves {served} of {number} worker types: channel_max of the broker is too low"
         return ""  # it is about to consume

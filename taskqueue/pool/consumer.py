@@ -26,6 +26,7 @@ from taskqueue.pool.link import WorkerLink
 from taskqueue.pool.reports import Reports
 from taskqueue.pool.suspects import BEAT_DELAY, Suspects, Writer
 from taskqueue.pool.workload import Workload
+from taskqueue.workitem import shorten
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
@@ -218,6 +219,12 @@ class Consumer(Part):
 
     def session_unblocked(self) -> None:
         """Go on; a session calls this."""
+        self._converge()
+
+    def session_short(self) -> None:
+        """Say what is not served for want of a channel; a session calls this."""
+        if unserved := self._intake.unserved:
+            self._log.error("no channel, so nothing is taken of %s", shorten(", ".join(unserved), 4000))
         self._converge()
 
     def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:

@@ -69,10 +69,15 @@ class Intake:
         return any(each.is_consuming for each in self._subscriptions.values())
 
     @property
+    def unserved(self) -> list[str]:
+        """The worker types that nothing is taken of, and no long workitem is why."""
+        subscriptions = self._subscriptions.items()
+        return [name for name, one in subscriptions if not (one.is_consuming or one.is_all_withheld)]
+
+    @property
     def takes_work(self) -> bool:
         """Whether every queue is consumed, as far as no long workitem forbids it."""
-        each = self._subscriptions.values()
-        return bool(each) and all(one.is_consuming or one.is_all_withheld for one in each)
+        return bool(self._subscriptions) and not self.unserved
 
     @property
     def ack_timeout(self) -> float | None:

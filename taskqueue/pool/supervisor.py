@@ -12,6 +12,7 @@ from typing import Final
 
 from taskqueue import config, plugins, processes
 from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settings
+from taskqueue.daemon import Readiness
 from taskqueue.errors import ConfigError, ExitStatus, LimitReached, TaskqueueError
 from taskqueue.keeper import Keeper
 from taskqueue.pool import exposure
@@ -21,6 +22,7 @@ from taskqueue.pool.group import Blueprint, Group, Surroundings
 _FILES: Final = 32  # open files of a supervisor or a consumer, beside those that follow
 _GROUP_FILES: Final = 2  # of the supervisor for each group
 _WORKER_FILES: Final = 4  # of a consumer for each of its workers
+_END_TIMEOUT: Final = 5.0  # seconds that processes may take to vanish that plugins have left
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,14 @@ class Supervisor(Keeper):
         self._grants = Grants()
         self._open_files, _ = processes.open_files_allowed()  # the workers'
 
+    def run(self, readiness: Readiness) -> ExitStatus:
+        """Keep the groups running until SIGTERM; then end what plugins have left in sessions of its own."""
+        processes.adopt_orphans()
+        status = super().run(readiness)
+        if left := processes.end_orphans(_END_TIMEOUT):
+            self.log.warning("killed %s that plugins had left behind", _number(left, "process", "processes"))
+        return status
+
     def begin(self) -> None:
         """Make the groups."""
         processes.allow_open_files(processes.open_files_allowed()[1])  # its consumers', too
@@ -190,5 +200,5 @@ class Supervisor(Keeper):
         return Surroundings(self.plan.pool, logging, read, fd, self._grants, as_root, files)
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _number(count: int, noun: str, nouns: str = "") -> str:
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"

@@ -1,6 +1,7 @@
 """Queues that cannot be made, or not by us, or not all at once: others are not held up, nothing is lost."""
 
 import json
+import re
 import time
 
 import amqp
@@ -123,12 +124,26 @@ def work(ground: Ground, tasks: str, **options: str):
 def test_tasks_for_which_the_broker_allows_no_channel_wait_and_the_limit_is_named(
     few_channels: None, ground: Ground
 ) -> None:
-    pool = work(ground, MANY_TASKS, ready="raise channel_max in rabbitmq.conf")
+    pool = work(ground, MANY_TASKS, ready="ready: 1 worker in 1 group")
     with AsyncClient(ground.url, direct=True) as client:
         assert client.many0().result(20) == 0
-    assert pool.output().count("channel_max") == 1, pool.output()
+    assert pool.output().count("raise channel_max") == 1, pool.output()
     assert "needs 32 channels, and the broker allows 8 on a connection" in pool.output()
+    (unserved,) = re.findall(r"no channel, so nothing is taken of (.*) \[", pool.output())
+    assert set(unserved.split(", ")) == {f"many{number}" for number in range(30)} - served(ground)
+    assert f"serves {len(served(ground))} of 30 worker types: channel_max of the broker" in pool.output()
     assert pool.stop() == 0
+
+
+def served(ground: Ground) -> set[str]:
+    """Return the tasks that the broker has a consumer for."""
+    with amqp_connection(ground.url) as connection:
+        channel = connection.channel()
+        return {
+            task
+            for task in (f"many{number}" for number in range(30))
+            if channel.queue_declare(f"worker_{task}", passive=True).consumer_count
+        }
 
 
 # --- without the right to make anything ---

@@ -290,6 +290,18 @@ def test_signals_are_noted_in_order_and_each_sigterm_counts():
         assert signals.pending() == []
 
 
+def test_a_signal_without_a_name_that_somebody_else_handles_disturbs_nobody():
+    nameless = signal.SIGRTMIN + 3
+    before = signal.signal(nameless, lambda _number, _frame: None)
+    try:
+        with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
+            os.kill(os.getpid(), nameless)
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.pending() == [signal.SIGHUP]
+    finally:
+        signal.signal(nameless, before)
+
+
 def test_three_hundred_wishes_for_a_reload_are_one():
     with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
         for number in [*[signal.SIGHUP] * 300, signal.SIGTERM, signal.SIGHUP]:

@@ -1,9 +1,10 @@
 """Badly behaved plugins: what they do is charged to their own workitem, and is known by name."""
 
 import re
+from pathlib import Path
 
 import pytest
-from support.processes import exists
+from support.processes import exists, kill
 from support.site import workers
 from support.waiting import wait_until
 
@@ -71,6 +72,28 @@ def test_a_forked_child_that_stays_dies_with_its_worker(site, work):
     assert exists(value["child"])
     assert pool.stop() == 0
     pool.assert_nothing_left()
+
+
+def test_a_daemon_that_a_handler_leaves_ends_with_the_pool_and_is_told_of(site, work):
+    pool = site.pool("[forking]\nworkers: 2")
+    daemons = {work.ask("forking", {"child": "daemon"})["child"] for _ in range(2)}
+    kill(work.ask("forking", {"child": "returns"})["parent"])
+    pool.wait_for("the next one starts")
+    assert all(map(exists, daemons))
+    assert pool.stop() == 0
+    assert not any(map(exists, daemons))
+    assert "killed 2 processes that plugins had left behind" in pool.output()
+
+
+def test_a_daemon_that_ends_by_itself_is_no_worker_and_stays_no_zombie(site, work):
+    pool = site.pool("[forking]\nworkers: 1")
+    daemon = work.ask("forking", {"child": "daemon"})["child"]
+    kill(daemon)
+    wait_until(lambda: not Path(f"/proc/{daemon}").exists())
+    assert work.ask("forking", {"child": "returns"})["parent"] in workers(pool)
+    assert pool.stop() == 0
+    assert "left behind" not in pool.output()
+    assert "ended:" not in pool.output()
 
 
 def test_a_flood_of_lines_is_logged_at_a_bounded_rate(site, work):

@@ -156,10 +156,28 @@ class Segfaulting(Animal):
         ctypes.string_at(0)
 
 
+def daemonize():
+    """Return the pid of a process that has a session and a group of its own, and this one as no parent."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return int(os.read(reader, 20))
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.write(writer, str(os.getpid()).encode())
+    while True:
+        signal.pause()
+
+
 class Forking(Animal):
-    """Forks; the child comes back from handle_task, or stays."""
+    """Forks; the child comes back from handle_task, or stays, or becomes a daemon."""
 
     def handle_task(self, body):
+        if body["child"] == "daemon":
+            return {"parent": os.getpid(), "child": daemonize()}
         child = os.fork()
         if child == 0:
             if body["child"] == "returns":
