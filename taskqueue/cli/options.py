@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from taskqueue import address
-from taskqueue.config import AmqpSettings
+from taskqueue.config import AmqpSettings, load_amqp
 from taskqueue.errors import LONGEST_DELAY, ConfigError
 
 #: Other commands find these here, beside the options that they go with.
@@ -95,10 +95,10 @@ def stored(descriptor: int) -> AmqpSettings:
 
 
 def reader(descriptor: int | None, path: str | None) -> Callable[[], AmqpSettings]:
-    """Return a function that reads the address, from the nameless file or from the configuration."""
+    """Return a function that reads the address, from the nameless file or from a checked configuration."""
 
     def read() -> AmqpSettings:
-        found = stored(descriptor) if descriptor is not None else file_address(path)
+        found = stored(descriptor) if descriptor is not None else load_amqp(path)
         if found is None:
             raise ConfigError([address.NO_BROKER])
         return found

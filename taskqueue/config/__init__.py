@@ -2,7 +2,7 @@
 
 from taskqueue.config.amqp import AmqpSettings
 from taskqueue.config.checks import Fault
-from taskqueue.config.loading import load
+from taskqueue.config.loading import load, load_amqp
 from taskqueue.config.reference import reference
 from taskqueue.config.settings import (
     DispatcherSettings,
@@ -25,5 +25,6 @@ __all__ = [
     "UnixUsers",
     "effective",
     "load",
+    "load_amqp",
     "reference",
 ]

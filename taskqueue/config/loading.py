@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from taskqueue.config import groups, inifile, users
-from taskqueue.config.amqp import amqp_settings, conflicts, has_password
+from taskqueue.config.amqp import AmqpSettings, amqp_settings, conflicts, has_password
 from taskqueue.config.checks import Complaint, Fault, Refused, printable, shown
 from taskqueue.config.inifile import Sections
 from taskqueue.config.settings import DispatcherSettings, LoggingSettings, PoolSettings, Settings
@@ -59,6 +59,20 @@ def load(
         warnings=tuple(warnings),
         secret_files=tuple(_secret_files(path or "", sections.get("amqp", {}), is_public=is_public)),
     )
+
+
+def load_amqp(path: str | None) -> AmqpSettings | None:
+    """Read the broker's address alone: with hundreds of groups, all of a file takes a second.
+
+    Raises ConfigError with the faults of the file and of the section [amqp].
+    """
+    sections, _, faults, _ = inifile.read(path) if path is not None else ({}, False, [], [])
+    complaints: list[Complaint] = []
+    values = _fixed_values("amqp", sections.get("amqp", {}), complaints)
+    faults += [Fault(path, *complaint) for complaint in complaints]
+    if faults:
+        raise ConfigError(faults)
+    return amqp_settings(values)
 
 
 def _fixed_values(kind: str, given: dict[str, str], complaints: list[Complaint]) -> dict[str, Any]:

@@ -66,9 +66,11 @@ def checked(kind: str, given: Mapping[str, str]) -> tuple[dict[str, Any], dict[s
         All known options with their typed values or defaults, and those refused. An option that is
         refused has its default.
     """
-    refused = _validated(kind, given)[1]
-    accepted = {name: value for name, value in given.items() if name not in refused}
-    return _validated(kind, accepted)[0], refused
+    values, refused = _validated(kind, given)
+    if refused:
+        accepted = {name: value for name, value in given.items() if name not in refused}
+        values = _validated(kind, accepted)[0]
+    return values, refused
 
 
 def nearest(name: str, known: Mapping[str, Any] | tuple[str, ...], cutoff: float = 0.75) -> str | None:

@@ -146,17 +146,25 @@ def test_a_signal_that_comes_before_a_process_can_note_it_is_kept():
     os.close(writer)
 
 
-def test_a_consumer_that_dies_while_the_configuration_has_very_many_faults_is_waited_for(site, work):
+def test_a_consumer_that_dies_while_the_address_has_very_many_faults_is_waited_for(site, work):
     pool = site.pool("[good]\nworkers: 1")
     (consumer,) = consumers(pool)
-    wrong = "".join(
-        f"[good_{number}]\nworkers: none of \u2028 these\nretries: \u20ac many\n" for number in range(120)
-    )
-    site.configure(f"[good]\nworkers: 1\n{wrong}")
+    wrong = "".join(f"wrong\u20ac{number}: \u20ac many\n" for number in range(120))
+    site.configure("[good]\nworkers: 1", amqp=wrong)
     os.kill(consumer, signal.SIGKILL)
     pool.wait_for("ended: the configuration cannot be read")
     site.configure("[good]\nworkers: 1")
     assert work.ask("good", "again")["echo"] == "again"
+    assert pool.stop() == 0
+
+
+def test_a_consumer_that_dies_while_the_configuration_has_faults_elsewhere_is_followed_at_once(site, work):
+    pool = site.pool("[good]\nworkers: 1")
+    (consumer,) = consumers(pool)
+    site.configure("[good]\nworkers: 1\n[better]\nworkers: many\n")
+    os.kill(consumer, signal.SIGKILL)
+    assert work.ask("good", "again")["echo"] == "again"
+    assert "cannot be read" not in pool.output()
     assert pool.stop() == 0
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from support.configs import SECRET, SEED
 
-from taskqueue.config import AmqpSettings, Settings, effective
+from taskqueue.config import AmqpSettings, Settings, effective, load, load_amqp
 from taskqueue.errors import ConfigError
 
 
@@ -194,3 +194,24 @@ def test_options_of_amqp_that_contradict_each_other_are_a_fault(faults_of, lines
 def test_a_wrong_url_is_no_contradiction_to_the_files_of_tls(faults_of):
     (fault,) = faults_of(f"[amqp]\nurl: amqps://\nca_file: {SEED}\n")
     assert fault.startswith("section [amqp], option url: expected amqp://")
+
+
+def test_the_address_alone_is_read_without_a_look_at_the_other_sections(tmp_path):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[amqp]\nhost: a\nuser: me\npasswd: {SECRET}\n[digest]\nworkers: many\nretries: -1\n")
+    assert load_amqp(str(path)) == AmqpSettings((("a", 5672),), "me", SECRET)
+    path.write_text("[digest]\nworkers: 1\n")
+    assert load_amqp(str(path)) is None
+    assert load_amqp(None) is None
+
+
+def test_faults_of_the_address_alone_are_told_as_with_the_others(read, tmp_path):
+    path = tmp_path / "config.ini"
+    text = "[amqp]\nhost: a\nheartbeat: often\nhots: b\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as alone:
+        load_amqp(str(path))
+    with pytest.raises(ConfigError) as together:
+        load(str(path), (), as_root=False)
+    assert str(alone.value) == str(together.value)
+    assert "option heartbeat: expected a number from 0 to 65535, found 'often'" in str(alone.value)
