@@ -70,6 +70,15 @@ def flush() -> None:
             stream.flush()
 
 
+def show(line: str) -> None:
+    """Write a line to stdout, if it takes that; on a terminal, control characters are shown escaped."""
+    try:
+        sys.stdout.write(f"{escaping.lines(line) if sys.stdout.isatty() else line}\n")
+        sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
+
+
 def complain(text: str) -> None:
     """Write to stderr, if it takes that: its lack is no reason to end, or to end with another status.
 

@@ -83,6 +83,15 @@ def threads_option(command: _F) -> _F:
     )(command)
 
 
+def output_option(command: _F) -> _F:
+    """Add --show-output."""
+    return click.option(
+        "--show-output",
+        is_flag=True,
+        help="Write what workers print to stdout, at any log level; 100 lines a second of each at most.",
+    )(command)
+
+
 def arguments(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:

@@ -115,6 +115,7 @@ class Workshop(Household):
 @jobs.threads_option
 @feeding_options
 @jobs.pickle_options
+@jobs.output_option
 @jobs.log_level_option("warning")
 @options.config_option
 @options.amqp_option
@@ -200,9 +201,11 @@ def _commands(
     feed += ["--no-progress"] if wishes["no_progress"] else []
     feed += ["--failed"] if wishes["only_failed"] else []
     arguments = [f"{name}={value}" for name, value in given.items()]
+    work = ["--workers", str(workers), "--threads", str(wishes["threads"])]
+    work += ["--show-output"] if wishes["show_output"] else []
     return [
         ["feed", *both, *feed, "--workers", str(workers), "--", targets[0], *arguments],
-        ["work", *both, "--workers", str(workers), "--threads", str(wishes["threads"]), "--", targets[1]],
+        ["work", *both, *work, "--", targets[1]],
     ]
 
 

@@ -118,7 +118,7 @@ def spawn(callback: str, processes: int, **options: Any) -> None:
 
 def _work(callback: str, processes: int, options: dict[str, Any]) -> None:
     given = _arguments(options["address"], options["log_level"], ("--pickle", options["pickle"]))
-    given += ["--workers", str(processes), "--threads", str(options["threads"])]
+    given += ["--workers", str(processes), "--threads", str(options["threads"]), "--show-output"]
     cli.main(["work", *given, "--", callback])
 
 
@@ -151,6 +151,7 @@ def run(
         [
             "run",
             *given,
+            "--show-output",
             "--threads",
             str(threads),
             "--size",

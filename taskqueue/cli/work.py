@@ -32,6 +32,7 @@ _DEPTH = 2  # chunks that a worker is given ahead: it need not wait for the next
 @jobs.threads_option
 @jobs.type_option
 @jobs.pickle_options
+@jobs.output_option
 @jobs.log_level_option("info")
 @options.config_option
 @options.amqp_option
@@ -44,6 +45,7 @@ def work(
     type_: str | None,
     pickle: bool,
     key_file: str | None,
+    show_output: bool,
     log_level: str,
     path: str | None,
     amqp: str | None,
@@ -62,6 +64,7 @@ def work(
     arguments += ["--workers", str(workers)] if workers else []
     arguments += ["--type", type_] if type_ else []
     arguments += ["--pickle"] if pickle else []
+    arguments += ["--show-output"] if show_output else []
     arguments += ["--key-file", key_file] if key_file else []
     arguments += ["--config", path] if path else []
     descriptor = options.hide_address(amqp, amqp_fd, arguments)
@@ -76,7 +79,8 @@ def work(
         jobs.check(parsed)
         orders = Orders(target, current_directory(), str(threads), key.hex() if key else "")
         blueprint = Blueprint(_group(worker_type(type_ or parsed.module), number, orders), PLUGIN, None)
-    plan = partial(_plan, path, log_level.lower(), blueprint)
+    shown = replace(blueprint, settings=replace(blueprint.settings, show_output=show_output))
+    plan = partial(_plan, path, log_level.lower(), shown)
     supervisor = Supervisor(plan, descriptor, options.reader(descriptor, path))
     if descriptor is None and not supervisor.plan.has_broker:
         options.begin_anew(arguments, options.private_address())

@@ -94,6 +94,7 @@ class GroupSettings:
         cpu_limit: seconds of processor time a workitem may use; 0 is no limit.
         nice: by how much the workers yield, 0 to 19.
         output_rate: lines of output a second that are logged, a worker.
+        show_output: whether they go to stdout instead, as they are. No option: for commands at a terminal.
         settings: all other options by name, as they are written; in no repr, they may hold secrets.
     """
 
@@ -122,6 +123,7 @@ class GroupSettings:
     cpu_limit: int = 0
     nice: int = 0
     output_rate: int = 100
+    show_output: bool = False
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 

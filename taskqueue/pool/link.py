@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from taskqueue import startup
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.logs import Log
@@ -79,6 +80,7 @@ class WorkerLink:
         self._on_begin, self._on_progress = on_begin, on_progress
         self._on_hang_up, self._on_fault = on_hang_up, on_fault
         self._log = log.bind(worker=name)
+        self._shows = group.show_output
         loop.watch(self._socket, self._readable)
         loop.watch(self._output, self._output_readable)
 
@@ -329,6 +331,9 @@ class WorkerLink:
 
     def _log_line(self, line: str, number: int | None) -> None:
         level, text = _level(line)
+        if self._shows and text is line:
+            startup.show(text)
+            return
         if number is None and self.tasks:
             number = self.tasks[0].number
         workitem = next((each.id for each in self.tasks if each.number == number), None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,12 @@ def get_jobs(last=0, number="0"):
     yield from range(last, int(number))
 def handle_job(i):
     pass
+"""
+SAYING = """
+def get_jobs(last=0, number="9"):
+    yield from range(last, int(number))
+def handle_job(i):
+    print("Got", i)
 """
 TUPLES = """
 def get_jobs():
@@ -436,6 +443,40 @@ def test_taskmasters_slaves_have_a_pool_of_threads_and_its_options_are_taken(fee
     assert (done.returncode, done.stderr) == (0, "400 jobs done; all jobs are done\n")
     idents = Counter(threads.read_text().split())
     assert (len(idents), idents.total()) == (4, 400)
+
+
+def test_what_handle_job_prints_is_shown_by_taskmasters_run(feed):
+    feed.write(SAYING)
+    line = ["env", "-C", str(feed.directory), *tm("run", "--address", feed.url, "jobs.py", "2", "number=90")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "90 jobs done; all jobs are done\n")
+    assert Counter(done.stdout.splitlines()) == Counter(f"Got {number}" for number in range(90))
+
+
+def test_what_handle_job_prints_is_shown_by_taskmasters_slave_and_spawn(feed, daemon):
+    feed.write(SAYING)
+    for name, *number in (("slave",), ("spawn", "1")):
+        worker = daemon(tm(name, "--address", feed.url, str(feed.file), *number))
+        done = feed.run("--reset", "number=9")
+        assert (done.returncode, done.stderr) == (0, "9 jobs done; all jobs are done\n")
+        assert worker.stop() == 0
+        assert Counter(worker.output().splitlines()) == Counter(f"Got {number}" for number in range(9))
+
+
+def test_what_a_handle_job_prints_without_end_is_counted_instead(feed):
+    feed.write(SAYING.replace("print(", "print('\\n' * 5000, "))
+    line = ["env", "-C", str(feed.directory), *tm("run", "--address", feed.url, "jobs.py", "1", "number=1")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert 200 <= len(done.stdout.splitlines()) < 300
+    assert re.search(r"^\([0-9]+ lines dropped: more than 100 a second\)$", done.stdout, re.MULTILINE)
+
+
+def test_what_a_handler_prints_is_logged_where_nobody_asks_for_it(feed):
+    feed.write(SAYING)
+    work = feed.work(workers=1)
+    assert feed.run("number=1").returncode == 0
+    work.wait_for("| Got 0")
 
 
 def test_taskmasters_run_takes_jobs_that_only_pickle_can_express(feed):

@@ -23,7 +23,7 @@ def test_the_defaults_of_the_frozen_values_are_those_of_the_table():
     assert read_back.workerpool == PoolSettings()
     assert read_back.logging == LoggingSettings()
     assert read_back.groups == (GroupSettings(name="a", worker_type="a"),)
-    names = {"name", "worker_type", "settings", "keep_failed", *specification()["__many__"]}
+    names = {"name", "worker_type", "settings", "keep_failed", "show_output", *specification()["__many__"]}
     assert names == {field.name for field in fields(GroupSettings)}
 
 
