@@ -1,5 +1,5 @@
 # One word a chore. Every chore first makes the checkout ready; that is instant when nothing is missing.
-# Newest versions of what taskqueue depends on are in .venv, Debian 12's in .venv-oldest, the peers in .venv-bench.
+# Newest versions of what taskqueue depends on are in .venv, Debian's (at least 12's) in .venv-oldest, the peers in .venv-bench.
 PYTHON = .venv/bin/python
 OLDEST = .venv-oldest/bin/python
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
@@ -7,7 +7,7 @@ AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 # Kept byte code saves each process that is started the time to compile it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-debian chaos check lint unit bench docs deb clean
+.PHONY: help setup demo test test-trixie test-debian chaos check lint unit bench docs deb clean
 
 help: ## show the chores
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -24,6 +24,12 @@ test: setup lint ## style, types and every test, with the newest and with Debian
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
 	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)
+
+# COMMAND="make unit" runs that.
+COMMAND = make demo test
+test-trixie: setup ## the same and make demo on a machine of its own with Debian 13: its Python, its RabbitMQ
+	@scripts/setup.sh debootstrap iproute2
+	$(AS_ROOT) env PYTHONPATH=tests:scripts $(PYTHON) scripts/debian13.py '$(COMMAND)'
 
 # Root makes the machines. ONLY="-k bookworm tests/debian/test_chroot.py" runs less.
 ONLY = tests/debian

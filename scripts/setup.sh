@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
-# system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions).
+# system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions, or this Debian's).
 # `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench. `setup.sh clients`
 # installs the clients of other languages that tests/broker/test_clients.py uses: half a gigabyte, two minutes.
 # Does nothing, quickly, when nothing is missing. Other arguments are Debian packages to install beside.
@@ -41,7 +41,7 @@ recipe() {
     "$python" --version
     echo "$@"
     # Of pyproject.toml what stands before the settings of ruff and the others, which change nothing here.
-    { sed '/^\[tool\.ruff\]/,$d' pyproject.toml; cat examples/digest/pyproject.toml scripts/debian12.txt; } | sha256sum
+    { sed '/^\[tool\.ruff\]/,$d' pyproject.toml; cat examples/digest/pyproject.toml "$oldest"; } | sha256sum
 }
 
 make_venv() {
@@ -60,7 +60,8 @@ make_venv() {
 client_packages() {
     echo ruby-bunny php-cli php-amqp php-amqplib golang-go golang-github-rabbitmq-amqp091-go-dev librabbitmq-client-java
     command -v javac >/dev/null || echo default-jdk-headless
-    command -v npm >/dev/null || echo npm
+    command -v node >/dev/null || echo nodejs
+    [ -d .clients/node_modules/amqplib ] || command -v npm >/dev/null || echo npm
 }
 
 add_node_client() {
@@ -73,12 +74,15 @@ wants_bench= wants_clients=
 # shellcheck disable=SC2046 # a list of words
 [ "${1-}" != clients ] || { wants_clients=yes && shift && set -- $(client_packages) "$@"; }
 [ "${1-}" != bench ] || { wants_bench=yes && shift && set -- redis-server "$@"; }
-install_packages rabbitmq-server amqp-tools python3-venv "$@"
+install_packages adduser rabbitmq-server amqp-tools python3-venv "$@"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
 [ -z "$wants_clients" ] || add_node_client
 add_users
+# Debian 12's versions do not know the Python of newer releases.
+oldest=scripts/debian12.txt
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' && oldest=scripts/debian13.txt
 make_venv .venv -e '.[dev]' -e examples/digest
-make_venv .venv-oldest -c scripts/debian12.txt -e '.[test]' -e examples/digest
+make_venv .venv-oldest -c "$oldest" -e '.[test]' -e examples/digest
 [ -n "$wants_bench" ] || exit 0
 # shellcheck disable=SC2046 # a list of words
 make_venv .venv-bench -e . $(grep -v '^#' scripts/bench.txt)

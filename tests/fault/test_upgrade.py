@@ -1,5 +1,8 @@
 """RabbitMQ is upgraded while its queues are full."""
 
+import os
+import shutil
+
 import pytest
 from support import rabbitmq
 from support.foreign import Foreign
@@ -13,11 +16,14 @@ WORKITEMS = 1000
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="another release's RabbitMQ takes root")
+@pytest.mark.timeout(900)  # seconds; the first run of a week fetches it
 def test_a_private_broker_that_cannot_read_its_data_says_so_and_leaves_it_to_the_older_one(
     rabbitmq_version, node_directory
 ):
     if rabbitmq_version >= 4:
         pytest.skip("the RabbitMQ under test is no older one")
+    if shutil.which("debootstrap", path="/usr/sbin:/usr/bin") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("debootstrap is not installed")
     directory = node_directory / "upgraded"
     with PrivateBroker(directory, server=Node.start_script) as old, Foreign(old.url) as client:
         client.declare("worker_good")

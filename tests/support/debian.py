@@ -31,6 +31,20 @@ ENVIRONMENT: Final = {
 }
 
 
+def cache_directory() -> Path:
+    """Return the directory for what is kept between runs; /var/tmp where that cannot be made."""
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path("/var/tmp")
+    return CACHE if os.access(CACHE, os.W_OK) else Path("/var/tmp")
+
+
+def is_recent(kept: Path) -> bool:
+    """Tell whether something is kept there that need not be made anew."""
+    return kept.exists() and time.time() - kept.stat().st_mtime < LONGEST_KEPT
+
+
 def mirror() -> str:
     """Return where this machine gets Debian from."""
     listing = ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
@@ -64,11 +78,9 @@ def new_tree(release: str, directory: Path) -> None:
 @cache
 def _base(release: str) -> Path:
     kept = CACHE / f"{release}.tar"
-    if kept.exists() and time.time() - kept.stat().st_mtime < LONGEST_KEPT:
+    if is_recent(kept):
         return kept
-    with contextlib.suppress(OSError):  # then it is made for this run alone
-        CACHE.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(dir=CACHE if os.access(CACHE, os.W_OK) else "/var/tmp"))
+    directory = Path(tempfile.mkdtemp(dir=cache_directory()))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "base.tar"
     proxy = _said("apt-config", "dump", "--format", "%v", "Acquire::http::Proxy")

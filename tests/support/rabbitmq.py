@@ -8,13 +8,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
-from support.debian import CACHE, LONGEST_KEPT, mirror, new_tree, online
+from support.debian import cache_directory, is_recent, mirror, new_tree, online
 
 #: Where each choice of `--rabbitmq` comes from: 4.0 is Debian 13's, 4 the newest that Debian has.
 RELEASES: Final = {"4.0": "trixie", "4": "sid"}
@@ -31,21 +30,13 @@ def server(version: str) -> Path:
     """Return a start script for nodes of a version of RELEASES; the first call of a week installs it."""
     if os.geteuid() != 0:
         pytest.exit("--rabbitmq takes root: RabbitMQ runs in a mount namespace")
-    tree = _directory() / f"rabbitmq-{version}"
+    tree = cache_directory() / f"rabbitmq-{version}"
     with tree.with_name(f"{tree.name}.lock").open("w") as lock:  # pytest-xdist's processes share it
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not tree.exists() or time.time() - tree.stat().st_mtime > LONGEST_KEPT:
+        if not is_recent(tree):
             _install(RELEASES[version], tree)
     (home,) = (tree / _HOME).iterdir()
     return home / "sbin/rabbitmq-server-outside"
-
-
-def _directory() -> Path:
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path("/var/tmp")
-    return CACHE
 
 
 def _install(release: str, tree: Path) -> None:
