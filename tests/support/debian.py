@@ -17,6 +17,7 @@ RELEASES: Final = {"bookworm": 12, "trixie": 13}
 
 # Read when this is imported: the tests' own variable hides the user's directory later.
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskqueue"
+PATIENCE: Final = 600.0  # seconds for a command; hundreds of packages are installed by some
 LONGEST_KEPT: Final = 7 * 86400  # seconds; then the release has had its updates
 
 # There is nobody to ask. What is only recommended must not be needed.
@@ -129,7 +130,7 @@ class Chroot:
         return [*self.enter(), "env", "-i", "--chdir=/root", *variables, *command]
 
     def run(
-        self, *command: str, status: int | None = 0, timeout: float = 180, stdin: str = ""
+        self, *command: str, status: int | None = 0, timeout: float = PATIENCE, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, stdout and stderr in one; fail where its status is not the given one.
 

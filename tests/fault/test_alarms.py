@@ -1,0 +1,78 @@
+"""RabbitMQ short of memory or disk, as its administrator's commands have it, while work is under way."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from support.foreign import Foreign
+from support.processes import children
+from support.waiting import wait_until
+from support.work import Work
+
+HEARTBEAT = 2  # seconds; one side hangs up after two of them without a sign of life
+ALARM = "the broker has an alarm and takes no messages"
+NUMBERS = range(3000)
+
+#: What `rabbitmqctl set_vm_memory_high_watermark` and `set_disk_free_limit` have the node do; and undo.
+COMMANDS = {
+    "memory": (
+        "vm_memory_monitor:set_vm_memory_high_watermark(1.0e-6)",
+        "vm_memory_monitor:set_vm_memory_high_watermark(0.4)",
+    ),
+    "disk": (
+        "rabbit_disk_monitor:set_disk_free_limit({mem_relative, 1.0e6})",
+        "rabbit_disk_monitor:set_disk_free_limit(50000000)",
+    ),
+}
+
+
+@pytest.fixture
+def watch(site, broker, vhost):
+    """A receiver of results: an alarm stops the connection of who has published."""
+    with Foreign(site.url) as foreign:
+        yield Work(foreign, lambda queue: broker.messages(vhost, queue))
+
+
+@pytest.fixture(params=COMMANDS)
+def alarm(request, broker):
+    """Functions that raise an alarm and end it."""
+    begin, end = COMMANDS[request.param]
+    yield lambda: broker.evaluate(begin), lambda: broker.evaluate(end)
+    broker.evaluate(end)
+
+
+def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_it(site, work, watch, alarm):
+    begin, end = alarm
+    dispatcher = site.dispatcher("[good]\nworkers: 2", heartbeat=HEARTBEAT, stop_timeout=4)
+    pool = site.pool()
+    for process in children(dispatcher.pid):  # so that it has something to send under the alarm
+        os.kill(process, signal.SIGSTOP)
+    work.submit_numbers(NUMBERS[1000:])
+    bodies = (json.dumps({"number": number}) for number in NUMBERS[:1000])
+    work.foreign.publish_many(bodies, "worker_good", type="good")
+    wait_until(lambda: watch.foreign.depth("results") > 20)
+    begin()
+    begun = time.monotonic()
+    for process in children(dispatcher.pid):
+        os.kill(process, signal.SIGCONT)
+    for daemon in (dispatcher, pool):
+        daemon.wait_for(ALARM)
+    wait_until(lambda: time.monotonic() > begun + 4 * HEARTBEAT)  # so long an alarm, and nobody hangs up
+    for daemon in (dispatcher, pool):
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("reloaded")
+    assert pool.stop(20) == 0
+    again = site.pool(ready="")
+    assert dispatcher.stop(20) == 0
+    dispatcher_again = site.dispatcher(ready="")
+    end()
+    watch.assert_all_numbers(NUMBERS)
+    watch.wait_until_empty("taskqueue", "worker_good")
+    for daemon, processes in ((dispatcher, 2), (pool, 1)):  # a reload replaces the dispatcher
+        assert daemon.output().count(ALARM) <= processes, daemon.output()
+        assert "lost the connection" not in daemon.output()
+        assert "Traceback" not in daemon.output()
+    for daemon in (again, dispatcher_again):
+        assert daemon.stop(20) == 0
