@@ -69,3 +69,19 @@ def test_the_page_of_the_configuration_has_every_section_and_the_defaults():
         assert section in text.upper()
     assert "heartbeat After how many seconds without a sign of life" in text
     assert "Expected: a number from 0 to 65535. Default: 20." in text
+
+
+@pytest.mark.parametrize("command", cli.taskqueue.list_commands(None))
+def test_a_page_has_every_option_that_the_help_of_its_command_has(command):
+    text = shown(f"taskqueue-{command}.1")
+    for each in all_commands(cli.taskqueue.get_command(None, command)):
+        names = {name for option in each.params for name in option.opts if name.startswith("-")}
+        hidden = {name for option in each.params if getattr(option, "hidden", False) for name in option.opts}
+        assert [name for name in names - hidden if name not in text] == []
+
+
+def all_commands(command):
+    """Yield a command and those that it has."""
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from all_commands(inner)
