@@ -57,11 +57,11 @@ def _working(command: _F) -> _F:
         ),
         click.option(
             "--retries",
-            type=int,
+            type=click.IntRange(min=0),
             metavar="N",
             help="Taken for Taskmaster's sake: workers wait for the broker for as long as it takes.",
         ),
-        click.option("--timeout", type=int, metavar="MS", help="As --retries."),
+        click.option("--timeout", type=click.IntRange(min=0), metavar="MS", help="As --retries."),
     ):
         command = option(command)
     return command

@@ -45,7 +45,7 @@ class Target:
             path = Path(place).absolute()
             if not path.is_file():
                 raise TargetError(f"target {text!r}: there is no file {place}")
-            module = re.sub(r"\W", "_", path.stem)  # migrate-users.py is migrate_users
+            module = re.sub(r"\W|^(?=\d)", "_", path.stem)  # migrate-users.py is migrate_users, 2024.py _2024
             target = cls(module, name or function, str(path), str(path.parent))
         else:
             target = cls(place, name or function, None, current_directory())

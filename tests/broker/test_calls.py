@@ -41,11 +41,17 @@ def test_a_client_calls_tasks_as_if_they_were_here(client):
     assert client.later("soon") == "soon"
 
 
-def test_an_async_client_gives_calls_that_tell_status_and_result(async_client):
+def test_an_async_client_gives_calls_that_tell_status_and_result(async_client, tmp_path):
+    gate = tmp_path / "gate"
+    busy = [async_client.wait(str(gate)) for _ in range(2)]  # as many as there are workers
+    wait_until(lambda: [call.status() for call in busy] == ["RUNNING"] * 2)
     call = async_client.add(5, 6)
-    assert call.status() in ("SENDING", "QUEUED", "RUNNING", "SUCCEEDED")
+    wait_until(lambda: call.status() != "SENDING")
+    assert (call.status(), call.done()) == ("QUEUED", False)
+    gate.touch()
     assert call.result(timeout=10) == 11
     assert (call.status(), call.done(), call.wait()) == ("SUCCEEDED", True, True)
+    assert [call.wait(10) and call.status() for call in busy] == ["SUCCEEDED"] * 2
 
 
 def test_a_call_can_be_awaited(async_client):

@@ -427,6 +427,18 @@ def test_taskmasters_commands_explain_themselves(name):
         assert "--address URL" in shown.stdout
 
 
+@pytest.mark.parametrize("option", ["--threads", "--retries", "--timeout"])
+@pytest.mark.parametrize("value", ["-1", "many", "1.5", ""])
+def test_a_number_that_is_none_is_refused_by_taskmasters_commands(option, value):
+    done = subprocess.run(
+        tm("spawn", option, value, "jobs.py", "2"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (complaint,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert complaint.startswith(f"Error: Invalid value for '{option}': ")
+    assert "Traceback" not in done.stderr
+
+
 def test_taskmasters_slaves_have_a_pool_of_threads_and_its_options_are_taken(feed, daemon):
     threads = feed.directory / "threads"
     feed.write(
@@ -533,9 +545,10 @@ def test_the_jobs_that_failed_are_missed_with_a_line_and_nothing_changes(feed):
     assert feed.run("--failed").returncode == 1
 
 
-def test_a_file_may_have_a_name_that_no_module_has(feed):
+@pytest.mark.parametrize("name", ["migrate-users.py", "2024-users.py"])
+def test_a_file_may_have_a_name_that_no_module_has(feed, name):
     feed.write("def get_jobs():\n    yield from (1, 2)\ndef handle_job(job):\n    note(job)\n")
-    named = feed.file.rename(feed.file.with_name("migrate-users.py"))
+    named = feed.file.rename(feed.file.with_name(name))
     command = ["run", "--amqp", feed.url, str(named), "1"]
     done = run_cli(*command, "--state", str(feed.directory / "state"))
     assert (done.returncode, done.stderr) == (0, "2 jobs done; all jobs are done\n")

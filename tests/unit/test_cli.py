@@ -87,6 +87,21 @@ def test_every_command_explains_itself(call, command, option):
     assert len(text.splitlines()) > 5
 
 
+def commands_of(command, *names):
+    """Return the names by which a command and all below it are called."""
+    below = [commands_of(each, *names, name) for name, each in getattr(command, "commands", {}).items()]
+    return [names, *(each for each_below in below for each in each_below)]
+
+
+@pytest.mark.parametrize("names", commands_of(cli.taskqueue), ids=" ".join)
+def test_every_command_below_a_command_explains_itself_too(call, names):
+    texts = [call(*names, option) for option in ("-h", "--help")]
+    assert texts[0] == texts[1]
+    status, text, errors = texts[0]
+    assert (status, errors) == (0, "")
+    assert text.startswith(" ".join(["Usage: taskqueue", *names, ""]))
+
+
 def test_the_help_names_every_command(call):
     status, text, _ = call("--help")
     assert status == 0
