@@ -156,7 +156,7 @@ class Indescribable(ValueError):
         raise RuntimeError
 
     @property
-    def __notes__(self):
+    def __cause__(self):
         raise RuntimeError
 
 

@@ -329,7 +329,8 @@ def test_ten_megabytes_of_zeros_are_refused_in_few_words():
 
 def test_json_of_any_depth_is_routed_or_refused_and_nothing_else():
     outcomes = set()
-    for depth in [*range(1, 900, 50), *range(900, 1010)]:
+    # Python 3.13 reads some thousands.
+    for depth in [*range(1, 900, 50), *range(900, 1010), 5000, 9990, 10_010, 100_000]:
         for body in ('{{"worker_type": {}, "workitem": 1}}', '{{"worker_type": "a", "workitem": {}}}'):
             try:
                 outcomes.add(route(body.format("[" * depth + "]" * depth)).worker_type)
