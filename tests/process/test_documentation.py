@@ -26,11 +26,14 @@ from taskqueue import AsyncClient, Client, UnknownTask
 
 pytestmark = pytest.mark.usefixtures("rabbitmq")
 
+TASKMASTER = 'exec {python} -P -c "from taskqueue.cli.taskmaster import %s; %s()" "$@"'
+
 #: The programs of the reader's `.venv`: taskqueue is the tests' copy that every user can read, and what is
 #: installed goes to a directory of this test alone, without a network.
 PROGRAMS = {
     "taskqueue": 'exec {python} -P -m taskqueue "$@"',
     "python": 'exec {python} "$@"',
+    **{f"tm-{name}": TASKMASTER % (name, name) for name in ("run", "spawn", "master")},
     "pip": 'shift; exec {own} -m pip install -q --no-build-isolation --no-deps --target {plugins} "$@"',
 }
 
@@ -210,6 +213,33 @@ def test_a_billion_jobs_are_paused_by_ctrl_c_and_gone_on_with(desk: Desk, url: s
         running.signal(signal.SIGINT)
         assert running.wait() == 130, running.output()
     assert 0 < before < done() < 100_000_000
+
+
+# --- docs/migrating.md ---
+
+
+def test_taskmasters_module_runs_under_its_own_command(desk: Desk, url: str) -> None:
+    desk.write("people.py", example("docs/migrating.md", "# people.py"))
+    printed = desk.run(f"TASKQUEUE_AMQP={url} {example('docs/migrating.md', 'tm-run people.py 4')}")
+    assert sorted(printed.splitlines()) == sorted(f"Got {number}" for number in range(50))
+
+
+def test_taskmasters_master_feeds_what_it_has_spawned(desk: Desk, url: str) -> None:
+    desk.write("people.py", example("docs/migrating.md", "# people.py"))
+    spawn, master = commands(example("docs/migrating.md", "tm-spawn"))
+    spawned = desk.start(spawn.partition("&")[0].replace("$URL", url), "")
+    desk.run(f"{master.replace('$URL', url)} --reset")
+    assert spawned.stop() == 0
+    assert sorted(spawned.output().splitlines()) == sorted(f"Got {number}" for number in range(50))
+
+
+def test_a_node_of_zerotask_serves_its_script(desk: Desk, url: str) -> None:
+    desk.write("adding.py", example("docs/migrating.md", "# adding.py"))
+    node = desk.start(f"env TASKQUEUE_AMQP={url} .venv/bin/python adding.py", "takes work")
+    said = asyncio.run(values(example("docs/migrating.md", "from taskqueue import Client"), names := {}))
+    assert said["client.add(5, 6)"] == 11
+    names["client"].close()
+    assert node.stop() == 0
 
 
 # --- docs/calling.md ---
