@@ -1,16 +1,19 @@
 """A feeder and workers as real processes, on jobs that go well and jobs that do not."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from io import FileIO
 
 import pytest
 from support.ground import peak_of
-from support.processes import children, run_cli
+from support.processes import children, cli, run_cli
 from support.waiting import wait_until
 
 SLOW = """
@@ -353,6 +356,31 @@ def test_a_target_that_does_not_exist_is_told_in_a_line(feed, command):
 
 
 # --- watching ---
+
+
+def seen_on_terminal(feed, *options):
+    """Return what a feed of 1,000 jobs writes to a terminal 200 columns wide."""
+    master, slave = pty.openpty()
+    command = [*cli(*feed.arguments("--reset", *options)), "number=1000"]
+    environment = {**os.environ, **feed.env, "COLUMNS": "200", "TERM": "xterm"}
+    with subprocess.Popen(command, stderr=slave, env=environment) as feeder, FileIO(master) as screen:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while data := screen.read(65_536):
+                shown += data
+        assert feeder.wait(60) == 0
+    return shown.decode()
+
+
+def test_a_terminal_shows_count_and_rate_and_with_a_total_the_share_and_a_bar(feed):
+    feed.work()
+    shown = seen_on_terminal(feed)
+    assert re.search(r"\w: 1,000, [0-9,]+/s, 0 in flight, 0 failed, ", shown), shown
+    assert "\u2501" not in shown  # no bar
+    shown = seen_on_terminal(feed, "--total", "1000")
+    assert re.search(r"\w: 1,000 of 1,000 \(100\.0%\), [0-9,]+/s, 0 in flight, 0 failed, ", shown), shown
+    assert "\u2501" * 50 in shown
 
 
 def test_progress_is_written_as_json_lines(feed):
