@@ -93,14 +93,15 @@ def test_jobs_that_raise_are_recorded_and_can_be_fed_again(feed):
     assert feed.run("--failed").stderr.startswith("nothing is left to do")
 
 
-def test_a_job_that_kills_its_worker_is_found_and_recorded(feed, foreign):
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_a_job_that_kills_its_worker_is_found_and_recorded(feed, foreign, threads):
     feed.write(
         "import os, signal\n"
         "def get_jobs(last=0):\n    yield from range(last, 300)\n"
         "def handle_job(i):\n    note(i)\n"
         "    if i in (100, 222):\n        os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
-    feed.work()
+    feed.work("--threads", threads)
     assert feed.run().returncode == 1
     assert {entry["job"] for entry in feed.failures()} == {100, 222}
     assert all("killed by SIGSEGV" in entry["error"] for entry in feed.failures())
