@@ -20,6 +20,8 @@ from taskqueue.properties import Properties
 #: RabbitMQ takes what follows for a process of its own, and its channel crashes on one that it cannot read.
 POISONED_REPLY = "amq.rabbitmq.reply-to.g1h2AA==.key"
 CLOSED = "it closes the connection: INTERNAL_ERROR (541)"
+#: The first RabbitMQ that takes that for a name like another: it returns the message as unroutable.
+READS_REPLIES = (4, 2)
 CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 2\nmax_depth: 8\n[evaluate]\nworkers: 1\nretries: 0\n"
 
 #: What RabbitMQ cannot write into a stream: its channel crashes on such a header.
@@ -60,22 +62,39 @@ class Owner:
             self.session.close(self.loop.stop)
 
 
+@pytest.fixture
+def closes_for_replies(broker):
+    if broker.version >= READS_REPLIES:
+        pytest.skip(
+            "this RabbitMQ survives such a reply queue; nobody waits there, and the result is dropped"
+        )
+
+
+@pytest.fixture
+def poisoned(broker):
+    """What becomes of a message for POISONED_REPLY."""
+    is_read = broker.version >= READS_REPLIES
+    return (Fate.RETURNED, "no such queue") if is_read else (Fate.REFUSED, CLOSED)
+
+
 @pytest.mark.parametrize("others", [0, 1, 40])
-def test_a_message_that_has_the_broker_close_the_connection_is_found_among_others(amqp_url, foreign, others):
+def test_a_message_that_has_the_broker_close_the_connection_is_found_among_others(
+    amqp_url, foreign, poisoned, others
+):
     foreign.declare("target")
     good = [("target", b"%d" % number) for number in range(others)]
     owner = Owner(amqp_url, [*good[: others // 2], (POISONED_REPLY, b"poison"), *good[others // 2 :]])
 
     owner.run()
 
-    assert owner.fates.pop(b"poison") == (Fate.REFUSED, CLOSED)
+    assert owner.fates.pop(b"poison") == poisoned
     assert owner.fates == dict.fromkeys((body for _, body in good), (Fate.CONFIRMED, ""))
     arrived = foreign.collect("target", foreign.depth("target"))  # some of them twice
     assert {message.body for message in arrived} == set(owner.fates)
     assert owner.lost <= 3
 
 
-def test_several_such_messages_are_found(amqp_url, foreign):
+def test_several_such_messages_are_found(amqp_url, foreign, poisoned):
     foreign.declare("target")
     messages = [
         each
@@ -87,8 +106,7 @@ def test_several_such_messages_are_found(amqp_url, foreign):
     owner.run()
 
     assert owner.fates == {
-        body: (Fate.CONFIRMED, "") if queue == "target" else (Fate.REFUSED, CLOSED)
-        for queue, body in messages
+        body: (Fate.CONFIRMED, "") if queue == "target" else poisoned for queue, body in messages
     }
 
 
@@ -206,6 +224,7 @@ def start_pool(ground):
     return ground.start("workerpool", CONFIG)
 
 
+@pytest.mark.usefixtures("closes_for_replies")
 def test_a_result_that_has_the_broker_close_the_connection_goes_where_the_groups_go(ground):
     pool = start_pool(ground)
     for number in range(20):
@@ -224,6 +243,7 @@ def test_a_result_that_has_the_broker_close_the_connection_goes_where_the_groups
     assert pool.output().count("lost the connection to the broker") <= 4
 
 
+@pytest.mark.usefixtures("closes_for_replies")
 def test_progress_that_has_the_broker_close_the_connection_is_told_no_more(ground):
     headers = {"x-taskqueue-notify": True}
     ground.foreign.declare("results")
