@@ -1,8 +1,8 @@
 """The thread behind a named client, whose calls outlive it: their ids and results are kept in a queue.
 
 The queue `replies_<name>` is the store: before a request goes out, a notice that it was submitted is put
-there, and its reply comes there. Nothing is acknowledged before it has been superseded: the notice by the
-reply, the reply by its being fetched. A client that comes back under the name gets all of it again.
+there, and its reply comes there. Both are acknowledged when the result is fetched. A client that comes back
+under the name gets all of it again; the notices tell the replies to its calls from other messages.
 """
 
 import threading
@@ -24,9 +24,9 @@ from taskqueue.rpc.engine import Engine
 from taskqueue.wear import is_worn, renewed
 from taskqueue.workitem import JSON, checked_type, new_id, shorten
 
-_PREFETCH: Final = 60_000  # notices and replies that may be out here
-_MOST_OUT: Final = 50_000  # calls whose notice or reply is kept; there is always room for more to come
-_MOST_STRANGE: Final = 100  # replies that are kept although no notice told of their calls
+_MOST_OUT: Final = 30_000  # calls that are out or whose results were not fetched
+_MOST_STRANGE: Final = 5_000  # replies that are kept although no notice told of their calls
+_PREFETCH: Final = 65_500  # notices, replies and strange ones; there is always room for more to come
 _FETCHED: Final = 1000  # calls that are remembered after they were fetched
 _TAKEN_TIMEOUT: Final = 3.0  # seconds until the broker has noticed that an earlier client was killed
 
@@ -49,7 +49,8 @@ class NamedEngine(Engine):
         super().__init__(amqp, direct=direct, broker_timeout=broker_timeout)
         self._name = name
         self._since = time.monotonic()
-        self._kept: dict[str, Delivery] = {}  # by the call's id: its reply, or else the notice of it
+        self._notices: dict[str, Delivery] = {}  # by the call's id
+        self._replies: dict[str, Delivery] = {}  # by the call's id
         self._answered: dict[str, Call[Any]] = {}  # whose reply is here and was not fetched
         self._fetched: OrderedDict[str, Call[Any]] = OrderedDict()
         self._strange: set[str] = set()  # the ids of replies of whose calls no notice told
@@ -65,7 +66,7 @@ class NamedEngine(Engine):
             _PREFETCH,
             on_delivery=self._deliver,
             on_consuming=self._consumes,
-            on_lost=self._kept.clear,
+            on_lost=self._lost,
             arguments={"x-expires": int(expires * 1000)},
             on_taken=self._taken,
         )
@@ -83,7 +84,7 @@ class NamedEngine(Engine):
 
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; BrokerUnavailable where too many are out already."""
-        if len(self._calls) + len(self._answered) >= _MOST_OUT:
+        if len(self._calls) + len(self._answered) - len(self._strange) >= _MOST_OUT:
             raise BrokerUnavailable(f"{_MOST_OUT} calls are out whose results were not fetched")
         super().send(call, body, notify=notify)
 
@@ -134,6 +135,11 @@ class NamedEngine(Engine):
         self._publisher.publish(Publication(self._queue, properties.encode(), body, _confirmed))
         self._publisher.publish(publication)
 
+    def _lost(self) -> None:
+        """Forget the deliveries: they come again."""
+        self._notices.clear()
+        self._replies.clear()
+
     def _consumes(self) -> None:
         self._subscription.after_deliveries(self._load)
 
@@ -171,7 +177,7 @@ class NamedEngine(Engine):
         self._publisher.publish(Publication(self._queue, fresh, delivery.body, _confirmed))
 
     def _is_known(self, id_: str) -> bool:
-        return any(id_ in calls for calls in (self._calls, self._answered, self._fetched, self._kept))
+        return any(id_ in calls for calls in (self._calls, self._answered, self._fetched))
 
     def _may_be_kept(self, id_: str, properties: Properties, content: Any) -> bool:
         """Tell whether a stranger may be a reply: its notice may be lost, but the queue takes anything."""
@@ -185,17 +191,15 @@ class NamedEngine(Engine):
         self._dropped.count(f"correlation id {shorten(id_, 60)!r}")
 
     def _remember(self, id_: str, task: str, delivery: Delivery) -> None:
-        if id_ in self._answered or id_ in self._fetched:
+        if id_ in self._fetched:
             self._discard(delivery)
             return
-        if id_ in self._kept:
-            self._keep_copy(id_, delivery)
-            return
-        if len(self._kept) >= _MOST_OUT and id_ not in self._calls:
+        if len(self._notices) >= _MOST_OUT and not self._is_known(id_):
             self._drop_stranger(delivery, id_)  # we never have so many
             return
-        self._kept[id_] = delivery
-        if id_ not in self._calls:
+        self._keep(self._notices, id_, delivery)
+        self._strange.discard(id_)
+        if not self._is_known(id_):
             call: Call[Any] = Call(self, id_, task)
             call.move(Status.QUEUED)
             self._calls[id_] = call
@@ -204,20 +208,17 @@ class NamedEngine(Engine):
         if id_ in self._fetched:
             self._discard(delivery)
             return
+        self._keep(self._replies, id_, delivery)
         if id_ in self._answered:
-            self._keep_copy(id_, delivery)  # again, after a connection was lost
-            return
+            return  # again, after a connection was lost
         call = self._calls.get(id_) or Call(self, id_, properties.type or "")
         self._drop(id_)
-        notice, self._kept[id_] = self._kept.get(id_), delivery
         self._answered[id_] = call
-        if notice is not None:
-            self._discard(notice)
         message.take_reply(call, properties, content)
 
-    def _keep_copy(self, id_: str, delivery: Delivery) -> None:
+    def _keep(self, kept: dict[str, Delivery], id_: str, delivery: Delivery) -> None:
         """Keep the newer of two equal messages: the older one may be worn."""
-        older, self._kept[id_] = self._kept.get(id_), delivery
+        older, kept[id_] = kept.get(id_), delivery
         if older is not None:
             self._discard(older)
 
@@ -227,9 +228,10 @@ class NamedEngine(Engine):
         self._fetched[call.id] = call
         if len(self._fetched) > _FETCHED:
             self._fetched.popitem(last=False)
-        delivery = self._kept.pop(call.id, None)
-        if delivery is not None:
-            self._discard(delivery)
+        for kept in (self._notices, self._replies):
+            delivery = kept.pop(call.id, None)
+            if delivery is not None:
+                self._discard(delivery)
 
     def _discard(self, delivery: Delivery) -> None:
         self._subscription.settle(delivery)

@@ -105,6 +105,7 @@ def few(monkeypatch):
     """Have a client take fewer at a time, so that fewer are too many."""
     monkeypatch.setattr(named, "_PREFETCH", 1200)
     monkeypatch.setattr(named, "_MOST_OUT", 1000)
+    monkeypatch.setattr(named, "_MOST_STRANGE", 100)
 
 
 def test_calls_work_although_strangers_imitate_replies(few, served):

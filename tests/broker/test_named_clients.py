@@ -32,6 +32,19 @@ def test_who_comes_back_under_a_name_finds_its_calls(served, tmp_path):
         client.get(done.id)  # it was fetched
 
 
+def test_every_result_that_was_not_fetched_is_there_for_the_next_clients(served):
+    with AsyncClient(served.url, name="billing") as client:
+        calls = [client.add(number, 1) for number in range(150)]
+        for call in calls:
+            call.wait(20)
+    with AsyncClient(served.url, name="billing") as client:
+        assert client.get(calls[0].id).result(10) == 1
+    with AsyncClient(served.url, name="billing") as client:
+        fetched = [client.get(call.id).result(10) for call in calls[1:]]
+    assert fetched == [number + 1 for number in range(1, 150)]
+    wait_until(lambda: served.foreign.depth("replies_billing") == 0)
+
+
 def test_a_call_that_is_queued_is_told_from_one_that_was_never_submitted(ground):
     ground.foreign.declare("worker_add")
     with AsyncClient(ground.url, name="billing", direct=True) as client:
