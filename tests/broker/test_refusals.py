@@ -8,7 +8,6 @@ from typing import Any
 import amqp
 import pytest
 from support.ground import Ground
-from support.node import Node
 from support.processes import Daemon
 from support.waiting import wait_until
 
@@ -164,19 +163,20 @@ def test_a_reply_queue_that_is_gone_loses_the_answer_and_nothing_else(
         dispatcher.wait_for("its producer cannot be answered")
 
 
-def test_a_message_is_acknowledged_only_when_its_answer_is_confirmed(
-    shared: Ground, session_broker: Node
-) -> None:
-    shared.foreign.declare("narrow", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-    vhost = shared.url.rpartition("/")[2]
-    for _ in range(2):
-        ask(shared, "../x", reply_to="narrow", content_type="text/plain")
-    shared.foreign.get("taskqueue_rejected")  # that of the first
-    assert session_broker.messages(vhost, "taskqueue") == 1
-    shared.foreign.get("narrow")
-    shared.foreign.get("narrow")
-    shared.foreign.get("taskqueue_rejected")
-    wait_until(lambda: session_broker.messages(vhost, "taskqueue") == 0)
+def test_a_message_is_acknowledged_only_when_its_answer_is_confirmed(ground: Ground) -> None:
+    ground.foreign.declare("taskqueue")
+    ground.foreign.declare("narrow", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    killed = ground.start("dispatcher")
+    ask(ground, "../first", reply_to="narrow", content_type="text/plain")
+    assert ground.foreign.get("taskqueue_rejected").body == "../first"
+    ask(ground, "../second", reply_to="narrow", content_type="text/plain")
+    killed.wait_for("queue narrow takes nothing now")
+    killed.kill()
+    wait_until(lambda: ground.foreign.depth("taskqueue") == 1)
+    ground.foreign.get("narrow")
+    ground.start("dispatcher")
+    assert ground.foreign.get("narrow").properties["correlation_id"] == "m"
+    wait_until(lambda: ground.foreign.depth("taskqueue") == 0)
 
 
 def test_replies_that_find_no_room_hold_nobody_up(shared: Ground, dispatcher: Daemon) -> None:
