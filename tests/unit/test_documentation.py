@@ -80,7 +80,8 @@ def commands_of(program):
 
 @pytest.mark.parametrize(("page", "words"), commands_of("taskqueue"))
 def test_every_command_and_option_that_a_page_names_is_there(page, words):
-    context, command = click.Context(taskqueue), taskqueue
+    # With the group's settings: a command keeps the help option that the first context gave it.
+    context, command = click.Context(taskqueue, **taskqueue.context_settings), taskqueue
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name = words.pop(0)
         found = [command.get_command(context, each) for each in name.split("|")]
