@@ -102,12 +102,12 @@ class Asking(BaseWorker):
 
 
 class Cramped(BaseWorker):
-    """Leaves little room for more."""
+    """Leaves little room for more, and keeps what it was given."""
 
-    def handle_task(self, _body):
+    def handle_task(self, body):
+        self.kept = body  # else it would be given back before it is quoted, and make the room for that
         used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        limit = used - 40_000_000  # the body's 60 million bytes are given back before it is quoted, or not
-        resource.setrlimit(resource.RLIMIT_AS, (limit,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000,) * 2)
         raise ValueError
 
 
@@ -453,7 +453,9 @@ def test_a_worker_that_a_handler_has_spent_is_replaced(ready):
 
 def test_a_failure_that_there_is_no_memory_to_quote_its_workitem_in_is_no_crash(ready):
     line = ready(Cramped)
-    failure = line.failure("\U0001f600" + "x" * 15_000_000)  # four bytes for each character
+    # 16 MiB, the most that is quoted. As text it takes four bytes for each character, 64 MiB, more than
+    # malloc(3) has reserved for a thread.
+    failure = line.failure("\U0001f600" + "x" * (16 * 1024 * 1024 - 4))
     assert failure == {"error": failure["error"] | {"type": "ValueError"}, "workitem": None}
     assert line.failure("small")["workitem"] == "small"
 
