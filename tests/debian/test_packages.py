@@ -1,7 +1,11 @@
 """What is built: exactly these packages, of which lintian has nothing to say."""
 
+import re
+
 import pytest
+from stage import ROOT
 from support.debian import online
+from support.documentation import example
 from support.packages import readme_commands
 
 pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
@@ -69,3 +73,19 @@ def test_the_units_are_right_in_the_eyes_of_systemd(builder, name):
         f"systemd-analyze verify --man=no $(dpkg -L python-taskqueue-{name} | grep '[.]service$')"
     )
     assert said == ""
+
+
+def test_a_plugin_is_installed_by_pip_beside_the_packages_only_as_the_readme_says(builder):
+    plugin = builder.tree / "root/wordcount"
+    plugin.mkdir()
+    (plugin / "wordcount.py").write_text(example("README.md", "from taskqueue.worker import BaseWorker"))
+    (plugin / "pyproject.toml").write_text(example("README.md", 'name = "wordcount"'))
+    common = "./taskqueue/dist/python-taskqueue-common_*.deb"
+    builder.shell(f"apt-get install python3-pip python3-setuptools python3-wheel {common}")
+    said = builder.run("pip", "install", "/root/wordcount", status=1).stdout
+    assert "externally-managed-environment" in said
+    (command,) = re.findall(r"`(pip install --break[^`]+)`", (ROOT / "README.md").read_text())
+    # Built by Debian's setuptools: there may be no index within reach.
+    builder.shell(f"PIP_NO_BUILD_ISOLATION=0 {command.replace('/path/to', '/root')}")
+    assert "wordcount" in builder.shell("taskqueue plugins")
+    assert builder.shell("find /usr/local -name 'wordcount*'")
