@@ -18,9 +18,12 @@ setup: ## install what is missing: Debian packages, system users, .venv, .venv-o
 demo: setup ## see it work: digest some files through a broker, dispatcher and pool of its own
 	@$(PYTHON) scripts/demo.py
 
+# Files with long tests begin first, so that no process waits for the last of them.
+IN_PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
+
 test: setup lint ## style, types and every test, with the newest and with Debian 12's versions: OPTIONS="--rabbitmq 4.0"
-	$(PYTHON) -m pytest -n 3 --dist loadfile $(OPTIONS)
-	$(OLDEST) -m pytest -n 3 --dist loadfile $(OPTIONS) tests/unit tests/broker tests/process/test_daemon.py
+	$(PYTHON) -m pytest $(IN_PARALLEL) $(OPTIONS)
+	$(OLDEST) -m pytest $(IN_PARALLEL) $(OPTIONS) tests/process/test_daemon.py tests/broker tests/unit
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
 	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)
