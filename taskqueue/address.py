@@ -21,7 +21,9 @@ NO_BROKER: Final = (
 def config_path(given: str | None) -> str | None:
     """Return the path of the configuration file: the one that is given, or the system's if it exists."""
     if given is not None:
-        return str(Path(given).absolute())
+        path = Path(given)
+        # Without `..`: a daemon's user may have no right to search the directory that the command ran in.
+        return str(path if path.is_absolute() else path.parent.resolve() / path.name)
     return SYSTEM_CONFIG if Path(SYSTEM_CONFIG).exists() else None
 
 

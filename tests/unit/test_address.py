@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.configs import SECRET
 
+from taskqueue.address import config_path
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ConfigError
@@ -61,3 +62,14 @@ def test_the_environment_that_is_passed_on_has_no_address(monkeypatch):
     passed = options.environment()
     assert "TASKQUEUE_AMQP" not in passed
     assert passed["OTHER"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("../config.ini", "config.ini"), ("config.ini", "private/config.ini")]
+)
+def test_the_way_to_a_configuration_leads_through_no_directory_that_it_is_not_in(
+    tmp_path, monkeypatch, given, found
+):
+    (tmp_path / "private").mkdir()
+    monkeypatch.chdir(tmp_path / "private")
+    assert config_path(given) == str(tmp_path / found)
