@@ -42,11 +42,11 @@ from taskqueue.rpc import calls, jsonrpc
 from taskqueue.wear import is_worn, renewed
 from taskqueue.workitem import (
     Format,
-    due_of,
     find_route,
     new_id,
     rejected,
     travelling,
+    wait_of,
 )
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)  # both mean: finish, and leave
@@ -136,7 +136,8 @@ class Dispatcher(Part):
                 fresh = renewed(came, self._publishing.amqp.user)
                 self._publish(passage, TASKQUEUE, fresh.encode(), delivery.body)
                 return
-            passage.due = due_of(came)
+            wait = wait_of(came, time.time())
+            passage.due = None if wait is None else time.monotonic() + wait
             code = jsonrpc.METHOD_NOT_FOUND  # from here on, what is wrong is the worker type
             route = find_route(came, delivery.body, self._formats)
             named = came if came.message_id else came.replace(message_id=passage.id)
@@ -165,8 +166,9 @@ class Dispatcher(Part):
         self._send(passage, publication)
 
     def _send(self, passage: Passage, publication: Publication) -> None:
-        if passage.due is not None and passage.due > time.time():
-            self._delays.publish(publication, passage.due)
+        wait = 0.0 if passage.due is None else passage.due - time.monotonic()
+        if wait > 0:
+            self._delays.publish(publication, wait)
         else:
             self._publisher.publish(publication)
 

@@ -13,7 +13,7 @@ class Passage:
     delivery: Delivery
     properties: Properties
     id: str
-    due: float | None = None  # when it is to run, in seconds since 1970; None for at once
+    due: float | None = None  # when it is to run, on the monotonic clock; None for at once
     reason: str = ""  # why it is rejected
     is_answered: bool = False  # whether whoever asked for a reply has been told that
     is_bare: bool = False  # its properties were too much to be kept

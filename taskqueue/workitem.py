@@ -504,14 +504,14 @@ def moment(properties: Properties, header: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def due_of(properties: Properties) -> float | None:
-    """Return when a workitem is to run, in seconds since 1970 by this host's clock; None for at once.
+def wait_of(properties: Properties, now: float) -> float | None:
+    """Return in how many seconds a workitem is to run; None for at once. It is `now` by this host's clock.
 
     A delay that was meant as one (the header WAIT: seconds that are left of it) ends after that time,
     whichever way the clock was set meanwhile or another host's differs; a workitem that had to wait for a
     worker as well is due by its time. Raises Unroutable for a time more than ten years ahead.
     """
-    due, now = moment(properties, DUE), time.time()
+    due = moment(properties, DUE)
     if due is None:
         return None
     if not due <= now + LONGEST_DELAY:
@@ -519,7 +519,7 @@ def due_of(properties: Properties) -> float | None:
             f"{DUE} is {due:g}, more than ten years ahead; expected seconds since 1970, now {now:.0f}"
         )
     wait = moment(properties, WAIT)
-    return due if wait is None or not wait < due - now else now + max(0.0, wait)
+    return due - now if wait is None or not wait < due - now else max(0.0, wait)
 
 
 def with_wait(raw: bytes, seconds: float) -> bytes:

@@ -1,6 +1,5 @@
 """Publishing to a queue later: the message waits in the broker, on a ladder of queues with fixed times."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -36,9 +35,11 @@ class Delays(Part):
         self._known.clear()
         self._epoch += 1
 
-    def publish(self, publication: Publication, due: float) -> None:
-        """Publish a message so that it comes to `publication.queue` at about `due` (seconds since 1970)."""
-        wait = due - time.time()
+    def publish(self, publication: Publication, wait: float) -> None:
+        """Publish a message so that it comes to `publication.queue` in about `wait` seconds.
+
+        A time of day would not do: the clock may be set before it is looked at here.
+        """
         step = rung(wait)
         publication.exchange = step.name
         publication.properties = with_wait(
@@ -49,7 +50,7 @@ class Delays(Part):
     def publish_again(self, publication: Publication) -> None:
         """Publish once more, later, what came back because its rung is gone."""
         self._known.clear()
-        self._later(lambda: self.publish(publication, time.time()))
+        self._later(lambda: self.publish(publication, 0.0))
 
     def _provide(self, queues: list[Queue], publication: Publication) -> None:
         missing = next((queue for queue in queues if queue.name not in self._known), None)

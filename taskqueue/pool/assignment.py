@@ -65,10 +65,9 @@ class Assignment:
         """Whether it came back so often that its queue may drop it soon."""
         return self.delivery.redelivered and is_worn(self.properties)
 
-    @property
-    def due(self) -> float | None:
-        """When it is to run, in seconds since 1970; None for at once. Raises Unroutable, see due_of."""
-        return words.due_of(self.properties)
+    def wait(self, now: float) -> float | None:
+        """Return in how many seconds it is to run; None for at once. Raises Unroutable, see wait_of."""
+        return words.wait_of(self.properties, now)
 
     @property
     def deadline(self) -> float | None:

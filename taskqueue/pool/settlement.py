@@ -78,19 +78,18 @@ class Settlement:
         """Have a workitem whose handler raised run again in `delay` seconds; its history travels along."""
         run = results.with_history(run, "failed", error)
         properties = results.next_run(run, words.FAILURES, assignment.failures + 1, delay)
-        self._begin(assignment, [self._to_worker(assignment, properties)], time.time() + delay)
+        self._begin(assignment, [self._to_worker(assignment, properties)], delay)
 
     def run_after_crash(self, assignment: Assignment, run: Run, cause: Crash, delay: float) -> None:
         """Have a workitem whose worker crashed run again in `delay` seconds; its history travels along."""
         run = results.with_history(run, "crashed", cause.text, cause.peak_memory)
-        due = time.time() + delay if delay else None
         properties = results.next_run(run, words.CRASHES, assignment.crashes + 1, delay)
-        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+        self._begin(assignment, [self._to_worker(assignment, properties)], delay or None)
 
-    def postpone(self, assignment: Assignment, due: float | None) -> None:
-        """Send a workitem that came before it is due up the delay ladder; None: into its queue anew."""
+    def postpone(self, assignment: Assignment, wait: float | None) -> None:
+        """Send a workitem that is due in `wait` seconds up the delay ladder; None: into its queue anew."""
         properties = results.again(assignment.properties)
-        self._begin(assignment, [self._to_worker(assignment, properties)], due)
+        self._begin(assignment, [self._to_worker(assignment, properties)], wait)
 
     def fail_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
         """Report a failure that the worker has described, and keep the workitem."""
@@ -194,7 +193,7 @@ class Settlement:
     # --- until all of it is confirmed ---
 
     def _begin(
-        self, assignment: Assignment, publications: list[Publication], due: float | None = None
+        self, assignment: Assignment, publications: list[Publication], wait: float | None = None
     ) -> None:
         assignment.unpublished = publications
         if not publications:
@@ -202,10 +201,10 @@ class Settlement:
             return
         self._open[assignment] = None
         for publication in publications:
-            if due is None:
+            if wait is None:
                 self._publisher.publish(publication)
             else:
-                self._delays.publish(publication, due)
+                self._delays.publish(publication, wait)
 
     def _published(self, assignment: Assignment, publication: Publication, fate: Fate, reason: str) -> None:
         if publication not in assignment.unpublished:

@@ -200,7 +200,7 @@ class Workload:
         """Tell whether a workitem is to run now; else see to what becomes of it."""
         now, deadline = time.time(), assignment.deadline
         try:
-            due = assignment.due
+            wait = assignment.wait(now)
         except Unroutable as error:
             self._judge.reject(assignment, str(error))
             return False
@@ -208,9 +208,9 @@ class Workload:
             reason = "its expiration passed before a worker was free"
             self._judge.give_up(assignment, "WorkitemExpired", reason)
             return False
-        is_early = due is not None and due > now + _EARLY
+        is_early = wait is not None and wait > _EARLY
         if is_early or assignment.is_worn:
-            self._settlement.postpone(assignment, due if is_early else None)
+            self._settlement.postpone(assignment, wait if is_early else None)
             return False
         return True
 

@@ -1,6 +1,5 @@
 """The bench's broker: a list, which confirms everything, in a time of its own."""
 
-import time
 from typing import Any, Protocol
 
 from taskqueue.broker.delays import Delays
@@ -43,22 +42,18 @@ class BenchPublisher(Publisher):
         self._unsettled: list[Publication] = []
 
     @property
-    def passed(self) -> float:
-        """By how many seconds the bench's time is ahead."""
-        return self._bench.now - time.time()
-
-    @property
     def is_ready(self) -> bool:
         """Always."""
         return True
 
     def publish(self, publication: Publication) -> None:
         """Put a message into its queue."""
-        self.publish_at(publication, 0.0)
+        self.publish_in(publication, 0.0)
 
-    def publish_at(self, publication: Publication, due: float) -> None:
-        """Put a message into its queue, to be delivered when it is due."""
+    def publish_in(self, publication: Publication, seconds: float) -> None:
+        """Put a message into its queue, to be delivered in so many seconds of the bench's time."""
         properties = Properties.decode(publication.properties)
+        due = self._bench.now + seconds if seconds else 0.0
         self._bench.put(publication.queue, properties, publication.body, due)
         self._unsettled.append(publication)
 
@@ -75,9 +70,9 @@ class BenchDelays(Delays):
     def __init__(self, publisher: BenchPublisher) -> None:
         self._to = publisher
 
-    def publish(self, publication: Publication, due: float) -> None:
-        """Put a message into its queue, to be delivered when it is due in the daemons' time."""
-        self._to.publish_at(publication, due + self._to.passed)
+    def publish(self, publication: Publication, wait: float) -> None:
+        """Put a message into its queue, to be delivered in `wait` seconds."""
+        self._to.publish_in(publication, wait)
 
 
 class BenchProvider(Provider):

@@ -5,17 +5,20 @@ from support.waiting import wait_until
 
 # Has every Python process that finds it on its path add to its clock what the file says.
 MODULE = """
+import itertools
 import time
 from pathlib import Path
 
 _time = time.time
 _shift = Path({path!r})
+_wavering = itertools.cycle((0, -3600))
 
 def shifted():
     try:
-        return _time() + float(_shift.read_text() or 0)
+        said = _shift.read_text()
     except OSError:
         return _time()
+    return _time() + (next(_wavering) if said == "wavering" else float(said))
 
 time.time = shifted
 """
@@ -38,8 +41,15 @@ class Clock:
         self.jump(0)
 
     def jump(self, seconds):
+        self._set(str(seconds))
+
+    def waver(self):
+        """Set the clock back by an hour after every other look at it, and on again after the others."""
+        self._set("wavering")
+
+    def _set(self, shift):
         written = self._shift.with_suffix(".new")
-        written.write_text(str(seconds))
+        written.write_text(shift)
         written.chmod(0o644)
         written.rename(self._shift)
 
@@ -71,6 +81,17 @@ def test_retries_and_leases_come_in_time_when_the_clock_jumps(site, work, clock,
     assert work.result().workitem == long
     assert [daemon.stop() for daemon in daemons] == [0, 0]
     assert "Traceback" not in "".join(daemon.output() for daemon in daemons)
+
+
+def test_retries_come_in_time_whenever_the_clock_is_set(site, work, clock):
+    clock.waver()
+    site.configure("[stubborn]\nworkers: 2\nretries: 3\nretry_delay: 1\nretry_jitter: 0")
+    daemons = [site.start(name, "-f", "-c", str(site.config), **clock.variables) for name in DAEMONS]
+    for daemon, ready in zip(daemons, ("ready:", "takes work"), strict=True):
+        daemon.wait_for(ready)
+    items = {work.dispatch("stubborn", {"times": 2, "error": "ValueError"}) for _ in range(ITEMS)}
+    assert set(work.results(ITEMS)) == items
+    assert [daemon.stop() for daemon in daemons] == [0, 0]
 
 
 DAEMONS = ("workerpool", "dispatcher")
