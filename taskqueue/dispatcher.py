@@ -128,20 +128,18 @@ class Dispatcher(Part):
 
     def _dispatch(self, delivery: Delivery) -> None:
         """Send a message to the queue of its worker type, or to the rejected ones."""
-        passage, code = Passage(delivery, _NONE, ""), jsonrpc.SERVER_ERROR
+        passage, code, amqp = Passage(delivery, _NONE, ""), jsonrpc.SERVER_ERROR, self._publishing.amqp
         try:
             came = passage.properties = Properties.decode(delivery.properties)
             passage.id = came.message_id or new_id()
             if delivery.redelivered and is_worn(came):
-                fresh = renewed(came, self._publishing.amqp.user)
-                self._publish(passage, TASKQUEUE, fresh.encode(), delivery.body)
+                self._publish(passage, TASKQUEUE, renewed(came, amqp.user).encode(), delivery.body)
                 return
             wait = wait_of(came, time.time())
             passage.due = None if wait is None else time.monotonic() + wait
             code = jsonrpc.METHOD_NOT_FOUND  # from here on, what is wrong is the worker type
             route = find_route(came, delivery.body, self._formats)
             named = came if came.message_id else came.replace(message_id=passage.id)
-            amqp = self._publishing.amqp
             properties = travelling(
                 named,
                 route.worker_type,

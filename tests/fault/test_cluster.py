@@ -24,7 +24,7 @@ workers: 1
 WORKITEMS_A_STEP = 15  # of each worker type that succeeds
 QUEUES = {
     *("taskqueue", "worker_good", "worker_stubborn", "worker_raising", "results"),
-    *("taskqueue_failed", "taskqueue_delay_0.25"),
+    *("taskqueue_failed", "taskqueue_delay_1"),
 }
 
 
