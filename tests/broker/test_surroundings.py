@@ -81,7 +81,7 @@ def alone(new_ground: Callable[[], AbstractContextManager[Ground]]) -> Iterator[
 
 @pytest.fixture
 def started() -> Iterator[list[Daemon]]:
-    """What a test has started; it is ended after the test."""
+    """The processes that a test has started; they are ended after it."""
     daemons: list[Daemon] = []
     yield daemons
     for each in daemons:

@@ -1,4 +1,4 @@
-"""What others have sent does nothing to the terminal that shows it."""
+"""Text that others have sent does nothing to the terminal that shows it."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""What a worker was given and has not begun is taken back from it, and what it says is bounded."""
+"""Workitems that a worker has not begun are taken back from it, and its messages are bounded."""
 
 import logging
 import mmap
