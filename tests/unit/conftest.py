@@ -1,8 +1,16 @@
+import gc
+
 import pytest
 from support.configs import PLUGINS, People
 
 from taskqueue.config import load
 from taskqueue.errors import ConfigError
+
+
+def pytest_collection_finish(session):
+    """Let the garbage collector leave the collected tests alone: they stay until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,13 +38,13 @@ class Own(errors.Reject):
 
 
 @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy])
-@pytest.mark.parametrize("kind", [*defined(), Own], ids=lambda kind: kind.__qualname__)
-def test_every_exception_survives_pickling(kind, again):
-    error = Own(7, reason="no") if kind is Own else MADE.get(kind) or kind("why")
-    error.add_note("a note")
-    back = again(error)
-    assert (type(back), str(back), back.args) == (kind, str(error), error.args)
-    assert back.__dict__ == error.__dict__
+def test_every_exception_survives_pickling(again):
+    for kind in [*defined(), Own]:
+        error = Own(7, reason="no") if kind is Own else MADE.get(kind) or kind("why")
+        error.add_note("a note")
+        back = again(error)
+        assert (type(back), str(back), back.args) == (kind, str(error), error.args)
+        assert back.__dict__ == error.__dict__, kind
 
 
 def test_the_exceptions_of_every_package_are_among_them():

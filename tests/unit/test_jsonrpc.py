@@ -107,26 +107,11 @@ def outcome(function, body):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le", "latin-1"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"a": [1, 2.5]}',
-        ' "x"\n',
-        "null",
-        "NaN",
-        '"\\ud800"',
-        '"\u00fc"',
-        "",
-        " ",
-        "[1,]",
-        '{"a":',
-        "1 2",
-        '"\0"',
-    ],
-)
-def test_json_is_read_as_pythons_own_reader_reads_it(text, encoding):
-    body = text.encode(encoding)
-    assert outcome(jsonrpc.decode, body) == outcome(json.loads, body)
+def test_json_is_read_as_pythons_own_reader_reads_it(encoding):
+    for text in ['{"a": [1, 2.5]}', ' "x"\n', "null", "NaN", '"\\ud800"', '"\u00fc"', "", " ", "[1,]",
+                 '{"a":', "1 2", '"\0"']:  # fmt: skip
+        body = text.encode(encoding)
+        assert outcome(jsonrpc.decode, body) == outcome(json.loads, body), text
 
 
 @pytest.mark.parametrize(
@@ -177,16 +162,16 @@ def test_a_batch_is_routed_by_its_first_valid_request():
         assert find_route(Properties(), json.dumps(batch).encode(), FORMATS).worker_type == "subtract"
 
 
-@pytest.mark.parametrize("text", ["[]", "[ ]", '[1,"a" , [2] ,{"b":null}]', " \n[\t1 ]\r\n", "[[[]]]"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
-def test_a_batch_is_read_as_any_json(text, encoding):
-    assert jsonrpc.decode_batch(text.encode(encoding)) == json.loads(text)
+def test_a_batch_is_read_as_any_json(encoding):
+    for text in ["[]", "[ ]", '[1,"a" , [2] ,{"b":null}]', " \n[\t1 ]\r\n", "[[[]]]"]:
+        assert jsonrpc.decode_batch(text.encode(encoding)) == json.loads(text), text
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[", "[1", "[1,", "[,1]", "[1 2]", "[1]]", "[1] x", "[nul]", "1"])
-def test_what_is_no_array_is_no_batch(text):
-    with pytest.raises(ValueError, match=r"expected|value|goes on"):
-        jsonrpc.decode_batch(text.encode())
+def test_what_is_no_array_is_no_batch():
+    for text in ["", "{}", "[", "[1", "[1,", "[,1]", "[1 2]", "[1]]", "[1] x", "[nul]", "1"]:
+        with pytest.raises(ValueError, match=r"expected|value|goes on"):
+            jsonrpc.decode_batch(text.encode())
 
 
 def test_no_more_of_a_batch_is_decoded_than_may_be_performed():

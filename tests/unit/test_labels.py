@@ -54,10 +54,10 @@ def test_what_a_plugin_has_led_elsewhere_has_no_labels(tmp_path):
     assert file.read_text() == "there\n"
 
 
-@pytest.mark.parametrize("size", range(1, len(LABELLED)))
-def test_labels_are_found_wherever_the_output_is_cut(size):
-    chunks = [LABELLED[start : start + size] for start in range(0, len(LABELLED), size)]
-    assert read(chunks) == [(1, b"one\n"), (2, b"two\n\0003 9\0"), (None, b"none\n")]
+def test_labels_are_found_wherever_the_output_is_cut():
+    for size in range(1, len(LABELLED)):
+        chunks = [LABELLED[start : start + size] for start in range(0, len(LABELLED), size)]
+        assert read(chunks) == [(1, b"one\n"), (2, b"two\n\0003 9\0"), (None, b"none\n")], chunks
 
 
 @pytest.mark.parametrize("text", [b"\0" * 1000, b"\0x 1\0", b"\0" + b"1" * 40 + b" 1\0", b"\0001 99999\0"])

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import manual
@@ -14,6 +15,7 @@ PROJECT = Path(__file__).parents[2]
 PAGES = dict(manual.pages())
 
 
+@cache
 def shown(name):
     """Return a page as groff(1) shows it, without what stands in bold or underlined."""
     if shutil.which("groff") is None:

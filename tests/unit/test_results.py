@@ -81,7 +81,7 @@ def circle():
 
 def tower():
     value = None
-    for _ in range(100_000):  # Python 3.13 writes some thousands
+    for _ in range(20_000):  # Python 3.13 writes some thousands
         value = [value]
     return value
 
@@ -149,7 +149,7 @@ def test_a_failures_body_holds_the_error_and_the_workitem_where_json_can(body, k
 
 def test_a_workitem_that_is_large_is_not_decoded_again_for_its_failure():
     large = b'"' + b"x" * 17_000_000 + b'"'
-    small = gzip.compress(large)
+    small = gzip.compress(large, 1)
     for body, encoding in ((large, None), (small, "gzip")):
         written = encode_failure(FAILURE, workitem(body, Properties(content_encoding=encoding)))
         assert len(written) < 1000

@@ -160,7 +160,7 @@ def test_a_bad_type_property_is_refused_although_the_body_names_one():
         (b"[1] 2", "the body is not JSON: text goes on after the array, at character 3"),
         (b"[" * 100_000, "the body is JSON nested too deeply to be read"),
         (b"[" + b"1," * 1000 + b"1]", "a batch has more than 1000 requests"),
-        (b"[" + b"{}," * 2_000_000 + b"{}]", "more than 500,000 values of JSON; name the worker type by"),
+        (b"[" + b"{}," * 500_000 + b"{}]", "more than 500,000 values of JSON; name the worker type by"),
         (b'{"a": [' + b"0," * 500_000 + b"0]}", "more than 500,000 values of JSON; name the worker type by"),
         (members(1001), "the JSON object has more than 1,000 members"),
         (members(1000), "the JSON object names no worker type"),
@@ -191,8 +191,9 @@ def test_a_bad_type_property_is_refused_although_the_body_names_one():
     ],
 )
 def test_json_that_names_no_type_is_refused_with_the_reason(body, complaint):
-    assert reason(body).startswith(complaint)
-    assert len(reason(body)) < 400
+    told = reason(body)
+    assert told.startswith(complaint)
+    assert len(told) < 400
 
 
 @pytest.mark.parametrize("body", [b"", b" digest x", b"\xff\xfe x", b"\0" * 1000, b"../../x y"])
@@ -322,9 +323,9 @@ def test_the_type_property_routes_a_compressed_body_untouched():
     assert route(b"no gzip", type="digest", content_encoding="gzip") == Route("digest", b"no gzip")
 
 
-def test_ten_megabytes_of_zeros_are_refused_in_few_words():
+def test_a_megabyte_of_zeros_is_refused_in_few_words():
     for kind in ("application/json", "text/plain"):
-        assert len(reason(bytes(10_000_000), content_type=kind)) < 300
+        assert len(reason(bytes(1_000_000), content_type=kind)) < 300
 
 
 def test_json_of_any_depth_is_routed_or_refused_and_nothing_else():
