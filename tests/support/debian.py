@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -79,8 +80,13 @@ def new_tree(release: str, directory: Path) -> None:
 @cache
 def _base(release: str) -> Path:
     kept = CACHE / f"{release}.tar"
-    if is_recent(kept):
-        return kept
+    # Processes that need it at the same time make it once.
+    with (cache_directory() / f"tq-{release}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return kept if is_recent(kept) else _make_base(release, kept)
+
+
+def _make_base(release: str, kept: Path) -> Path:
     directory = Path(tempfile.mkdtemp(dir=cache_directory()))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "base.tar"
