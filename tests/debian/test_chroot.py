@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from stage import ROOT
 from support.packages import DAEMONS, LICENSE, digest_of_license, readme_commands
 from support.waiting import wait_until
 
@@ -10,6 +11,9 @@ pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
 
 CONFIG = "[amqp]\nhost: localhost\n"
 LOG = "/var/log/taskqueue/taskqueue.log"
+SHIPPED = (ROOT / "etc/taskqueue/config.ini").read_text()
+#: An administrator's; the package has another one.
+OURS = f"{CONFIG}; ours\n[digest]\nworkers: 3\n"
 OWNERS = "stat -c '%U %G %a %n' /etc/taskqueue/config.ini /var/log/taskqueue /var/lib/taskqueue-worker"
 
 
@@ -135,22 +139,22 @@ def test_a_plugin_that_goes_and_comes_back_is_noticed_by_the_pool(running):
 
 
 def test_what_is_removed_can_be_installed_again_with_its_configuration(running):
-    running.configure("[amqp]\nhost: localhost\n; ours\n")
     before = running.shell(OWNERS)
     assert before.split("\n")[:3] == [
         "root taskqueue 640 /etc/taskqueue/config.ini",
         "taskqueue adm 750 /var/log/taskqueue",
         "taskqueue-worker taskqueue-worker 755 /var/lib/taskqueue-worker",
     ]
-    for _ in range(2):
+    for text in (OURS, SHIPPED):
+        running.configure(text)
         running.shell("apt remove python-taskqueue-common")
         assert not running.processes("taskqueue")
         # dpkg leaves directories with something in them, and their owners with them
         running.shell("rm -rf /var/log/taskqueue /var/lib/taskqueue-worker")
         running.shell("apt install ./dist/*.deb")
         assert running.shell(OWNERS) == before
+        assert running.shell("cat /etc/taskqueue/config.ini") == text
     assert digest_of_license(running) in running.submit()
-    assert "; ours" in running.shell("cat /etc/taskqueue/config.ini")
 
 
 def test_a_configuration_that_dpkg_unpacks_again_has_its_group_again(running):
@@ -175,31 +179,40 @@ def test_what_the_administrator_has_made_of_owners_and_modes_stays(running):
         )
 
 
-def test_an_upgrade_under_load_loses_nothing_and_keeps_the_configuration(running, release):
-    running.configure("[amqp]\nhost: localhost\n; ours\n[digest]\nworkers: 3\n")
-    newer(running)
+#: With nobody to answer a question; the later ones are upgrades of the former ones.
+UPGRADES = {
+    "9.8": "apt install ./newer/python-taskqueue-*.deb </dev/null",
+    "9.9": "dpkg -i newer/python-taskqueue-*.deb <&-",
+}
+
+
+def test_upgrades_under_load_lose_nothing_and_keep_the_configuration(running):
+    running.configure(OURS)
     load = running.load(rate=40)
     load.wait_for(20)
-    before = {name: running.main_process(name) for name in DAEMONS}
-    running.shell("apt install ./newer/python-taskqueue-*.deb")
-    assert "Version: 9.9" in running.shell("dpkg -s python-taskqueue-workerpool")
-    assert all(running.main_process(name) != before[name] for name in DAEMONS)
-    load.wait_for(load.arrived() + 20)
+    for version, command in UPGRADES.items():
+        newer(running, version)
+        before = {name: running.main_process(name) for name in DAEMONS}
+        running.shell(command)
+        states = running.shell("dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' 'python-taskqueue-*'")
+        assert states.splitlines() == [f"ii  {version}"] * 3
+        assert all(running.main_process(name) != before[name] for name in DAEMONS)
+        load.wait_for(load.arrived() + 20)
     load.finish(150)
-    assert "; ours" in running.shell("cat /etc/taskqueue/config.ini")
+    assert running.shell("cat /etc/taskqueue/config.ini") == OURS
     assert running.shell("stat -c '%U %G %a' /etc/taskqueue/config.ini") == "root taskqueue 640\n"
 
 
-def newer(host):
+def newer(host, version):
     """Make packages of a later version on a machine."""
     host.shell(
-        """
-        mkdir newer
+        f"""
+        rm -rf newer; mkdir newer
         for package in dist/python-taskqueue-*.deb; do
             rm -rf tree
             dpkg-deb -R $package tree
-            sed -i 's/^Version: .*/Version: 9.9/; s/(= [0-9.]*)/(= 9.9)/' tree/DEBIAN/control
-            dpkg-deb -b tree newer/$(basename $package)
+            sed -i 's/^Version: .*/Version: {version}/; s/(= [0-9.]*)/(= {version})/' tree/DEBIAN/control
+            dpkg-deb -b -Zgzip -z1 tree newer/$(basename $package)
         done
         """
     )
