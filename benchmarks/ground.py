@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 import pika
 
-from taskqueue.broker.private import PrivateBroker
+from taskqueue.private_broker.node import PrivateBroker
 
 ROOT: Final = Path(__file__).parents[1]
 START_TIMEOUT: Final = 60.0  # seconds

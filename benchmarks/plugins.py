@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from taskqueue.worker import BaseWorker
+from taskqueue.worker.base import BaseWorker
 
 _ENTRY_POINTS: Final = """
 [worker.plugins]

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from stage import ROOT, project_files, stage
 
-from taskqueue.broker import private
+from taskqueue.private_broker import node as private
 
 LICENSES = Path("/usr/share/common-licenses")
 START_TIMEOUT = 120.0  # seconds

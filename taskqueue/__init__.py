@@ -4,10 +4,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.errors import Reject, Retry, TaskTimeout
-from taskqueue.worker import BaseWorker, progress
-from taskqueue.workitem import Workitem
+from taskqueue.messages.workitem import Workitem
+from taskqueue.worker.base import BaseWorker
+from taskqueue.worker.line import progress
 
 if TYPE_CHECKING:
+    from taskqueue.calls.call import Call
+    from taskqueue.calls.client import AsyncClient, Client
+    from taskqueue.calls.task import Task, task
     from taskqueue.errors import (
         BadArguments,
         BrokerRefused,
@@ -20,9 +24,7 @@ if TYPE_CHECKING:
         UnknownCall,
         UnknownTask,
     )
-    from taskqueue.rpc.call import Call
-    from taskqueue.rpc.client import AsyncClient, Client
-    from taskqueue.rpc.task import Task, task
+    from taskqueue.messages.routing import Route
 
 __all__ = [
     "AsyncClient",
@@ -38,6 +40,7 @@ __all__ = [
     "Reject",
     "ReplyLost",
     "Retry",
+    "Route",
     "Task",
     "TaskFailed",
     "TaskTimeout",
@@ -50,11 +53,12 @@ __all__ = [
 
 #: What is imported when it is asked for: the daemons have no use for it, and clients bring AMQP along.
 _LATER: Final = {
-    "AsyncClient": "taskqueue.rpc.client",
-    "Client": "taskqueue.rpc.client",
-    "Call": "taskqueue.rpc.call",
-    "Task": "taskqueue.rpc.task",
-    "task": "taskqueue.rpc.task",
+    "AsyncClient": "taskqueue.calls.client",
+    "Client": "taskqueue.calls.client",
+    "Call": "taskqueue.calls.call",
+    "Task": "taskqueue.calls.task",
+    "task": "taskqueue.calls.task",
+    "Route": "taskqueue.messages.routing",
 }
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from taskqueue import config
-from taskqueue.broker import private
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ConfigError
+from taskqueue.private_broker import node
 
 SYSTEM_CONFIG: Final = "/etc/taskqueue/config.ini"
 VARIABLE: Final = "TASKQUEUE_AMQP"
@@ -46,7 +46,7 @@ def file_address(path: str | None) -> AmqpSettings | None:
 def private_address() -> AmqpSettings:
     """Return the address of the private broker that is running; ConfigError if none is."""
     try:
-        url = private.running()
+        url = node.running()
     except ConfigError:  # there is no place where it could be
         url = None
     if url is None:

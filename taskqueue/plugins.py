@@ -64,7 +64,7 @@ def served() -> dict[str, Plugin]:
 
 
 def _serving(plugin: Plugin) -> OwnPlugin:
-    factory = "taskqueue.rpc.task_worker:TaskWorker.of_entry_point"
+    factory = "taskqueue.calls.task_worker:TaskWorker.of_entry_point"
     return OwnPlugin(plugin.name, factory, plugin.distribution, plugin.version, plugin.name)
 
 

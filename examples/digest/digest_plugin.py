@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from taskqueue.worker import BaseWorker
+from taskqueue.worker.base import BaseWorker
 
 BLOCK = 1 << 20  # bytes read at once: memory stays constant whatever the file's size
 

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.wire import RawProperties
 
 _TRY_AGAIN: Final = 30.0  # seconds after the broker closed the channel
 _NOT_FOUND: Final = 404

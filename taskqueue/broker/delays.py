@@ -7,7 +7,7 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Provider, Queue, may_come_back, rung
-from taskqueue.workitem import with_wait
+from taskqueue.messages.forwarding import with_wait
 
 _TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was gone
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from pika import spec
 
+from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Provider, Queue
-from taskqueue.broker.wire import RawProperties
 
 _NOT_FOUND: Final = 404
 _TRY_AGAIN: Final = 5.0  # seconds after the broker refused something

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MalformedProperties, as_bytes
+from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
-from taskqueue.broker.wire import RawProperties
-from taskqueue.headers import MalformedProperties, as_bytes
-from taskqueue.properties import Properties
-from taskqueue.workitem import DIRECT_REPLY
+from taskqueue.messages.names import DIRECT_REPLY
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pika
 import pika.exceptions
 
+from taskqueue.broker.connection import JoiningConnection, StrangerAnswers
 from taskqueue.broker.errands import Errands
-from taskqueue.broker.joining import JoiningConnection, StrangerAnswers
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.valve import ReadValve
 from taskqueue.errors import BrokerRefused, BrokerUnavailable

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.consumers import Consumers
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
 from taskqueue.broker.topology import Declaration, Queue
-from taskqueue.broker.wire import RawProperties
 
 _ACCESS_REFUSED: Final = 403
 _PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Part, Session
-from taskqueue.workitem import new_id
+from taskqueue.messages.forwarding import new_id
 
 if TYPE_CHECKING:
     from taskqueue.config import AmqpSettings

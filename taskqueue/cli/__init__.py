@@ -10,8 +10,8 @@ from typing import Final, NoReturn
 
 import click
 
-from taskqueue import startup
 from taskqueue.errors import ExitStatus, TaskqueueError
+from taskqueue.process import startup
 
 #: Each command, and the module that defines it under this name.
 _COMMANDS: Final = {

@@ -10,14 +10,13 @@ from typing import Any, Final
 import click
 
 from taskqueue import config as configuration
-from taskqueue import logs, processes, startup
 from taskqueue import plugins as installed_plugins
 from taskqueue.cli import options, tables
 from taskqueue.config import GroupSettings, Settings, effective
 from taskqueue.config.checks import printable
 from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
 from taskqueue.plugins import Plugin
-from taskqueue.pool import exposure, privileges
+from taskqueue.process import children, exposure, logs, privileges, startup
 
 _GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "max_depth", "max_crashes", "output_rate")
 _RETRY_COLUMNS: Final = (
@@ -94,7 +93,7 @@ def _unreadable(settings: Settings) -> list[str]:
                 )
         return ExitStatus.OK
 
-    pid = processes.fork(read)
+    pid = children.fork(read)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         lines = pipe.read().splitlines()

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from taskqueue import address, logs, startup
+from taskqueue import address
 from taskqueue.config import LoggingSettings
-from taskqueue.daemon import detach, foreground
-from taskqueue.keeper import Keeper
+from taskqueue.process import logs, startup
+from taskqueue.process.daemon import detach, foreground
+from taskqueue.process.keeper import Keeper
 
 
 def run(

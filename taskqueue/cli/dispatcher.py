@@ -3,7 +3,7 @@
 import click
 
 from taskqueue.cli import daemons, options
-from taskqueue.fleet import DispatcherFleet
+from taskqueue.dispatcher.fleet import DispatcherFleet
 
 
 @click.command(short_help="Route workitems to the queues of their worker types.")

@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import logs, startup
 from taskqueue.cli import jobs, options
 from taskqueue.cli.watching import watching
 from taskqueue.config import LoggingSettings
@@ -16,6 +15,7 @@ from taskqueue.feed.feeding import Feeding
 from taskqueue.feed.main_thread import MainThread
 from taskqueue.feed.target import GET_JOBS, Target, worker_type
 from taskqueue.feed.wishes import Wishes
+from taskqueue.process import logs, startup
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import processes, startup
 from taskqueue.errors import ConfigError, ExitStatus, TargetError
 from taskqueue.feed.codec import check_key
 from taskqueue.feed.target import GET_JOBS, Target
+from taskqueue.process import children, startup
 
 KEY_VARIABLE: Final = "TASKQUEUE_FEED_KEY"
 
@@ -119,6 +119,6 @@ def check(target: Target) -> None:
             return error.status
         return ExitStatus.OK
 
-    _, status = os.waitpid(processes.fork(load), 0)
+    _, status = os.waitpid(children.fork(load), 0)
     if status:
         sys.exit(os.waitstatus_to_exitcode(status))

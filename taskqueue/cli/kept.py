@@ -8,15 +8,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from taskqueue import escaping, kept
+from taskqueue import deadletters, texts
+from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.topology import FAILED, REJECTED
 from taskqueue.cli import options, tables
 from taskqueue.config import AmqpSettings
+from taskqueue.deadletters import Kept
 from taskqueue.errors import NotKept
-from taskqueue.headers import MalformedProperties
-from taskqueue.kept import Kept
-from taskqueue.logs import escape
-from taskqueue.workitem import shorten
+from taskqueue.process.logs import escape
+from taskqueue.texts import shorten
 
 _REASON_WIDTH: Final = 80  # characters of a reason in a table
 
@@ -84,7 +84,7 @@ def list_kept(
         return len(found) == limit
 
     most = limit if worker_type is None and not error else None
-    kept.browse(options.find_address(amqp, path), place.queue, look, most=most)
+    deadletters.browse(options.find_address(amqp, path), place.queue, look, most=most)
     if style == "json":
         tables.show_json(found)
     elif not found:
@@ -142,7 +142,7 @@ def show(place: Place, *, beginning: str, style: str, path: str | None, amqp: st
 
     ID may be shortened to a beginning that no other has.
     """
-    each = kept.fetch(options.find_address(amqp, path), place.queue, beginning)
+    each = deadletters.fetch(options.find_address(amqp, path), place.queue, beginning)
     if style == "json":
         tables.show_json(_plain(_everything(each)))
     else:
@@ -194,7 +194,7 @@ def _show_text(each: Kept) -> None:
     rows = [[name, value] for name, value in fields.items() if value != each.history]
     tables.show_table("\nProperties and headers", ("name", "value"), rows)
     click.echo("\nBody")
-    click.echo(escaping.lines(each.body.decode(errors="backslashreplace")))
+    click.echo(texts.lines(each.body.decode(errors="backslashreplace")))
 
 
 def _cell(name: str, value: object) -> str:
@@ -234,19 +234,19 @@ def retry(
     if beginnings:
         count = _retry_some(address, place, beginnings)
     else:
-        count = kept.retry(address, place.queue, _wanted(worker_type, error))
+        count = deadletters.retry(address, place.queue, _wanted(worker_type, error))
     _report("retried", count, style)
 
 
 def _retry_some(address: AmqpSettings, place: Place, beginnings: tuple[str, ...]) -> int:
-    missing = kept.find(address, place.queue, beginnings)
+    missing = deadletters.find(address, place.queue, beginnings)
     ids = frozenset(missing)
 
     def wanted(each: Kept) -> bool:
         missing.discard(each.id)
         return each.id in ids
 
-    count = kept.retry(address, place.queue, wanted, at_least=len(ids))
+    count = deadletters.retry(address, place.queue, wanted, at_least=len(ids))
     if missing:
         names = ", ".join(sorted(missing))
         raise NotKept(f"{count} retried; somebody else has taken meanwhile: {names}")
@@ -278,7 +278,7 @@ def purge(
     if not yes:
         which = "those" if worker_type or error else "all"
         click.confirm(f"Remove {which} {place.name} messages for good?", abort=True, err=True)
-    _report("purged", kept.purge(address, place.queue, _wanted(worker_type, error)), style)
+    _report("purged", deadletters.purge(address, place.queue, _wanted(worker_type, error)), style)
 
 
 def _report(done: str, count: int, style: str) -> None:

@@ -1,11 +1,11 @@
 """A keeper that has a private broker, and tells its members where that is."""
 
 from taskqueue import address
-from taskqueue.broker.private import PrivateBroker
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
-from taskqueue.keeper import Keeper
-from taskqueue.processes import Exit
+from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.process.children import Exit
+from taskqueue.process.keeper import Keeper
 
 
 class Household(Keeper):

@@ -14,7 +14,7 @@ from taskqueue.cli import options, tables
 from taskqueue.config import PoolSettings
 from taskqueue.errors import ExitStatus
 from taskqueue.plugins import Plugin
-from taskqueue.pool import privileges
+from taskqueue.process import privileges
 
 _IMPORT_TIMEOUT: Final = 60.0  # seconds
 _TRY: Final = "import sys; from taskqueue.plugins import load; load(sys.argv[1], sys.argv[2])"

@@ -12,20 +12,21 @@ from typing import Any, Final
 
 import click
 
-from taskqueue import config, logs
+from taskqueue import config
 from taskqueue.address import of_private_broker
-from taskqueue.broker.private import PrivateBroker
-from taskqueue.broker.private_state import default_state_dir
 from taskqueue.cli import jobs, options
 from taskqueue.cli.feed import feeding_options
 from taskqueue.cli.own_broker import Household
 from taskqueue.config import AmqpSettings, LoggingSettings
-from taskqueue.daemon import Readiness, foreground
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.feed.state import StateFile
 from taskqueue.feed.target import GET_JOBS, HANDLE_JOB, Target
-from taskqueue.keeper import Child, report
-from taskqueue.processes import Exit
+from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.private_broker.state import default_state_dir
+from taskqueue.process import logs
+from taskqueue.process.children import Exit
+from taskqueue.process.daemon import Readiness, foreground
+from taskqueue.process.keeper import Child, report
 
 _STOP_TIMEOUT: Final = 30.0  # seconds that the workers may take to leave when nothing is left for them
 _TRIED_AGAIN: Final = (ExitStatus.UNAVAILABLE, ExitStatus.SOFTWARE)

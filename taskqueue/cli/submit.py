@@ -7,11 +7,15 @@ from typing import Any, Final
 
 import click
 
-from taskqueue import escaping, startup, submission
+from taskqueue import texts
+from taskqueue.calls import submission
+from taskqueue.calls.submission import Result, Submission
 from taskqueue.cli import options
 from taskqueue.errors import ExitStatus, Unroutable
-from taskqueue.submission import Result, Submission
-from taskqueue.workitem import BINARY, JSON, TEXT, checked_type, media_type, new_id
+from taskqueue.messages.content import BINARY, JSON, TEXT, media_type
+from taskqueue.messages.forwarding import new_id
+from taskqueue.messages.routing import checked_type
+from taskqueue.process import startup
 
 #: Failures of workitems that the plugin did not have a part in: no traceback leads to its code.
 _NOT_THE_PLUGINS: Final = ("WorkitemUnreadable", "ResultUnwritable")
@@ -113,7 +117,7 @@ def _show(result: Result, style: str) -> None:
         startup.complain(_complaint(value["error"]) + "\n")
     elif isinstance(value, str | bytes) and sys.stdout.isatty():
         text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
-        click.echo(escaping.lines(text))
+        click.echo(texts.lines(text))
     elif isinstance(value, bytes):
         sys.stdout.buffer.write(value)
     elif isinstance(value, str):
@@ -129,7 +133,7 @@ def _readable(value: Any) -> str:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         return json.dumps(value, indent=2)
-    return text if escaping.is_safe(text) else json.dumps(value, indent=2)
+    return text if texts.is_safe(text) else json.dumps(value, indent=2)
 
 
 def _value(result: Result) -> Any:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskqueue.logs import escape
 from taskqueue.plugins import Plugin
+from taskqueue.process.logs import escape
 
 _ROOM_BESIDE: Final = 60  # columns of the terminal for what stands beside a cell that is not divided
 

@@ -6,14 +6,15 @@ from functools import partial
 
 import click
 
-from taskqueue import config, logs, startup
+from taskqueue import config
 from taskqueue.address import of_private_broker
-from taskqueue.broker.private import PrivateBroker
 from taskqueue.cli import options
 from taskqueue.cli.own_broker import Household
 from taskqueue.config import AmqpSettings
-from taskqueue.daemon import foreground
-from taskqueue.keeper import Child
+from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.process import logs, startup
+from taskqueue.process.daemon import foreground
+from taskqueue.process.keeper import Child
 
 
 class House(Household):

@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from taskqueue import startup
 from taskqueue.errors import ConfigError
 from taskqueue.feed.progress import Progress, Watch
+from taskqueue.process import startup
 
 _RATE_TIME: Final = 5.0  # seconds over which the rate is taken
 _LINE_EVERY: Final = 10.0  # seconds between two plain lines

@@ -7,15 +7,16 @@ from functools import partial
 
 import click
 
-from taskqueue import config, processes, startup
+from taskqueue import config
+from taskqueue.calls.task_worker import load_tasks, plugin_for
 from taskqueue.cli import daemons, jobs, options
 from taskqueue.config import GroupSettings
 from taskqueue.errors import ExitStatus, TargetError, TaskqueueError
 from taskqueue.feed.chunk_worker import PLUGIN, Orders
 from taskqueue.feed.target import HANDLE_JOB, Target, current_directory, receipts_queue, worker_type
-from taskqueue.pool.group import Blueprint
-from taskqueue.pool.supervisor import Plan, Supervisor
-from taskqueue.rpc.task_worker import load_tasks, plugin_for
+from taskqueue.process import children, startup
+from taskqueue.supervisor.group import Blueprint
+from taskqueue.supervisor.supervisor import Plan, Supervisor
 
 _DEPTH = 2  # chunks that a worker is given ahead: it need not wait for the next one
 
@@ -115,7 +116,7 @@ def _has_tasks(target: Target) -> bool:
             return TargetError.status
         return ExitStatus.OK
 
-    pid = processes.fork(look)
+    pid = children.fork(look)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         found = pipe.read()

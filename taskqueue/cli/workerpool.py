@@ -4,9 +4,9 @@ from functools import partial
 
 import click
 
-from taskqueue import startup
 from taskqueue.cli import daemons, options
-from taskqueue.pool.supervisor import Supervisor, read_plan
+from taskqueue.process import startup
+from taskqueue.supervisor.supervisor import Supervisor, read_plan
 
 
 @click.command(short_help="Run the plugins that are installed on this host.")

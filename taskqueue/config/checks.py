@@ -9,7 +9,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from configobj.validate import ValidateError
 
-from taskqueue.workitem import WORKER_TYPE, shorten
+from taskqueue.messages.routing import WORKER_TYPE
+from taskqueue.texts import shorten
 
 #: How much of a wrong value a fault shows, in characters.
 _SHOWN_LIMIT: Final = 60

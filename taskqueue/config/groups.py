@@ -7,7 +7,7 @@ from taskqueue.config.checks import Complaint
 from taskqueue.config.inifile import Sections
 from taskqueue.config.settings import GroupSettings
 from taskqueue.config.specification import DEFAULT, FIXED_SECTIONS, GROUP, checked, nearest, specification
-from taskqueue.workitem import WORKER_TYPE
+from taskqueue.messages.routing import WORKER_TYPE
 
 #: Options that there are no more, and those that took their place.
 _REPLACED: Final = {"depth": "max_depth"}

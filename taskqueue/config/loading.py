@@ -10,7 +10,7 @@ from taskqueue.config.inifile import Sections
 from taskqueue.config.settings import DispatcherSettings, LoggingSettings, PoolSettings, Settings
 from taskqueue.config.specification import FIXED_SECTIONS, GROUP, checked, nearest, specification
 from taskqueue.errors import ConfigError
-from taskqueue.workitem import WORKER_TYPE
+from taskqueue.messages.routing import WORKER_TYPE
 
 
 def load(

@@ -12,9 +12,10 @@ from taskqueue.errors import WorkitemUnreadable
 from taskqueue.feed.codec import PICKLE, Codec, JsonCodec, PickleCodec
 from taskqueue.feed.receipt import Receipt
 from taskqueue.feed.target import HANDLE_JOB, Target
+from taskqueue.messages.content import JSON
+from taskqueue.messages.workitem import Workitem
 from taskqueue.plugins import OwnPlugin
-from taskqueue.worker import BaseWorker
-from taskqueue.workitem import JSON, Workitem
+from taskqueue.worker.base import BaseWorker
 
 #: What a group of these workers is made after.
 PLUGIN: Final = OwnPlugin("feed", f"{__name__}:ChunkWorker.factory", "taskqueue", "")

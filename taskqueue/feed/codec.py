@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from taskqueue.errors import ConfigError, JobUnwritable, WorkitemUnreadable
-from taskqueue.workitem import JSON, shorten
+from taskqueue.messages.content import JSON
+from taskqueue.texts import shorten
 
 #: The content type of a chunk of pickled jobs: the signature, then the pickle.
 PICKLE: Final = "application/x-taskqueue-pickle"

@@ -20,7 +20,7 @@ from taskqueue.feed.progress import Progress, Watch
 from taskqueue.feed.source import Begin, Source
 from taskqueue.feed.state import Pass, State, StateFile
 from taskqueue.feed.wishes import Wishes
-from taskqueue.logs import Log
+from taskqueue.process.logs import Log
 
 _TICK: Final = 0.5  # seconds between two looks at everything
 _SILENCE: Final = (

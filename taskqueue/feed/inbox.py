@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.errors import ConfigError, TaskqueueError, WorkitemUnreadable
 from taskqueue.feed import receipt as receipts
@@ -11,10 +13,8 @@ from taskqueue.feed.chunks import Chunk, ChunkName
 from taskqueue.feed.outbox import Outbox
 from taskqueue.feed.pace import Pace
 from taskqueue.feed.receipt import JobFailure
-from taskqueue.headers import MalformedProperties
-from taskqueue.logs import Log, Tally
-from taskqueue.properties import Properties
-from taskqueue.workitem import shorten
+from taskqueue.process.logs import Log, Tally
+from taskqueue.texts import shorten
 
 _ANY_NUMBER: Final = 1 << 31  # of jobs; an earlier run's chunk has a number only where they follow each other
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.chores import Deletion, Depth, Purge
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
@@ -14,8 +15,7 @@ from taskqueue.config import AmqpSettings
 from taskqueue.errors import AlreadyRunning, BrokerRefused, BrokerUnavailable, TaskqueueError
 from taskqueue.feed.chunks import Chunk
 from taskqueue.feed.target import receipts_queue
-from taskqueue.logs import Log
-from taskqueue.properties import Properties
+from taskqueue.process.logs import Log
 
 _RECEIPTS_EXPIRE: Final = 7 * 24 * 3600 * 1000  # milliseconds that receipts wait for a feeder that is gone
 _PREFETCH: Final = 60_000  # receipts that may be out until the next save

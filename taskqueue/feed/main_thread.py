@@ -13,9 +13,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
-from taskqueue import startup
-from taskqueue.daemon import Signals
 from taskqueue.errors import ExitStatus, TaskqueueError
+from taskqueue.process import startup
+from taskqueue.process.daemon import Signals
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from taskqueue.properties import Properties
-from taskqueue.results import SUCCEEDED, Failure
-from taskqueue.workitem import ENDED, STARTED, STATUS, shorten
+from taskqueue.amqp.properties import Properties
+from taskqueue.messages.names import ENDED, STARTED, STATUS
+from taskqueue.messages.results import SUCCEEDED, Failure
+from taskqueue.texts import shorten
 
 _LONGEST_MESSAGE: Final = 500  # characters
 _LONGEST_TRACE: Final = 8000

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from taskqueue.daemon import PidFile
 from taskqueue.errors import ConfigError, StateError
 from taskqueue.feed.frontier import Frontier
+from taskqueue.process.daemon import PidFile
 
 _FORMAT: Final = "taskqueue feed state, version 1"
 _SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; nothing of ours is as large

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final, Self
 
 from taskqueue.errors import TargetError, Unroutable
-from taskqueue.workitem import checked_type
+from taskqueue.messages.routing import checked_type
 
 #: Default names of a target's two functions.
 GET_JOBS: Final = "get_jobs"

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from taskqueue.calls.task import task
 from taskqueue.errors import TargetError
 from taskqueue.feed import target
-from taskqueue.rpc.task import task
-from taskqueue.worker import progress
+from taskqueue.worker.line import progress
 
 _STEP = 0.1  # seconds between two words about progress
 

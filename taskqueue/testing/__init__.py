@@ -10,29 +10,35 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final, Self
 
-from taskqueue import worker
-from taskqueue import workitem as words
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import FAILED, REJECTED, TASKQUEUE, worker_queue
+from taskqueue.calls import message
+from taskqueue.calls import task as tasks
+from taskqueue.calls.call import Call, Status
+from taskqueue.calls.client import AsyncClient, Client
+from taskqueue.calls.task_worker import TaskWorker, load_tasks
 from taskqueue.config import GroupSettings
+from taskqueue.consumer.assignment import Assignment, Crash
+from taskqueue.consumer.intake import groups_of
+from taskqueue.consumer.judge import Judge
+from taskqueue.consumer.notices import Notices, are_wanted
+from taskqueue.consumer.settlement import Settlement
+from taskqueue.dispatcher import refusals
 from taskqueue.errors import CallTimeout, TaskqueueError, UnknownTask, Unroutable
-from taskqueue.logs import Log
-from taskqueue.pool.assignment import Assignment, Crash
-from taskqueue.pool.frames import FrameReader, Outcome, Service, Task
-from taskqueue.pool.intake import groups_of
-from taskqueue.pool.judge import Judge
-from taskqueue.pool.limits import Limits
-from taskqueue.pool.notices import Notices, are_wanted
-from taskqueue.pool.settlement import Settlement
-from taskqueue.properties import Properties
-from taskqueue.results import Failure, encode_value
-from taskqueue.rpc import calls, jsonrpc, message
-from taskqueue.rpc import task as tasks
-from taskqueue.rpc.call import Call, Status
-from taskqueue.rpc.client import AsyncClient, Client
-from taskqueue.rpc.task_worker import TaskWorker, load_tasks
+from taskqueue.messages import jsonrpc, names
+from taskqueue.messages.content import JSON
+from taskqueue.messages.forwarding import moment, new_id, rejected, travelling
+from taskqueue.messages.results import Failure, encode_value
+from taskqueue.messages.routing import FORMATS, find_route
+from taskqueue.messages.workitem import submitted
+from taskqueue.process.logs import Log
 from taskqueue.testing.lists import BenchDelays, BenchProvider, BenchPublisher, Message, NoLoop
-from taskqueue.worker import BaseWorker
+from taskqueue.worker.base import BaseWorker
+from taskqueue.worker.frames import FrameReader, Outcome, Service, Task
+from taskqueue.worker.limits import Limits
+from taskqueue.worker.line import listeners
+from taskqueue.worker.perform import perform
 
 _REPLIES: Final = "bench"
 _NAME: Final = "bench/1"  # of the one worker
@@ -150,7 +156,7 @@ class Bench:
     def submit(self, worker_type: str, workitem: Any) -> str:
         """Submit a workitem; return its id."""
         kind, body = encode_value(workitem)
-        id_ = words.new_id()
+        id_ = new_id()
         self.put(TASKQUEUE, Properties(content_type=kind, message_id=id_, type=worker_type), body)
         return id_
 
@@ -194,7 +200,7 @@ class Bench:
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
         """Send a call; a client calls this."""
         self._calls[call.id] = self._known[call.id] = call
-        properties = words.submitted(call.task, call.id, words.JSON, _REPLIES, notify=notify)
+        properties = submitted(call.task, call.id, JSON, _REPLIES, notify=notify)
         self.put(TASKQUEUE, Properties.decode(properties), body)
         call.move(Status.QUEUED)
 
@@ -245,21 +251,21 @@ class Bench:
         return message.queue == TASKQUEUE or message.queue in map(worker_queue, self._workers)
 
     def _route(self, sent: Message) -> None:
-        properties = sent.properties.replace(message_id=sent.properties.message_id or words.new_id())
+        properties = sent.properties.replace(message_id=sent.properties.message_id or new_id())
         try:
-            route = words.find_route(properties, sent.body, words.FORMATS)
+            route = find_route(properties, sent.body, FORMATS)
         except Unroutable as error:
             self._reject(sent, properties, Unroutable, str(error))
             return
         queue = worker_queue(route.worker_type)
-        if route.worker_type not in self._workers and calls.is_call(properties, route.body):
+        if route.worker_type not in self._workers and refusals.is_call(properties, route.body):
             reason = f"there is no queue {queue}: nobody serves it"
             self._reject(sent, properties, UnknownTask, reason)
             return
-        due = words.moment(properties, words.DUE) or 0.0
+        due = moment(properties, names.DUE) or 0.0
         self.put(
             queue,
-            words.travelling(properties, route.worker_type, content_type=route.content_type),
+            travelling(properties, route.worker_type, content_type=route.content_type),
             route.body,
             due,
         )
@@ -268,10 +274,12 @@ class Bench:
         self, sent: Message, properties: Properties, error: type[TaskqueueError], reason: str
     ) -> None:
         failure = Failure(error.__name__, reason, code=jsonrpc.METHOD_NOT_FOUND)
-        answer = calls.refusal(properties, properties.message_id or "", sent.body, failure, lambda *_: None)
+        answer = refusals.refusal(
+            properties, properties.message_id or "", sent.body, failure, lambda *_: None
+        )
         if answer is not None:
             self._publisher.publish(answer)
-        self.put(REJECTED, words.rejected(properties, reason, TASKQUEUE), sent.body)
+        self.put(REJECTED, rejected(properties, reason, TASKQUEUE), sent.body)
 
     def _perform(self, sent: Message) -> None:
         worker_type = sent.queue.removeprefix(worker_queue(""))
@@ -312,11 +320,11 @@ class Bench:
             assignment.raw_properties,
             assignment.body,
         )
-        worker.listeners.append(lambda share, text: self._notices.progress(assignment, share, text))
+        listeners.append(lambda share, text: self._notices.progress(assignment, share, text))
         try:
-            frame = worker.perform(self._workers[worker_type], task, Limits())
+            frame = perform(self._workers[worker_type], task, Limits())
         finally:
-            worker.listeners.pop()
+            listeners.pop()
         ((_, payload),) = FrameReader().feed(frame)
         return Outcome.decode(payload)
 

@@ -2,11 +2,11 @@
 
 from typing import Any, Protocol
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.topology import Provider, Queue
-from taskqueue.properties import Properties
 
 
 class Queues(Protocol):

@@ -17,8 +17,8 @@ from support.forked import Forked
 from support.ground import Ground
 from support.processes import run_cli
 
+from taskqueue.calls.submission import Submission, submit
 from taskqueue.config import AmqpSettings
-from taskqueue.submission import Submission, submit
 
 
 def test_the_hosts_are_tried_in_turn(ground: Ground) -> None:

@@ -9,8 +9,8 @@ from support.waiting import wait_until
 from support.wire import RawMessage, nested, properties, short, table
 
 from taskqueue import AsyncClient
+from taskqueue.calls import named
 from taskqueue.errors import BrokerUnavailable
-from taskqueue.rpc import named
 
 __all__ = ["feed"]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
 from taskqueue.broker.subscription import Subscription
 from taskqueue.config import AmqpSettings
-from taskqueue.properties import Properties
 
 FRAME_MAX = 131_072  # RabbitMQ's; 8 bytes of it are the frame's own
 PROPERTIES = Properties(message_id="m", header_table=b"\1hd\x3f\xf8\0\0\0\0\0\0")  # h: 1.5

@@ -18,9 +18,9 @@ from support.processes import Daemon, cli, run_cli
 from support.proxy import Proxy
 from support.waiting import wait_until
 
-from taskqueue import kept
-from taskqueue.broker.rabbitmq import USER
+from taskqueue import deadletters
 from taskqueue.config import AmqpSettings
+from taskqueue.private_broker.rabbitmq import USER
 
 FAILED, REJECTED = "taskqueue_failed", "taskqueue_rejected"
 FULL = {"x-max-length": 1, "x-overflow": "reject-publish"}
@@ -366,7 +366,7 @@ def test_what_to_retry_must_be_said_in_one_way(arguments: list[str]) -> None:
 def test_what_somebody_else_has_taken_meanwhile_is_not_waited_for(amqp_url: str, foreign: Foreign) -> None:
     keep_many(foreign, 3)
     amqp = AmqpSettings.from_url(amqp_url)
-    assert kept.retry(amqp, FAILED, lambda each: each.id != "id0001", at_least=5) == 2
+    assert deadletters.retry(amqp, FAILED, lambda each: each.id != "id0001", at_least=5) == 2
     assert left(foreign, 1) == ["id0001"]
 
 
@@ -510,7 +510,7 @@ def test_what_is_kept_outlives_being_read_more_often_than_a_quorum_queue_allows(
     keep_in_order(foreign, 3)
     before = {message.properties["message_id"]: message for message in read_in_place(foreign)}
     for _ in range(25):  # RabbitMQ 4 drops it at the 21st return
-        getattr(kept, read)(AmqpSettings.from_url(amqp_url), FAILED, lambda _kept: False)
+        getattr(deadletters, read)(AmqpSettings.from_url(amqp_url), FAILED, lambda _kept: False)
     wait_until(lambda: foreign.depth(FAILED) == 3)
     after = {message.properties["message_id"]: message for message in read_in_place(foreign)}
     assert {name: (each.body, headers_of(each)) for name, each in after.items()} == {
@@ -528,7 +528,7 @@ def test_who_may_not_publish_anew_what_is_read_too_often_is_told(foreign, broker
         ' <<"^$">>, <<"^$">>, <<".*">>, <<"tests">>)'
     )
     seen: list[str] = []
-    kept.browse(AmqpSettings.from_url(reader), FAILED, lambda each: seen.append(each.id))
+    deadletters.browse(AmqpSettings.from_url(reader), FAILED, lambda each: seen.append(each.id))
     broker.delete_user("reader")
     assert (seen, foreign.depth(FAILED)) == (["id0000"], 1)
     [line] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

@@ -13,7 +13,7 @@ import pytest
 from support.waiting import wait_until
 
 from taskqueue import BrokerUnavailable, CallTimeout, Client
-from taskqueue.rpc import message
+from taskqueue.calls import message
 
 AT_REST = 0.5  # seconds after which a client that waits has nothing to look after for some seconds
 

@@ -9,13 +9,13 @@ from support import remote
 from support.waiting import wait_until
 from support.wire import RawMessage, long, properties, short, table
 
-from taskqueue import kept
+from taskqueue import deadletters
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused
-from taskqueue.properties import Properties
 
 #: RabbitMQ takes what follows for a process of its own, and its channel crashes on one that it cannot read.
 POISONED_REPLY = "amq.rabbitmq.reply-to.g1h2AA==.key"
@@ -299,7 +299,7 @@ def test_what_is_retried_beside_it_goes_back(amqp_url, foreign):
             )
 
     with pytest.raises(BrokerRefused) as caught:
-        kept.retry(AmqpSettings.from_url(amqp_url), "taskqueue_failed", lambda _each: True)
+        deadletters.retry(AmqpSettings.from_url(amqp_url), "taskqueue_failed", lambda _each: True)
 
     assert str(caught.value) == (
         f"20 retried; 1 stay where they are\npoison: the broker refuses it: {CLOSED}"

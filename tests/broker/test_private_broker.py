@@ -21,15 +21,15 @@ from support.waiting import wait_until
 
 from taskqueue.address import of_private_broker
 from taskqueue.broker.listener import listener_at, other_end
-from taskqueue.broker.private import PrivateBroker, running
-from taskqueue.broker.rabbitmq import SERVER, installed_home
+from taskqueue.calls.submission import submit
 from taskqueue.errors import AlreadyRunning, BrokerUnavailable
-from taskqueue.submission import submit
+from taskqueue.private_broker.node import PrivateBroker, running
+from taskqueue.private_broker.rabbitmq import SERVER, installed_home
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from taskqueue.broker.private import PrivateBroker
+from taskqueue.private_broker.node import PrivateBroker
 broker = PrivateBroker(Path(sys.argv[1]))
 broker.start()
 print(broker.pid, flush=True)
@@ -268,7 +268,7 @@ def test_a_node_without_lasting_data_removes_its_directory(rabbitmq: None, node_
 
 
 def test_it_needs_no_amqp_client() -> None:
-    code = "import sys, taskqueue.broker.private; sys.exit('pika' in sys.modules)"
+    code = "import sys, taskqueue.private_broker.node; sys.exit('pika' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

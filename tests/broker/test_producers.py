@@ -13,7 +13,7 @@ from support.ground import Ground, peak_memory
 from support.node import Node
 from support.processes import Daemon, run_cli
 
-from taskqueue.broker.rabbitmq import USER
+from taskqueue.private_broker.rabbitmq import USER
 
 CONFIG = """
 [DEFAULT]

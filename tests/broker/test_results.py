@@ -164,7 +164,7 @@ def test_a_failure_has_type_message_and_traceback_and_the_workitem(shared: Groun
     assert said["error"]["type"] == "ZeroDivisionError"
     assert said["error"]["message"] == "division by zero"
     assert said["error"]["traceback"].startswith("Traceback (most recent call last):\n")
-    assert "taskqueue/worker.py" not in said["error"]["traceback"]
+    assert "taskqueue/worker/" not in said["error"]["traceback"]
     assert said["workitem"] == "1 / 0"
 
 

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
+from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Fate, Publication, Publisher
 from taskqueue.broker.session import Session
-from taskqueue.broker.wire import RawProperties
 from taskqueue.config import AmqpSettings
-from taskqueue.properties import Properties
 
 #: RabbitMQ 4 returns headers sorted by their names, and numbers in other widths.
 UNSORTED = {"x-zebra": 1, "x-apple": "a", "x-mole": 2.5, "x-bear": True, "x-long": 1 << 40, "x-list": [3]}

@@ -9,8 +9,8 @@ from support.foreign import Foreign
 from support.node import Node
 from support.site import AS_ROOT
 
-from taskqueue.broker.private import PrivateBroker
 from taskqueue.errors import BrokerUnavailable
+from taskqueue.private_broker.node import PrivateBroker
 
 WORKITEMS = 1000
 

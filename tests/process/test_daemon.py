@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from taskqueue.daemon import PidFile, Signals, foreground, notify
 from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus
+from taskqueue.process.daemon import PidFile, Signals, foreground, notify
 
 
 def until(condition, timeout=10.0):
@@ -34,7 +34,8 @@ def alive(pid):
 
 def start(body, *arguments, **options):
     """Run a script that detaches, until the process that was started has ended."""
-    script = "import os, signal, sys, time\nfrom taskqueue.daemon import *\nfrom taskqueue.errors import *\n"
+    imports = "from taskqueue.process.daemon import *\nfrom taskqueue.errors import *\n"
+    script = "import os, signal, sys, time\n" + imports
     command = [sys.executable, "-c", script + textwrap.dedent(body), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **options)
 
@@ -183,7 +184,8 @@ def test_what_a_killed_process_said_it_does_goes_when_the_next_one_takes_the_pid
 
 def test_a_pid_file_that_another_process_holds_is_left_alone(tmp_path):
     path = tmp_path / "x.pid"
-    script = f"from taskqueue.daemon import PidFile\nwith PidFile({str(path)!r}): print(flush=True); input()"
+    imports = "from taskqueue.process.daemon import PidFile\n"
+    script = f"{imports}with PidFile({str(path)!r}): print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

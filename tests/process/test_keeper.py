@@ -11,10 +11,10 @@ import pytest
 from support.processes import exists
 from support.waiting import wait_until
 
-from taskqueue import processes
-from taskqueue.daemon import Signals, foreground, notify, notify_through
 from taskqueue.errors import ExitStatus
-from taskqueue.keeper import Child, Keeper
+from taskqueue.process import children
+from taskqueue.process.daemon import Signals, foreground, notify, notify_through
+from taskqueue.process.keeper import Child, Keeper
 
 
 class House(Keeper):
@@ -58,7 +58,7 @@ def serve():
 
 def wait_for_signals():
     """Be a process that has no idea of signals."""
-    processes.let_signals_in()
+    children.let_signals_in()
     signal.pause()
 
 

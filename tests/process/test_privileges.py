@@ -4,7 +4,7 @@ import pwd
 import pytest
 
 from taskqueue.errors import PrivilegeError
-from taskqueue.pool import privileges
+from taskqueue.process import privileges
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 

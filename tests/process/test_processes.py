@@ -12,10 +12,10 @@ import pytest
 from support.processes import exists
 from support.waiting import wait_until
 
-from taskqueue import processes
-from taskqueue.daemon import Signals
 from taskqueue.errors import ExitStatus
-from taskqueue.processes import Exit, Slot
+from taskqueue.process import children
+from taskqueue.process.children import Exit, Slot
+from taskqueue.process.daemon import Signals
 
 
 def end_of(pid):
@@ -25,19 +25,19 @@ def end_of(pid):
 
 def sleep():
     signal.alarm(20)  # in no case longer than the tests
-    processes.let_signals_in()
+    children.let_signals_in()
     while True:
         signal.pause()
 
 
 @pytest.mark.parametrize("status", [0, 1, 65, 255])
 def test_a_child_exits_with_what_it_returns(status):
-    assert end_of(processes.fork(lambda: status)) == status
+    assert end_of(children.fork(lambda: status)) == status
 
 
 def test_a_child_that_exits_by_itself_keeps_its_status():
-    assert end_of(processes.fork(lambda: sys.exit(3))) == 3
-    assert end_of(processes.fork(lambda: sys.exit("words"))) == ExitStatus.SOFTWARE
+    assert end_of(children.fork(lambda: sys.exit(3))) == 3
+    assert end_of(children.fork(lambda: sys.exit("words"))) == ExitStatus.SOFTWARE
 
 
 def test_a_child_that_raises_logs_a_traceback_and_has_a_status_of_its_own(forked):
@@ -46,7 +46,7 @@ def test_a_child_that_raises_logs_a_traceback_and_has_a_status_of_its_own(forked
 
     def run():
         logging.basicConfig(stream=sys.stderr, force=True)
-        return end_of(processes.fork(raise_it))
+        return end_of(children.fork(raise_it))
 
     child = forked(run)
     assert child.wait() == ExitStatus.SOFTWARE
@@ -57,7 +57,7 @@ def test_a_child_that_raises_logs_a_traceback_and_has_a_status_of_its_own(forked
 def test_what_is_buffered_before_a_fork_is_printed_once(forked):
     def run():
         print("before")
-        return end_of(processes.fork(lambda: 0))
+        return end_of(children.fork(lambda: 0))
 
     child = forked(run)
     assert child.wait() == 0
@@ -65,11 +65,11 @@ def test_what_is_buffered_before_a_fork_is_printed_once(forked):
 
 
 def test_a_child_leads_a_session_of_its_own():
-    pid = processes.fork(sleep)
+    pid = children.fork(sleep)
     try:
         wait_until(lambda: os.getsid(pid) == os.getpgid(pid) == pid)
     finally:
-        processes.kill_group(pid)
+        children.kill_group(pid)
         assert end_of(pid) == -signal.SIGKILL
 
 
@@ -77,14 +77,14 @@ def test_a_child_has_none_of_its_parents_signal_handlers(forked):
     def show():
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         print([signal.getsignal(number).name for number in numbers], signal.set_wakeup_fd(-1))
-        processes.let_signals_in()
+        children.let_signals_in()
         print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGUSR1).name)
         return 0
 
     def run():
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         with Signals((signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)):
-            return end_of(processes.fork(show))
+            return end_of(children.fork(show))
 
     child = forked(run)
     assert child.wait() == 0
@@ -94,8 +94,8 @@ def test_a_child_has_none_of_its_parents_signal_handlers(forked):
 def test_a_signal_that_comes_right_after_the_fork_ends_the_child_and_is_not_noted_by_the_parent():
     with Signals((signal.SIGTERM,)) as signals:
         for _ in range(8):
-            pid = processes.fork(sleep)
-            processes.terminate(pid)
+            pid = children.fork(sleep)
+            children.terminate(pid)
             wait_until(lambda: not exists(pid))  # noqa: B023 -- called before the next round
             assert end_of(pid) == -signal.SIGTERM
         assert signals.pending() == []
@@ -109,8 +109,8 @@ def test_a_signal_that_comes_before_the_child_can_note_it_is_kept_back_until_the
         with Signals((signal.SIGTERM,)) as signals:
             return 7 if signals.wait(10) == [signal.SIGTERM] else 1
 
-    pid = processes.fork(run)
-    processes.terminate(pid)
+    pid = children.fork(run)
+    children.terminate(pid)
     ours.send(b"x")
     assert end_of(pid) == 7
     ours.close()
@@ -127,15 +127,15 @@ def test_a_group_is_killed_with_what_its_leader_started():
         sleep()
         return 0
 
-    pid = processes.fork(run)
+    pid = children.fork(run)
     grandchild = int(ours.recv(20))
     assert exists(grandchild)
-    processes.kill_group(pid)
+    children.kill_group(pid)
     end_of(pid)
     wait_until(lambda: not exists(grandchild))
-    processes.kill_group(pid)  # who is gone is no error
-    processes.terminate(pid)
-    processes.reload(pid)
+    children.kill_group(pid)  # who is gone is no error
+    children.terminate(pid)
+    children.reload(pid)
     ours.close()
     theirs.close()
 
@@ -147,12 +147,12 @@ def test_a_child_dies_with_its_parent_even_if_that_is_killed(forked):
         me = os.getpid()
 
         def be():
-            processes.die_with_parent(me)
+            children.die_with_parent(me)
             theirs.send(str(os.getpid()).encode())
             sleep()
             return 0
 
-        processes.fork(be)
+        children.fork(be)
         sleep()
 
     parent = forked(run)
@@ -166,7 +166,7 @@ def test_a_child_dies_with_its_parent_even_if_that_is_killed(forked):
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once(forked):
     def run():
-        processes.die_with_parent(os.getppid() + 1)
+        children.die_with_parent(os.getppid() + 1)
         return 9
 
     assert forked(run).wait() == ExitStatus.OK
@@ -175,7 +175,7 @@ def test_a_child_whose_parent_is_gone_already_ends_at_once(forked):
 def test_all_files_but_the_named_ones_are_closed(forked):
     def run():
         kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(6)][1::2]
-        processes.close_all_but(*reversed(kept))
+        children.close_all_but(*reversed(kept))
         left = [fd for fd in range(3, 200) if is_open(fd)]
         print(left == kept)
 
@@ -193,22 +193,22 @@ def test_all_files_but_the_named_ones_are_closed(forked):
 
 def test_every_child_that_ended_is_reaped_with_its_cause(forked):
     def run():
-        assert processes.reap() == []
+        assert children.reap() == []
         pids = [
-            processes.fork(lambda: 3),
-            processes.fork(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
-            processes.fork(sleep),
+            children.fork(lambda: 3),
+            children.fork(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+            children.fork(sleep),
         ]
         ends = []
-        wait_until(lambda: ends.extend(processes.reap()) or len(ends) == 2)
-        assert processes.reap() == []  # the third one still runs
+        wait_until(lambda: ends.extend(children.reap()) or len(ends) == 2)
+        assert children.reap() == []  # the third one still runs
         assert {end.pid: end.cause for end in ends} == {
             pids[0]: "exit status 3",
             pids[1]: "killed by SIGSEGV",
         }
         assert all(1_000_000 < end.peak_memory < 10**10 for end in ends)
-        processes.kill_group(pids[2])
-        wait_until(lambda: ends.extend(processes.reap()) or len(ends) == 3)
+        children.kill_group(pids[2])
+        wait_until(lambda: ends.extend(children.reap()) or len(ends) == 3)
         assert ends[2].cause == "killed by SIGKILL"
 
     child = forked(run)
@@ -283,9 +283,9 @@ def test_what_a_child_left_in_its_group_is_killed_before_the_kernel_may_give_its
             os.write(writer, f"{left}\n".encode())
             return 0
 
-        processes.fork(leave_somebody)
+        children.fork(leave_somebody)
         left = int(os.read(reader, 100))
-        wait_until(processes.reap)
+        wait_until(children.reap)
         wait_until(lambda: not exists(left))
 
     child = forked(run)

@@ -10,8 +10,8 @@ from support.processes import children, exists
 from support.site import consumers, install, workers
 from support.waiting import wait_until
 
-from taskqueue import processes
-from taskqueue.daemon import Signals
+from taskqueue.process import children as processes
+from taskqueue.process.daemon import Signals
 
 
 def reload(pool, line="reloaded"):

@@ -8,20 +8,20 @@ import pytest
 from support.site import consumers, workers
 from support.waiting import wait_until
 
-from taskqueue.pool.suspects import Handling, Message, Note, Suspects, Vigil
-from taskqueue.properties import Properties
+from taskqueue.amqp.properties import Properties
+from taskqueue.consumer.suspects import Handling, Message, Note, Suspects, Vigil
 
 #: Puts bugs into a consumer that some bodies trigger, and shortens a supervisor's patience; Python imports a
 #: module of that name by itself.
 BUGS = """
 import os, resource, signal
-from taskqueue.pool import suspects
+from taskqueue.consumer import suspects
 
 suspects.LONGEST_HANDLING, suspects.LONGEST_SILENCE, suspects.BEAT_DELAY = 3.0, 5.0, 0.5  # seconds
 
-from taskqueue.pool.link import WorkerLink
-from taskqueue.pool.settlement import Settlement
-from taskqueue.pool.workload import Workload
+from taskqueue.consumer.link import WorkerLink
+from taskqueue.consumer.settlement import Settlement
+from taskqueue.consumer.workload import Workload
 
 def infect(cls, name, bug):
     method = getattr(cls, name)

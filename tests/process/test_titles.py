@@ -8,7 +8,7 @@ import pytest
 from support.processes import children, command, exists, name
 from support.waiting import wait_until
 
-from taskqueue import processes
+from taskqueue.process import children as processes
 
 BESIDE = "is a worker pool on the same configuration"
 

@@ -17,12 +17,14 @@ import pytest
 from support.distribution import install
 from support.line import Line
 
-from taskqueue import Reject, Retry, worker
+from taskqueue import Reject, Retry
+from taskqueue.amqp.properties import Properties
 from taskqueue.errors import CallError, ExitStatus
-from taskqueue.pool.frames import Kind, Verdict
-from taskqueue.pool.limits import Limits
-from taskqueue.properties import Properties
-from taskqueue.worker import BaseWorker, WorkerSpec
+from taskqueue.worker import process
+from taskqueue.worker.base import BaseWorker
+from taskqueue.worker.frames import Kind, Verdict
+from taskqueue.worker.limits import Limits
+from taskqueue.worker.process import WorkerSpec
 
 NO_LIMITS = Limits()
 
@@ -213,7 +215,7 @@ def start(forked, tmp_path, monkeypatch):
             ours.close()
             permits.close()
             spec = WorkerSpec(f"{name}/1", name, user, settings, limits)
-            return worker.run(spec, theirs, their_permits, parent)
+            return process.run(spec, theirs, their_permits, parent)
 
         line = Line(ours, permits, forked(run))
         theirs.close()

@@ -10,7 +10,7 @@ from support.processes import kill
 from support.site import consumers, workers
 from support.waiting import wait_until
 
-from taskqueue.processes import Slot
+from taskqueue.process.children import Slot
 
 
 def test_an_idle_worker_that_is_killed_is_replaced_at_once(site, work):

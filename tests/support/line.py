@@ -4,8 +4,8 @@ import json
 import socket
 import struct
 
-from taskqueue.pool.frames import FrameReader, Kind, Outcome, Task, Verdict
-from taskqueue.properties import Properties
+from taskqueue.amqp.properties import Properties
+from taskqueue.worker.frames import FrameReader, Kind, Outcome, Task, Verdict
 
 
 class Line:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from taskqueue.broker.private import PrivateBroker
-from taskqueue.broker.rabbitmq import SERVER, USER, installed_home
+from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.private_broker.rabbitmq import SERVER, USER, installed_home
 
 SETTINGS = {
     "max_message_size": "16777216",  # RabbitMQ 4's default; that of 3.10 is eight times as much

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from taskqueue.errors import Reject, Unroutable
-from taskqueue.worker import BaseWorker
-from taskqueue.workitem import Route
+from taskqueue.messages.routing import Route
+from taskqueue.worker.base import BaseWorker
 
 ENTRY_POINTS = """
 [worker.plugins]

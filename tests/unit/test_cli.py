@@ -11,8 +11,9 @@ import pytest
 from support.configs import SECRET
 from support.distribution import install
 
-from taskqueue import cli, logs
+from taskqueue import cli
 from taskqueue.config.specification import specification
+from taskqueue.process import logs
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
 COMMANDS = [

@@ -4,8 +4,8 @@ import socket
 import pytest
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.pool import control
-from taskqueue.pool.reports import Reports
+from taskqueue.consumer import control
+from taskqueue.consumer.reports import Reports
 
 
 @pytest.fixture

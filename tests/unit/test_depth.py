@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from taskqueue.pool.depth import Depth
+from taskqueue.consumer.depth import Depth
 
 MOST = 100
 LARGE = 16 * 1024 * 1024  # bytes

@@ -14,15 +14,18 @@ from support.configs import PLUGINS, SEED, People, groups
 from support.documentation import PAGES, PROJECT, blocks, commands, example, has
 
 import taskqueue as package
-from taskqueue import processes, workitem
 from taskqueue.broker import session
+from taskqueue.calls import caller, mapping, named
+from taskqueue.calls.call import Status
 from taskqueue.cli import taskqueue
 from taskqueue.config import GroupSettings
+from taskqueue.consumer import cancellations, retries, settlement, workload
 from taskqueue.errors import ExitStatus
 from taskqueue.feed import feeder, line
-from taskqueue.pool import cancellations, retries, settlement, workload
-from taskqueue.rpc import caller, jsonrpc, mapping, named
-from taskqueue.rpc.call import Status
+from taskqueue.messages import jsonrpc
+from taskqueue.messages.routing import _MOST_MEMBERS, LARGEST_READ
+from taskqueue.messages.workitem import LARGEST_DECOMPRESSED
+from taskqueue.process import children
 
 MEBIBYTE = 1024 * 1024
 DEFAULT = GroupSettings("any", "any")
@@ -210,15 +213,15 @@ NUMBERS = [
     ("docs/feeding.md", "receipts have waited for more than {} days", line._RECEIPTS_EXPIRE / 86_400_000),
     ("docs/feeding.md", "{} seconds after the connection is back", feeder._SILENCE),
     ("docs/operations.md", "growing pauses of up to {} seconds", session._LONGEST_DELAY),
-    ("docs/operations.md", "growing pause of up to {} seconds", processes._LONGEST_DELAY),
+    ("docs/operations.md", "growing pause of up to {} seconds", children._LONGEST_DELAY),
     ("docs/operations.md", "`lease_after` seconds ({} minutes)", DEFAULT.lease_after / 60),
     ("docs/operations.md", "`lease_timeout` seconds ({} minutes)", DEFAULT.lease_timeout / 60),
     ("docs/operations.md", "the oldest {}, or `--limit N`", LIMIT.default),
     ("docs/plugins.md", "up to {} times, whatever `retries` is", retries.MOST_REQUESTS),
-    ("docs/protocol.md", "its JSON may have at most {} MiB", workitem.LARGEST_READ / MEBIBYTE),
+    ("docs/protocol.md", "its JSON may have at most {} MiB", LARGEST_READ / MEBIBYTE),
     ("docs/protocol.md", "decompressed, {} values", jsonrpc.MOST_VALUES),
-    ("docs/protocol.md", "and {} members at the top", workitem._MOST_MEMBERS),
-    ("docs/protocol.md", "A worker decompresses up to {} MiB", workitem.LARGEST_DECOMPRESSED / MEBIBYTE),
+    ("docs/protocol.md", "and {} members at the top", _MOST_MEMBERS),
+    ("docs/protocol.md", "A worker decompresses up to {} MiB", LARGEST_DECOMPRESSED / MEBIBYTE),
     ("docs/protocol.md", "a body of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
     ("docs/protocol.md", "A workitem of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
     ("docs/protocol.md", "never more than {} s earlier", workload._EARLY),

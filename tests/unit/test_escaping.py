@@ -4,9 +4,10 @@ import unicodedata
 
 import pytest
 
-from taskqueue import escaping, startup
+from taskqueue import texts
 from taskqueue.cli import run_command, tables
 from taskqueue.cli import taskqueue as command
+from taskqueue.process import startup
 
 #: A title for the window, a colour, an 8-bit control sequence, and text that is read from right to left.
 HOSTILE = "\x1b]0;owned\x07 \x1b[31mred \x9b2J \u202egnp.exe \x7f \r"
@@ -27,13 +28,13 @@ def test_no_control_character_of_unicode_is_left():
     text = "".join(map(chr, (*range(0x20000), *range(0xE0000, 0xE1000))))
     controls = controls_of(text)
     assert controls > set(HOSTILE) - set(SHOWN)
-    assert controls & set(escaping.one_line(text)) == set()
-    assert controls & set(escaping.lines(text)) == {"\n", "\t"}
+    assert controls & set(texts.one_line(text)) == set()
+    assert controls & set(texts.lines(text)) == {"\n", "\t"}
 
 
 def test_ordinary_text_of_any_script_is_left_as_it_is():
     text = "na\u00efve \u4e2d\u6587 \u05e2\u05d1\u05e8\u05d9\u05ea \U0001f469\u200d\U0001f52c"
-    assert escaping.one_line(text) == escaping.lines(text) == text
+    assert texts.one_line(text) == texts.lines(text) == text
 
 
 def test_what_is_said_to_the_user_is_escaped_with_its_lines_kept(capsys):

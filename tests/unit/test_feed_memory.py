@@ -5,13 +5,13 @@ import tracemalloc
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.feed.books import Books
 from taskqueue.feed.chunks import Chunk, chunk_id
 from taskqueue.feed.codec import JsonCodec
 from taskqueue.feed.outbox import Job, Outbox
 from taskqueue.feed.state import Identity, Pass, State, StateFile
-from taskqueue.properties import Properties
 
 JOBS, OUT = 10_000, 40  # a chunk's jobs; how many chunks are out at a time
 FEW, MANY = 2_000_000, 20_000_000

@@ -3,8 +3,8 @@ import struct
 
 import pytest
 
-from taskqueue.pool import frames
-from taskqueue.pool.frames import FrameError, FrameReader, Kind, Outcome, Progress, Task, Verdict
+from taskqueue.worker import frames
+from taskqueue.worker.frames import FrameError, FrameReader, Kind, Outcome, Progress, Task, Verdict
 
 NAN, INFINITY = float("nan"), float("inf")
 TEN_YEARS = 315_576_000.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskqueue.pool.grants import Grants
+from taskqueue.supervisor.grants import Grants
 
 
 @pytest.fixture

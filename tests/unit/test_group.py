@@ -5,12 +5,12 @@ import signal
 import pytest
 from support.waiting import wait_until
 
-from taskqueue import processes
 from taskqueue.config import GroupSettings, LoggingSettings, PoolSettings
+from taskqueue.consumer import control
 from taskqueue.plugins import Plugin
-from taskqueue.pool import control
-from taskqueue.pool.grants import Grants
-from taskqueue.pool.group import Blueprint, Group, Surroundings
+from taskqueue.process import children
+from taskqueue.supervisor.grants import Grants
+from taskqueue.supervisor.group import Blueprint, Group, Surroundings
 
 
 @pytest.fixture
@@ -22,17 +22,17 @@ def group():
     group = Group(
         Blueprint(GroupSettings("good", "good"), Plugin("good", "zoo:Good", "zoo", "1.0"), None), around
     )
-    group.consumer.fill(processes.fork(wait_for_a_signal))
+    group.consumer.fill(children.fork(wait_for_a_signal))
     group.control, group.theirs = control.pair()
     yield group
     for end in (group.theirs, *group.files()):
         end.close()
-    processes.kill_group(group.consumer.pid)
-    processes.reap()
+    children.kill_group(group.consumer.pid)
+    children.reap()
 
 
 def wait_for_a_signal():
-    processes.let_signals_in()
+    children.let_signals_in()
     signal.pause()
     return 0
 
@@ -51,17 +51,17 @@ def test_a_consumer_that_says_what_it_cannot_mean_is_killed_and_nobody_else(grou
     group.theirs.send(said)
     group.hear()
     assert "cannot be understood, and is killed" in caplog.text
-    [end] = wait_until(processes.reap)
+    [end] = wait_until(children.reap)
     assert (end.pid, end.cause) == (group.consumer.pid, "killed by SIGKILL")
 
 
 def test_a_consumer_that_names_a_process_of_others_is_not_heeded(group):
-    other = processes.fork(wait_for_a_signal)
+    other = children.fork(wait_for_a_signal)
     try:
         for pid in (other, [other], None):
             control.send(group.theirs, "kill", pid=pid)
         group.hear()
-        assert processes.reap() == []
+        assert children.reap() == []
     finally:
-        processes.kill_group(other)
-        wait_until(processes.reap)
+        children.kill_group(other)
+        wait_until(children.reap)

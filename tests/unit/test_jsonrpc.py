@@ -6,13 +6,15 @@ import tracemalloc
 
 import pytest
 
-from taskqueue import results
+from taskqueue.amqp.properties import Properties
+from taskqueue.calls import message
+from taskqueue.calls.call import Call
 from taskqueue.errors import BadArguments
-from taskqueue.properties import Properties
-from taskqueue.results import Failure, encode_answer, encode_failure
-from taskqueue.rpc import jsonrpc, message
-from taskqueue.rpc.call import Call
-from taskqueue.workitem import FORMATS, JSON, Workitem, find_route
+from taskqueue.messages import jsonrpc, results
+from taskqueue.messages.content import JSON
+from taskqueue.messages.results import Failure, encode_answer, encode_failure
+from taskqueue.messages.routing import FORMATS, find_route
+from taskqueue.messages.workitem import Workitem
 
 REQUEST = {"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
+from taskqueue.deadletters.message import Kept, origin, restored
 from taskqueue.errors import Unroutable
-from taskqueue.kept.message import Kept, origin, restored
-from taskqueue.properties import Properties
-from taskqueue.workitem import rejected, travelling
+from taskqueue.messages.forwarding import rejected, travelling
 
 FAILED, REJECTED = "taskqueue_failed", "taskqueue_rejected"
 CAME = Properties(

@@ -6,11 +6,11 @@ from itertools import groupby
 
 import pytest
 
-from taskqueue.pool.labels import LabelReader
+from taskqueue.worker.labels import LabelReader
 
 SPEAKER = """
 import os, sys
-from taskqueue.pool import labels
+from taskqueue.worker import labels
 labels.install()
 print("before")
 labels.begin(7)
@@ -49,7 +49,7 @@ def test_what_is_printed_is_labelled_with_the_task_and_what_others_write_is_not(
 def test_what_a_plugin_has_led_elsewhere_has_no_labels(tmp_path):
     file = tmp_path / "file"
     redirect = f"os.dup2(os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT), 1)"
-    speaker = f"import os; from taskqueue.pool import labels; labels.install(); {redirect}; print('there')"
+    speaker = f"import os; from taskqueue.worker import labels; labels.install(); {redirect}; print('there')"
     subprocess.run([sys.executable, "-c", speaker], stdout=subprocess.PIPE, check=True)
     assert file.read_text() == "there\n"
 

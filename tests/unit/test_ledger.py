@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.pool.ledger import Ledger, has_come_before
-from taskqueue.properties import Properties
+from taskqueue.consumer.ledger import Ledger, has_come_before
 
 GOOD = GroupSettings("good", "good")
 SAME = Properties(message_id="same")
@@ -90,5 +90,5 @@ def test_a_finished_workitem_whose_id_is_used_again_much_later_is_another(line, 
     line.epoch += 1
     line.ledger.close(first)
     later = time.monotonic() + 601
-    monkeypatch.setattr("taskqueue.pool.ledger.time.monotonic", lambda: later)
+    monkeypatch.setattr("taskqueue.consumer.ledger.time.monotonic", lambda: later)
     assert not line.knows(b"first")

@@ -10,14 +10,14 @@ from dataclasses import replace
 import pytest
 from support.waiting import wait_until
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.logs import Log
-from taskqueue.pool.frames import Outcome, Progress, Verdict, ready, retiring
-from taskqueue.pool.ledger import Ledger
-from taskqueue.pool.link import WorkerLink
-from taskqueue.properties import Properties
+from taskqueue.consumer.ledger import Ledger
+from taskqueue.consumer.link import WorkerLink
+from taskqueue.process.logs import Log
+from taskqueue.worker.frames import Outcome, Progress, Verdict, ready, retiring
 
 TIMEOUT = 0.05  # seconds
 MEBIBYTE = 1024 * 1024

@@ -6,18 +6,19 @@ import socket
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.logs import Log
-from taskqueue.pool import control, frames
-from taskqueue.pool.crew import Crew
-from taskqueue.pool.depth import Depth
-from taskqueue.pool.ledger import Ledger
-from taskqueue.pool.lobby import Lobby, may_be_given_back
-from taskqueue.pool.reports import Reports
-from taskqueue.pool.suspects import Handling
-from taskqueue.properties import Properties
+from taskqueue.consumer import control
+from taskqueue.consumer.crew import Crew
+from taskqueue.consumer.depth import Depth
+from taskqueue.consumer.ledger import Ledger
+from taskqueue.consumer.lobby import Lobby, may_be_given_back
+from taskqueue.consumer.reports import Reports
+from taskqueue.consumer.suspects import Handling
+from taskqueue.process.logs import Log
+from taskqueue.worker import frames
 
 GOOD = GroupSettings("good", "good")
 SOME = Properties(message_id="id")
@@ -135,7 +136,7 @@ def test_nothing_is_given_to_who_has_been_at_one_workitem_for_long(floor):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr("taskqueue.pool.lobby._PATIENCE", 0.05)
+    monkeypatch.setattr("taskqueue.consumer.lobby._PATIENCE", 0.05)
 
 
 def test_what_is_given_to_nobody_for_long_crowds_the_lobby(floor, impatient):

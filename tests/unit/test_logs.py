@@ -8,10 +8,10 @@ from datetime import datetime
 
 import pytest
 
-from taskqueue import logs
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import ConfigError
-from taskqueue.logs import Log, escape, set_up
+from taskqueue.process import logs
+from taskqueue.process.logs import Log, escape, set_up
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import os
 import pytest
 from support.waiting import wait_until
 
-from taskqueue.pool.output import OutputPump
+from taskqueue.consumer.output import OutputPump
 
 
 class Pipe:

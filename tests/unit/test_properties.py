@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 from amqp import Message
 
-from taskqueue.headers import MAX_DEPTH, MalformedProperties
-from taskqueue.properties import Properties
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MAX_DEPTH, MalformedProperties
 
 HEADERS = {
     "text": "grüß",

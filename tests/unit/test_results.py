@@ -5,25 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from taskqueue import workitem as words
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MAX_DEPTH
 from taskqueue.errors import ResultUnwritable
-from taskqueue.headers import MAX_DEPTH
-from taskqueue.properties import Properties
-from taskqueue.results import (
+from taskqueue.messages import names
+from taskqueue.messages.history import again, kept_copy, next_run, with_history
+from taskqueue.messages.results import (
     FAILED,
     HOST,
     SUCCEEDED,
     Failure,
     Run,
-    again,
     encode_failure,
     encode_result,
     encode_value,
-    kept_copy,
-    next_run,
-    with_history,
 )
-from taskqueue.workitem import TEXT_LIMIT, Workitem
+from taskqueue.messages.workitem import Workitem
+from taskqueue.texts import TEXT_LIMIT
 
 RUOTE = (Path(__file__).parents[1] / "fixtures" / "ruote-workitem.json").read_bytes()
 FAILURE = Failure("ValueError", "no such thing", "Traceback ...")
@@ -190,15 +188,15 @@ def reported(*arguments):
 def test_a_results_headers_tell_what_ran_where_and_when():
     properties = reported(run(), SUCCEEDED, "text/plain", 0)
     assert properties.headers == {
-        words.STATUS: "succeeded",
-        words.WORKITEM_ID: "the id",
-        words.ATTEMPT: 3,
-        words.HOST: HOST,
-        words.WORKER: "digest/1",
-        words.STARTED: 1.25,
-        words.ENDED: 2.5,
+        names.STATUS: "succeeded",
+        names.WORKITEM_ID: "the id",
+        names.ATTEMPT: 3,
+        names.HOST: HOST,
+        names.WORKER: "digest/1",
+        names.STARTED: 1.25,
+        names.ENDED: 2.5,
     }
-    assert reported(run(), FAILED, "text/plain", 0).header(words.STATUS) == "failed"
+    assert reported(run(), FAILED, "text/plain", 0).header(names.STATUS) == "failed"
 
 
 def test_a_result_is_persistent_and_named_after_its_workitem():
@@ -217,8 +215,8 @@ def test_a_result_carries_the_workitems_own_correlation_id():
 def test_a_result_has_ids_of_any_length_as_they_came(name):
     properties = reported(run(correlation_id=name)._replace(id=name[::-1]), SUCCEEDED, "text/plain", 60)
     assert properties.correlation_id == name
-    assert properties.header(words.WORKITEM_ID) == name[::-1]
-    assert (properties.header(words.ENDED), properties.type) == (2.5, "digest")
+    assert properties.header(names.WORKITEM_ID) == name[::-1]
+    assert (properties.header(names.ENDED), properties.type) == (2.5, "digest")
 
 
 @pytest.mark.parametrize(("expire", "written"), [(0, None), (604800.0, "604800000"), (0.5, "500")])
@@ -232,35 +230,35 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
         "mine": 1,
-        words.REASON: "a reason",
-        words.QUEUE: "worker_digest",
-        words.ATTEMPT: 3,
-        words.HOST: HOST,
-        words.WORKER: "digest/1",
-        words.STARTED: 1.25,
-        words.ENDED: 2.5,
+        names.REASON: "a reason",
+        names.QUEUE: "worker_digest",
+        names.ATTEMPT: 3,
+        names.HOST: HOST,
+        names.WORKER: "digest/1",
+        names.STARTED: 1.25,
+        names.ENDED: 2.5,
     }
 
 
-@pytest.mark.parametrize(("counter", "delay"), [(words.CRASHES, 0), (words.FAILURES, 12.5)])
+@pytest.mark.parametrize(("counter", "delay"), [(names.CRASHES, 0), (names.FAILURES, 12.5)])
 def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, delay):
-    old = {"mine": 1, words.ATTEMPT: 3, words.CRASHES: 1, words.FAILURES: 1, words.DUE: 3.5, words.WAIT: 3}
+    old = {"mine": 1, names.ATTEMPT: 3, names.CRASHES: 1, names.FAILURES: 1, names.DUE: 3.5, names.WAIT: 3}
     properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
     before = time.time()
     back = next_run(ran(properties), counter, 2, delay)
     headers = back.headers
     if delay:
-        assert before + delay <= headers.pop(words.DUE) <= time.time() + delay
-        assert headers.pop(words.WAIT) == delay
-    counted = {words.ATTEMPT: 4, words.CRASHES: 1, words.FAILURES: 1} | {counter: 2}
+        assert before + delay <= headers.pop(names.DUE) <= time.time() + delay
+        assert headers.pop(names.WAIT) == delay
+    counted = {names.ATTEMPT: 4, names.CRASHES: 1, names.FAILURES: 1} | {counter: 2}
     assert headers == {"mine": 1} | counted
     assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
 
 
 def test_a_kept_copy_is_not_due_any_more():
-    properties = Properties(message_id="m").with_headers({words.DUE: 12.5})
+    properties = Properties(message_id="m").with_headers({names.DUE: 12.5})
     copy = kept_copy(ran(properties), "why", "worker_digest")
-    assert words.DUE not in copy.headers
+    assert names.DUE not in copy.headers
 
 
 # --- history ---
@@ -268,18 +266,18 @@ def test_a_kept_copy_is_not_due_any_more():
 
 def history_of(number, history=None):
     """Return the history after `number` runs that failed, upon what a producer may have written there."""
-    properties = Properties() if history is None else Properties().with_headers({words.HISTORY: history})
+    properties = Properties() if history is None else Properties().with_headers({names.HISTORY: history})
     for attempt in range(1, number + 1):
         latest = ran(properties, attempt)
         properties = with_history(latest, "failed", f"error {attempt}").workitem.properties
-    return properties.headers[words.HISTORY]
+    return properties.headers[names.HISTORY]
 
 
 def test_a_history_tells_of_each_run_what_became_of_it():
     entry = {"attempt": 1, "what": "failed", "error": "error 1", "host": HOST, "worker": "digest/1"}
     assert history_of(1) == [entry | {"started": 1.25, "ended": 2.5}]
     crashed = with_history(run(), "crashed", "killed by SIGSEGV", 12345).workitem.properties
-    assert crashed.headers[words.HISTORY][0]["peak_memory"] == 12345
+    assert crashed.headers[names.HISTORY][0]["peak_memory"] == 12345
 
 
 def test_a_history_keeps_the_first_and_the_latest_of_its_entries():
@@ -289,7 +287,7 @@ def test_a_history_keeps_the_first_and_the_latest_of_its_entries():
 
 def test_an_error_is_cut_short_in_the_history():
     latest = with_history(run(), "failed", "x" * 100_000).workitem.properties
-    assert len(latest.headers[words.HISTORY][0]["error"]) <= 500
+    assert len(latest.headers[names.HISTORY][0]["error"]) <= 500
 
 
 @pytest.mark.parametrize("garbage", ["all well", 7, {"a": 1}, []])

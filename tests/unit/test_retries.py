@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from taskqueue import workitem as words
+from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import LADDER, rung
 from taskqueue.config import GroupSettings
+from taskqueue.consumer.assignment import Assignment
+from taskqueue.consumer.retries import MOST_REQUESTS, crash_delay, retry_delay
 from taskqueue.errors import Retry, Unroutable
-from taskqueue.pool.assignment import Assignment
-from taskqueue.pool.frames import Outcome, Verdict
-from taskqueue.pool.retries import MOST_REQUESTS, crash_delay, retry_delay
-from taskqueue.properties import Properties
+from taskqueue.messages import names
+from taskqueue.messages.forwarding import moment
+from taskqueue.worker.frames import Outcome, Verdict
 
 NOW = 1_800_000_000.0  # seconds since 1970
 
@@ -139,7 +140,7 @@ def test_any_delay_is_a_few_steps():
 @pytest.mark.parametrize("garbage", ["tomorrow", True, [1], {"a": 1}, b"\0"])
 def test_a_due_header_that_is_no_time_is_ignored(garbage):
     assert assignment(due=garbage).wait(NOW) is None
-    assert words.moment(Properties(header_table=b"\x01aZ"), words.DUE) is None
+    assert moment(Properties(header_table=b"\x01aZ"), names.DUE) is None
 
 
 def test_a_due_header_is_seconds_since_1970():

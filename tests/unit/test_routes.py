@@ -6,17 +6,11 @@ import zlib
 
 import pytest
 
+from taskqueue.amqp.properties import Properties
 from taskqueue.errors import Unroutable
-from taskqueue.properties import Properties
-from taskqueue.workitem import (
-    FORMATS,
-    Route,
-    Workitem,
-    checked_type,
-    decode_body,
-    find_route,
-    shorten,
-)
+from taskqueue.messages.routing import FORMATS, Route, checked_type, find_route
+from taskqueue.messages.workitem import Workitem, decode_body
+from taskqueue.texts import shorten
 
 RUOTE = b'{"fei": {"wfid": "1"}, "fields": {"params": {"worker_type": "digest"}, "path": "/x"}}'
 RPC = b'{"jsonrpc": "2.0", "method": "digest", "params": [1], "id": 7}'

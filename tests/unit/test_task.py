@@ -2,9 +2,9 @@
 
 import pytest
 
+from taskqueue.calls.task import Task, task
+from taskqueue.calls.task_worker import TaskWorker
 from taskqueue.errors import BadArguments, InvalidRequest, PluginError, TaskError
-from taskqueue.rpc.task import Task, task
-from taskqueue.rpc.task_worker import TaskWorker
 
 
 def none(): ...

@@ -17,8 +17,8 @@ from taskqueue import (
     UnknownTask,
     node,
 )
-from taskqueue.properties import Properties
-from taskqueue.rpc.task import Task, tasks_of
+from taskqueue.amqp.properties import Properties
+from taskqueue.calls.task import Task, tasks_of
 from taskqueue.testing import Bench
 
 

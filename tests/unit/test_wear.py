@@ -2,9 +2,9 @@
 
 import pytest
 
-from taskqueue.properties import Properties
-from taskqueue.wear import is_worn, renewed
-from taskqueue.workitem import PUBLISHER
+from taskqueue.amqp.properties import Properties
+from taskqueue.messages.forwarding import is_worn, renewed
+from taskqueue.messages.names import PUBLISHER
 
 
 @pytest.mark.parametrize(("count", "worn"), [(0, False), (9, False), (10, True), (21, True), ("10", False)])

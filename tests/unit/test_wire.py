@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from support.wire import properties, short
 
-from taskqueue.broker.wire import RawConnection, ack_frame, confirmed_at, delivered_at
+from taskqueue.amqp.frames import ack_frame, confirmed_at, delivered_at
+from taskqueue.broker.connection import RawConnection
 
 PROPERTIES = properties(message_id=short(b"m"), delivery_mode=b"\2")
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8

@@ -5,34 +5,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from taskqueue.encodings import UnreadableEncoding, decompress
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.errors import WorkitemUnreadable
-from taskqueue.headers import MalformedProperties
-from taskqueue.pool.frames import LARGEST_BODY
-from taskqueue.properties import Properties
-from taskqueue.results import again
-from taskqueue.workitem import (
-    DEADLINE,
-    DUE,
-    ENDED,
-    HOST,
-    LARGEST_DECOMPRESSED,
-    NOTIFY,
-    ORIGINAL,
-    PUBLISHER,
-    QUEUE,
-    REASON,
-    Workitem,
-    attributed,
-    decode_body,
-    is_untravelable,
-    media_type,
-    moment,
-    rejected,
-    ruote_type,
-    shorten,
-    travelling,
-)
+from taskqueue.messages.content import UnreadableEncoding, decompress, media_type
+from taskqueue.messages.forwarding import attributed, is_untravelable, moment, rejected, travelling
+from taskqueue.messages.history import again
+from taskqueue.messages.names import DEADLINE, DUE, ENDED, HOST, NOTIFY, ORIGINAL, PUBLISHER, QUEUE, REASON
+from taskqueue.messages.routing import ruote_type
+from taskqueue.messages.workitem import LARGEST_DECOMPRESSED, Workitem, decode_body
+from taskqueue.texts import shorten
+from taskqueue.worker.frames import LARGEST_BODY
 
 RUOTE = b'{"fei": {"wfid": "1"}, "fields": {"params": {"worker_type": "digest"}, "path": "/x"}}'
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from taskqueue import Reject, Retry, TaskTimeout
-from taskqueue.pool.frames import Outcome, Progress, Service, Verdict, retiring
-from taskqueue.worker import BaseWorker
+from taskqueue.worker.base import BaseWorker
+from taskqueue.worker.frames import Outcome, Progress, Service, Verdict, retiring
 
 POLL_DELAY = 0.01
 

@@ -4,7 +4,7 @@ import os
 import time
 
 from taskqueue import Reject
-from taskqueue.worker import BaseWorker
+from taskqueue.worker.base import BaseWorker
 
 
 class Chameleon(BaseWorker):

@@ -1,0 +1,212 @@
+"""pika's connection, made faster and exact: properties pass as bytes, and a round's output as one piece.
+
+Message properties pass through as the bytes they came in: pika's codec is not exact (floats, negative
+integers, integer widths, strings that are not UTF-8), and a message that it cannot encode again would kill
+the process that relays it. And pika hands every frame to the socket by itself: three for each message that
+is published.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import pika
+from pika import exceptions, frame, spec
+
+from taskqueue.amqp.frames import (
+    ACK,
+    CONTENT,
+    HEAD,
+    Confirmed,
+    Delivered,
+    ack_frame,
+    confirmed_at,
+    delivered_at,
+    message_frames,
+)
+from taskqueue.broker.listener import other_end
+from taskqueue.broker.loop import EventLoop
+
+_HEADER: Final = bytes((spec.FRAME_HEADER,))
+_MOST_READ: Final = 65_536  # bytes at a time
+
+
+class RawProperties(spec.BasicProperties):  # type: ignore[misc]
+    """Properties that are encoded by doing nothing."""
+
+    def __init__(self, raw: bytes = b"\0\0") -> None:
+        """Take a property list as AMQP writes it."""
+        self.raw = raw
+
+    def encode(self) -> list[bytes]:
+        """Return the bytes in the form that pika joins."""
+        return [self.raw]
+
+    def __repr__(self) -> str:
+        """Show the bytes; the fields that pika's own repr looks for are not there."""
+        return f"RawProperties({self.raw!r})"
+
+
+class RawConnection(pika.SelectConnection):  # type: ignore[misc]
+    """A connection that hands over RawProperties; others in this process go on as pika made them.
+
+    A client lives in its user's process, which may well use pika for something else. A test of each supported
+    version of pika sees to it that the methods are still called that are overridden here.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Connect as pika's own does."""
+        self._on_confirm: dict[int, tuple[Any, Callable[[int, bool], None]]] = {}  # by a channel's number
+        super().__init__(*arguments, **options)
+
+    def take_confirms(self, channel: Any, on_confirm: Callable[[int, bool], None]) -> None:
+        """Call back at each confirm on an open channel: its tag, and whether it is for all up to that.
+
+        Refusals (basic.nack) are left to pika.
+        """
+        self._on_confirm[channel.channel_number] = channel, on_confirm
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time,
+        if self.params.ssl_options is None:
+            transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 -- and again, until it is told that there is no more
+        super()._proto_connection_made(transport)
+
+    def _on_data_available(self, data: bytes) -> None:
+        """Hand over the deliveries and confirms in what has come, and leave to pika all between them."""
+        self._frame_buffer += data
+        while self._hand_over():
+            size, frame_value = self._read_frame()
+            if frame_value is None:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(frame_value)
+
+    def _hand_over(self) -> bool:
+        """Hand over the deliveries and confirms with which the buffer begins; tell whether more is in it."""
+        data, end = self._frame_buffer, 0
+        while end < len(data):
+            if (found := delivered_at(data, end)) is not None and self._pass_on(found):
+                end = found.end
+            elif (confirm := confirmed_at(data, end)) is not None and self._confirm(confirm):
+                end += ACK.size
+            else:
+                break
+        self._trim_frame_buffer(end)
+        return end < len(data)
+
+    def _confirm(self, confirm: Confirmed) -> bool:
+        """Pass on a confirm; False if it is for pika."""
+        channel, on_confirm = self._on_confirm.get(confirm.channel, (None, None))
+        if on_confirm is None or self._channels.get(confirm.channel) is not channel:
+            return False
+        on_confirm(confirm.tag, confirm.multiple)
+        return True
+
+    def _pass_on(self, found: Delivered) -> bool:
+        """Pass on a delivery as pika's channel does; False if pika has to decide what becomes of it."""
+        channel, tag = self._channels.get(found.channel), found.consumer_tag
+        if channel is None or tag in channel._cancelled:  # noqa: SLF001
+            return False
+        consumer = channel._consumers.get(tag)  # noqa: SLF001
+        if consumer is None:
+            return False
+        consumer(channel, found, found, found.body)
+        return True
+
+    def _read_frame(self) -> tuple[int, Any]:
+        """Return the first frame in the buffer and how many bytes it has; (0, None) while some is missing."""
+        data = self._frame_buffer
+        if data[:1] != _HEADER or len(data) < HEAD.size:
+            return frame.decode_frame(data)  # type: ignore[no-any-return]
+        _, channel, size = HEAD.unpack_from(data)
+        end = HEAD.size + size + 1
+        if end > len(data):
+            return 0, None
+        if data[end - 1] != spec.FRAME_END or size < CONTENT.size:
+            raise exceptions.InvalidFrameError("a content header that ends early")
+        body_size = CONTENT.unpack_from(data, HEAD.size)[2]
+        properties = RawProperties(bytes(data[HEAD.size + CONTENT.size : end - 1]))
+        return end, frame.Header(channel, body_size, properties)
+
+
+_ENOUGH: Final = 65_536  # bytes that are sent without waiting for the round's end
+_FRAME_OVERHEAD: Final = 8  # bytes of a frame beside its payload (AMQP 0-9-1, section 4.2.3)
+
+
+class StrangerAnswers(Exception):
+    """Another user answered instead of the broker's owner; it was not told the password."""
+
+
+class JoiningConnection(RawConnection):
+    """A connection with the methods overridden by which pika writes, ends and shows its credentials.
+
+    A test of each supported version of pika sees to it that they are still called.
+    """
+
+    def __init__(self, loop: EventLoop, *arguments: Any, owner: int | None = None, **options: Any) -> None:
+        """Connect as pika's own does.
+
+        loop -- runs it
+        owner -- the id of the user who must be at the other end, on this machine; None for anybody
+        """
+        self._rounds = loop
+        self._owner = owner
+        self._written: list[bytes] = []
+        self._size = 0
+        super().__init__(*arguments, **options)
+
+    def publish(
+        self, channel: int, exchange: str, queue: str, properties: bytes, body: bytes, *, mandatory: bool
+    ) -> None:
+        """Publish a message on an open channel; `properties` are as AMQP writes them."""
+        most = self.params.frame_max - _FRAME_OVERHEAD
+        self._adapter_emit_data(
+            message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
+        )
+
+    def acknowledge(self, channel: int, tag: int, *, multiple: bool) -> None:
+        """Acknowledge a delivery, or all up to it, on an open channel."""
+        self._adapter_emit_data(ack_frame(channel, tag, multiple=multiple))
+
+    def _get_credentials(self, method_frame: Any) -> Any:
+        """Return what proves to the broker who we are, unless it is somebody else who has answered."""
+        if self._owner is not None:
+            other = other_end(self._transport._sock)  # noqa: SLF001 -- no other way to it
+            if other is None or not other.inode or other.uid != self._owner:
+                raise StrangerAnswers
+        return super()._get_credentials(method_frame)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._written:
+            self._rounds.at_round_end(self._send_written)
+        self._written.append(data)
+        self._size += len(data)
+        if self._size >= _ENOUGH:
+            self._send_written()
+
+    def _adapter_disconnect_stream(self) -> None:
+        self._send_written()
+        super()._adapter_disconnect_stream()
+
+    def _send_written(self) -> None:
+        written, self._written, self._size = self._written, [], 0
+        if not written or self._transport is None:
+            return
+        data = b"".join(written)
+        rest = data[self._send_now(data) :]
+        if rest:
+            self._transport.write(rest)
+
+    def _send_now(self, data: bytes) -> int:
+        """Send what there is room for, without TLS: pika's transport waits for a round first, even so.
+
+        An error here occurs there, too, and is handled there.
+        """
+        line = getattr(self._transport, "_sock", None)
+        if type(line) is not socket.socket or self._transport.get_write_buffer_size():
+            return 0
+        try:
+            return line.send(data)
+        except OSError:
+            return 0

@@ -1,0 +1,1 @@
+"""The daemon that routes from `taskqueue` to `worker_<type>`."""

@@ -1,1 +1,0 @@
-"""The worker pool: a supervisor, a consumer for each group, and the workers."""

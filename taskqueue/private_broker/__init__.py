@@ -1,0 +1,1 @@
+"""A RabbitMQ node of one's own, for one machine and for tests."""
