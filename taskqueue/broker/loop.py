@@ -19,10 +19,9 @@ class HasFileno(Protocol):
 
 
 class _Rounds(IOLoop):  # type: ignore[misc]
-    """pika's loop, which tells when it waits, and calls back when all that was ready has been handled."""
+    """pika's loop, which calls back when all that was ready has been handled."""
 
     def __init__(self, call: Callable[[Callable[[], Any]], None]) -> None:
-        self.is_waiting = False  # for something to come: nothing is half done
         self._call = call
         self._at_end: list[Callable[[], Any]] = []
         super().__init__()
@@ -30,16 +29,8 @@ class _Rounds(IOLoop):  # type: ignore[misc]
     def at_end(self, callback: Callable[[], Any]) -> None:
         self._at_end.append(callback)
 
-    def add_handler(self, fd: int, handler: Callable[[int, int], None], events: int) -> None:
-        def handle(ready: int, found: int) -> None:
-            self.is_waiting = False
-            handler(ready, found)
-
-        super().add_handler(fd, handle, events)
-
     def process_timeouts(self) -> None:
         """Do what is asked for after each round."""
-        self.is_waiting = False
         super().process_timeouts()
         self.end_round()
 
@@ -65,36 +56,12 @@ class EventLoop:
 
     def run(self) -> None:
         """Serve until `stop`; raise what a callback raised."""
-        self.begin()
-        while not self.is_stopped:
-            self.round()
-        self.is_stopped = False
-        self.end()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a round is under way in which nothing has come yet."""
-        return self.ioloop.is_waiting
-
-    def begin(self) -> None:
-        """Be ready for `round`."""
         self.ioloop.activate_poller()
         self.ioloop.end_round()
-
-    def round(self) -> None:
-        """Wait until something comes, and handle all that is there."""
-        self.ioloop.is_waiting = True
-        self.ioloop.poll()
-        self.ioloop.process_timeouts()
-
-    def perform(self, callback: Callable[[], Any]) -> None:
-        """Do something as if a round had come to it, and what is to be done at the round's end."""
-        self.ioloop.is_waiting = False
-        self._call(callback)
-        self.ioloop.end_round()
-
-    def end(self) -> None:
-        """Wait for nothing more; raise what a callback raised."""
+        while not self.is_stopped:
+            self.ioloop.poll()
+            self.ioloop.process_timeouts()
+        self.is_stopped = False
         self.ioloop.deactivate_poller()
         if self._error is not None:
             raise self._error
@@ -124,15 +91,6 @@ class EventLoop:
         """Call back once, when all that is ready in this round has been handled."""
         self.ioloop.at_end(callback)
 
-    def wake(self) -> None:
-        """Have a round end that waits; from any thread."""
-        self.ioloop.add_callback_threadsafe(_nothing)
-
-    def wait_on(self) -> None:
-        """End soon the round that waited when a signal's handler began others, which are over."""
-        self.ioloop.is_waiting = True
-        self.wake()
-
     def call_later(self, delay: float, callback: Callable[[], Any]) -> object:
         """Call back after `delay` seconds; return a handle for `cancel`."""
         return self.ioloop.call_later(delay, self.guard(callback))
@@ -158,7 +116,3 @@ class EventLoop:
     def unwatch(self, file: HasFileno) -> None:
         """Stop watching a file; it must still be open."""
         self.ioloop.remove_handler(file.fileno())
-
-
-def _nothing() -> None:
-    pass

@@ -66,7 +66,6 @@ class Call(Generic[R]):
         self._exchange = exchange
         self._gate = threading.Lock()  # for threads that wait; it is opened once
         self._gate.acquire()
-        self._is_open = False
         self._status = Status.SENDING
         self._progress: Progress | None = None
         self._callbacks: list[Callable[[Call[R]], Any]] = []
@@ -172,21 +171,16 @@ class Call(Generic[R]):
         self.move(Status.RUNNING)
 
     def settle(self, status: Status, value: Any = None, error: TaskqueueError | None = None) -> bool:
-        """Note what it came to, once; tell whether this was the first time.
-
-        What a signal's handler has interrupted may be done again, so that all who wait are told.
-        """
-        is_first = not self.done()
-        if is_first:
-            self._value, self._error, self._status = value, error, status
-        if not self._is_open:
-            self._is_open = True
-            self._gate.release()
+        """Note what it came to, once; tell whether this was the first time."""
+        if self.done():
+            return False
+        self._value, self._error, self._status = value, error, status
+        self._gate.release()
         self._call_all_back()
-        return is_first
+        return True
 
     def wait_at_gate(self, timeout: float | None) -> None:
-        """Return when the call is done, or after `timeout` seconds, while another thread runs the loop."""
+        """Return when the call is done, or after `timeout` seconds."""
         if timeout is None:
             with self._gate:
                 pass

@@ -1,11 +1,10 @@
 """The engine of a client: one connection, the pending calls, and their replies.
 
-Other threads hand in what they want by `do`, or `call`; everything else here runs in the thread that has the
-lead, the client's own or one that waits for a call.
+The engine has a thread of its own. Other threads hand it actions by `do`, `send` and `call`; everything below
+"the thread" runs there.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,6 @@ from taskqueue.broker.topology import CANCEL, TASKQUEUE, Provider, Queue, worker
 from taskqueue.calls import message, submission
 from taskqueue.calls.call import Call, Status
 from taskqueue.calls.inbox import Inbox
-from taskqueue.calls.lead import Lead
 from taskqueue.calls.submission import Submission
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ReplyLost, TaskqueueError, UnknownTask
@@ -65,7 +63,6 @@ class Engine(Part):
         self._broker_timeout = broker_timeout
         self._inbox = Inbox()
         self._loop = EventLoop()
-        self._lead = Lead(self._loop, self._is_idle)
         self._sending: dict[str, Sent] = {}  # in the order they were made
         self._calls: dict[str, Call[Any]] = {}  # whose reply is awaited
         self._trouble: TaskqueueError | None = None  # with the broker, as long as there is any
@@ -94,42 +91,37 @@ class Engine(Part):
 
     @property
     def is_over(self) -> bool:
-        """Whether it takes no more calls: it was closed, or interrupted half-way through its work."""
-        return self._loop.is_stopped
+        """Whether it takes no more calls."""
+        return self._has_ended
 
     def start(self) -> None:
         """Connect, in a thread of its own."""
         self._thread.start()
 
     def do(self, action: Callable[[], None]) -> None:
-        """Have something done by whoever has the lead, soon and in the order it was handed in."""
+        """Have an action performed in the engine's thread; actions keep their order."""
         self._inbox.put(action)
-        self._lead.recall()
 
     def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
-        """Send a call; waits while very many are unconfirmed. BrokerUnavailable where that takes too long."""
-        self._hand_over(self._sending_of(call, body, notify=notify, persistent=True))
+        """Send a call; wait while very many are unconfirmed. BrokerUnavailable where that takes too long."""
+        self._hand_over(call, body, notify=notify, persistent=True)
 
     def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
-        """Send a call and return when it is done, or after `timeout` seconds; raises what `send` does.
+        """Send a call and return when it is done, or after `timeout` seconds; raise as `send` and `wait` do.
 
-        The request may end with the broker, as the way of its reply does: the caller, who waits, gets
-        ReplyLost with either.
+        The request may end with the broker, as its direct reply does: the caller, who waits, gets ReplyLost
+        with either.
         """
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        send = self._sending_of(call, body, notify=False, persistent=self._amqp.is_cluster)
-        if not self._lead.take(send, call.done, until):
-            self._hand_over(send)
-        if not call.done():
-            self.wait(call, None if timeout is None else until - time.monotonic())
+        until = None if timeout is None else time.monotonic() + timeout
+        self._hand_over(call, body, notify=False, persistent=self._amqp.is_cluster)
+        self.wait(call, None if until is None else until - time.monotonic())
 
-    def _sending_of(
-        self, call: Call[Any], body: bytes, *, notify: bool, persistent: bool
-    ) -> Callable[[], None]:
-        """Return what sends a call, when there is room for one more."""
+    def _hand_over(self, call: Call[Any], body: bytes, *, notify: bool, persistent: bool) -> None:
         self._wait_for_room()
         until = time.monotonic() + self._broker_timeout
-        return lambda: self._send(call, body, until, notify=notify, persistent=persistent)
+        self.do(lambda: self._send(call, body, until, notify=notify, persistent=persistent))
+        if self._has_ended:
+            self._inbox.empty()
 
     def _wait_for_room(self) -> None:
         """Look again and again: Python's semaphores do not survive every signal's handler that raises."""
@@ -139,20 +131,15 @@ class Engine(Part):
                 raise self._unavailable()
             time.sleep(_ROOM_DELAY)
 
-    def _hand_over(self, send: Callable[[], None]) -> None:
-        self.do(send)
-        if self._has_ended:
-            self._inbox.empty()
-
     def wait(self, call: Call[Any], timeout: float | None) -> None:
-        """Return when a call is done, or after `timeout` seconds; RuntimeError in a callback."""
-        if not self._lead.is_mine:
-            call.wait_at_gate(timeout)
-            return
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        self._lead.take(lambda: None, call.done, until)
-        if self._loop.is_stopped:  # nobody else can end it while a signal's handler waits here
-            self._end(call, self._closed())
+        """Return when a call is done, or after `timeout` seconds; RuntimeError in the engine's own thread."""
+        if self._is_own_thread:
+            raise RuntimeError("a callback would wait for the client in whose thread it runs")
+        call.wait_at_gate(timeout)
+
+    @property
+    def _is_own_thread(self) -> bool:
+        return threading.get_ident() == self._thread.ident
 
     def cancel(self, call: Call[Any]) -> None:
         """Ask all consumers for the end of a call."""
@@ -186,7 +173,7 @@ class Engine(Part):
     def close(self) -> None:
         """Send what is not sent yet, close the connection, end the thread; in bounded time."""
         self.close_soon()
-        if not self._lead.is_mine:  # a callback or a signal's handler: what it interrupts goes on first
+        if not self._is_own_thread:  # a callback returns first
             self._thread.join(2 * _CLOSE_TIMEOUT)
 
     def close_soon(self) -> None:
@@ -205,7 +192,7 @@ class Engine(Part):
         self._loop.watch(self._inbox, self._inbox.take_in)
         self._connect()
         try:
-            self._lead.serve()
+            self._loop.run()
         finally:
             self._is_closing = self._has_ended = True
             self._session.abandon()
@@ -215,9 +202,6 @@ class Engine(Part):
 
     def _connect(self) -> None:
         self._session.open()
-
-    def _is_idle(self) -> bool:
-        return not (self._calls or self._sending or self._inbox)
 
     def _begin_to_close(self) -> None:
         self._is_closing = True

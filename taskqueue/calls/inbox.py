@@ -1,6 +1,5 @@
 """What other threads want done in a client's own thread."""
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -29,8 +28,7 @@ class Inbox:
 
     def take_in(self) -> None:
         """Do what is wanted; the loop calls this."""
-        with contextlib.suppress(BlockingIOError):  # a signal's handler ran the loop, and has read it
-            os.eventfd_read(self._descriptor)
+        os.eventfd_read(self._descriptor)
         self.empty()
 
     def empty(self) -> None:

@@ -1,4 +1,4 @@
-"""A client whose loop is run by whoever waits: signals, other threads and losses while one does."""
+"""A client and its thread: signals, callbacks, other threads and losses while a thread waits for a call."""
 
 import contextlib
 import gc
@@ -13,9 +13,8 @@ import pytest
 from support.waiting import wait_until
 
 from taskqueue import BrokerUnavailable, CallTimeout, Client
-from taskqueue.calls import message
 
-AT_REST = 0.5  # seconds after which a client that waits has nothing to look after for some seconds
+WHILE_IT_WAITS = 0.5  # seconds
 
 
 @pytest.fixture
@@ -24,12 +23,6 @@ def gate(tmp_path):
     gate = tmp_path / "gate"
     yield gate
     gate.touch()
-
-
-def engine_of(client):
-    """Return what is behind a client that has made a call, when the next call will run its loop."""
-    wait_until(lambda: client.add(1, 2) and not client._line._lead._turn)
-    return client._line
 
 
 @pytest.fixture
@@ -58,23 +51,14 @@ def interrupt():
 
 
 def test_a_waiting_call_is_interrupted_and_the_client_goes_on(client, alarm, gate):
-    engine = engine_of(client)
-    alarm(AT_REST, interrupt)
+    assert client.add(1, 2) == 3
+    engine = client._line
+    alarm(WHILE_IT_WAITS, interrupt)
     with pytest.raises(KeyboardInterrupt):
         client.wait(str(gate))
     assert client.add(5, 6) == 11
     assert client._line is engine
     wait_until(lambda: not engine._calls)  # nobody waits for the reply any more
-
-
-def test_what_is_interrupted_at_work_makes_room_for_another_connection(client, monkeypatch):
-    engine = engine_of(client)
-    monkeypatch.setattr(engine._publisher, "_on_reply", lambda *_: interrupt())
-    with pytest.raises(KeyboardInterrupt):
-        client.add(5, 6)
-    assert client.add(5, 6) == 11
-    assert client._line is not engine
-    wait_until(lambda: not engine._thread.is_alive())
 
 
 INTERRUPTED = """
@@ -86,10 +70,7 @@ def leave():
         raise KeyboardInterrupt
 
 def call():
-    try:
-        assert client.add(1, 2) == 3
-    except RuntimeError as error:
-        assert "would wait for the client" in str(error)
+    assert client.add(1, 2) == 3
 
 client, moments, number, is_armed = Client(sys.argv[1]), random.Random(1), 0, False
 handle, seen = {"leave": leave, "call": call}[sys.argv[2]], []
@@ -122,47 +103,15 @@ def test_a_signals_handler_may_leave_or_call_at_any_moment(served, what):
     assert (done.returncode, done.stdout) == (0, "usable, and alone\n"), done.stderr
 
 
-def test_who_waits_in_another_thread_hears_of_a_reply_that_an_interrupt_lost(
-    client, gate, tmp_path, monkeypatch
-):
-    engine_of(client)
-    lasting, ended = tmp_path / "lasting", []
-
-    def wait():
-        with pytest.raises(BrokerUnavailable, match="closed before the reply") as raised:
-            client.wait(str(gate))
-        ended.append(raised.value)
-
-    def interrupted(*_):
-        monkeypatch.undo()
-        interrupt()
-
-    def let_go():
-        wait_until(lambda: engine._lead._turn == {"leader": threading.main_thread().ident})
-        waiting.start()
-        wait_until(lambda: len(engine._calls) == 2)
-        monkeypatch.setattr(message, "take_reply", interrupted)
-        gate.touch()
-
-    engine = client._line
-    waiting, letting = threading.Thread(target=wait), threading.Thread(target=let_go)
-    letting.start()
-    with pytest.raises(KeyboardInterrupt):
-        client.wait(str(lasting))  # it runs the loop when the other's reply comes
-    lasting.touch()
-    waiting.join(10)
-    assert len(ended) == 1
-
-
 def test_a_signals_handler_maps(client, alarm, gate):
-    engine_of(client)
+    assert client.add(1, 2) == 3
     found = []
 
     def handle():
         found.extend(client.map("add", [(1, 2), (3, 4)]))
         gate.touch()
 
-    alarm(AT_REST, handle)
+    alarm(WHILE_IT_WAITS, handle)
     assert isinstance(client.wait(str(gate)), int)
     assert found == [3, 7]
 
@@ -213,56 +162,31 @@ def test_a_client_that_is_closed_again_and_again_leaves_nothing_behind(served):
 
 
 def test_a_signals_handler_calls_while_a_call_waits(client, alarm, gate):
-    engine = engine_of(client)
+    assert client.add(1, 2) == 3
     found = []
 
     def handle():
-        found.extend((engine._lead.is_mine, client.add(1, 1)))
+        found.append(client.add(1, 1))
         gate.touch()
 
-    alarm(AT_REST, handle)
+    alarm(WHILE_IT_WAITS, handle)
     assert isinstance(client.wait(str(gate)), int)
-    assert found == [True, 2]
+    assert found == [2]
     assert client.add(5, 6) == 11
-
-
-def test_what_a_call_waits_for_may_come_while_a_signals_handler_has_interrupted_it(client, alarm, gate):
-    engine = engine_of(client)
-
-    def handle():
-        gate.touch()
-        wait_until(lambda: client.add(1, 1) and not engine._calls)
-
-    alarm(AT_REST, handle)
-    with soon():
-        assert isinstance(client.wait(str(gate)), int)
-
-
-def test_a_signals_handler_cannot_call_in_the_midst_of_work(client, alarm, monkeypatch):
-    engine = engine_of(client)
-    found = []
-
-    def reply(*reply):
-        with pytest.raises(RuntimeError, match="would wait for the client that it interrupts") as raised:
-            client.add(1, 1)
-        found.append(raised.value)
-        engine.take(*reply)
-
-    monkeypatch.setattr(engine._publisher, "_on_reply", reply)
-    assert client.add(5, 6) == 11
-    assert len(found) == 1
 
 
 def test_a_signals_handler_closes_the_client_that_waits(client, alarm, gate):
-    engine = engine_of(client)
-    alarm(AT_REST, client.close)
+    assert client.add(1, 2) == 3
+    engine = client._line
+    alarm(WHILE_IT_WAITS, client.close)
     with soon(), pytest.raises(BrokerUnavailable, match="closed before the reply"):
         client.wait(str(gate))
     wait_until(lambda: not engine._thread.is_alive())
 
 
 def test_other_threads_call_and_close_while_one_waits(client, gate):
-    engine = engine_of(client)
+    assert client.add(1, 2) == 3
+    engine = client._line
     failed = []
 
     def wait():
@@ -279,14 +203,10 @@ def test_other_threads_call_and_close_while_one_waits(client, gate):
     assert len(failed) == 1
 
 
-def test_a_timeout_ends_the_wait_of_who_runs_the_loop(client, gate):
-    engine = engine_of(client)
+def test_a_timeout_ends_a_wait(client, gate):
+    assert client.add(1, 2) == 3
+    engine = client._line
     with soon(), pytest.raises(CallTimeout, match=r"no result of wait within 0\.5 s"):
-        client.call("wait", str(gate), timeout=AT_REST)
+        client.call("wait", str(gate), timeout=WHILE_IT_WAITS)
     wait_until(lambda: not engine._calls)
     assert client.add(5, 6) == 11
-
-
-def test_the_clients_own_thread_takes_the_loop_back_when_nobody_calls(client):
-    engine = engine_of(client)
-    wait_until(lambda: engine._lead._turn == {"leader": engine._thread.ident})
