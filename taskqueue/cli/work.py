@@ -15,7 +15,7 @@ from taskqueue.errors import ExitStatus, TargetError, TaskqueueError
 from taskqueue.feed.chunk_worker import PLUGIN, Orders
 from taskqueue.feed.target import HANDLE_JOB, Target, current_directory, receipts_queue, worker_type
 from taskqueue.process import children, startup
-from taskqueue.supervisor.group import Blueprint
+from taskqueue.supervisor.members import Blueprint
 from taskqueue.supervisor.supervisor import Plan, Supervisor
 
 _DEPTH = 2  # chunks that a worker is given ahead: it need not wait for the next one

@@ -14,7 +14,6 @@ from taskqueue.process.logs import Log
 from taskqueue.worker.frames import Outcome, Progress, Service
 
 _LONG: Final = 0.05  # seconds at one workitem after which a worker is given no other behind it
-_DEATH_TIMEOUT: Final = 5.0  # seconds that a worker may live on after it closed its socket
 
 
 class Crew:
@@ -68,7 +67,7 @@ class Crew:
             on_progress=self._on_progress,
             on_outcome=self._on_outcome,
             on_retiring=lambda: self._retires(pid),
-            on_hang_up=self._hung_up,
+            on_hang_up=lambda: self._hung_up(pid),
             on_fault=self._fault,
         )
 
@@ -151,9 +150,10 @@ class Crew:
             if not link.tasks:
                 link.hang_up()
 
-    def _hung_up(self, link: WorkerLink) -> None:
+    def _hung_up(self, pid: int) -> None:
         """A worker that ends closes its socket a moment before; one that lives on is of no use."""
-        self._loop.call_later(_DEATH_TIMEOUT, lambda: self._fault(link, "it closed its socket and lives on"))
+        if pid in self._links:  # else it is dead and buried
+            self._reports.send("hung_up", pid=pid)
 
     def _fault(self, link: WorkerLink, reason: str) -> None:
         pid = next((pid for pid, candidate in self._links.items() if candidate is link), None)

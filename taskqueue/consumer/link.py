@@ -50,7 +50,7 @@ class WorkerLink:
         on_progress: Callable[[Assignment, Progress], None],
         on_outcome: Callable[["WorkerLink", Assignment, Outcome], None],
         on_retiring: Callable[[], None],
-        on_hang_up: Callable[["WorkerLink"], None],
+        on_hang_up: Callable[[], None],
         on_fault: Callable[["WorkerLink", str], None],
     ) -> None:
         """Take over the worker's socket, the reading end of its output, and both ends of its permits.
@@ -251,7 +251,7 @@ class WorkerLink:
             data = b""
         if not data:
             self._unwatch()
-            self._on_hang_up(self)
+            self._on_hang_up()
             return False
         try:
             self._drain_output()

@@ -25,8 +25,9 @@ LONGEST_SILENCE: Final = 300.0
 #: Seconds from one sign of life to the next, and from one look for them to the next.
 BEAT_DELAY: Final = 10.0
 
-_HEAD: Final = struct.Struct("ddII")  # began and beat of a Note; bytes of the properties and of the body
+_HEAD: Final = struct.Struct("ddII")  # Times; bytes of the properties and of the body
 _pack: Final = _HEAD.pack
+_TIMES: Final = struct.Struct("dd")  # the first two of them
 _NEVER: Final = bytes(8)
 _MOST: Final = 131_072  # bytes of properties that are written down: AMQP's frame-max of RabbitMQ
 _BEGINNING: Final = 64  # bytes of a body that are
@@ -59,12 +60,11 @@ class Message(NamedTuple):
         return "\0" + hashlib.blake2b(repr((known, self.size, self.beginning)).encode()).hexdigest()
 
 
-class Note(NamedTuple):
-    """The content of a Handling."""
+class Times(NamedTuple):
+    """The beginning of a Handling."""
 
     began: float  # when it began to handle a message (monotonic); 0 if it handles none
     beat: float  # when it gave its last sign of life (monotonic)
-    message: Message | None  # the message
 
 
 class Handling:
@@ -90,15 +90,20 @@ class Handling:
         """Return the consumer's side."""
         return Writer(mmap.mmap(self._file, _SIZE))
 
-    def read(self) -> Note:
-        """Return what the consumer has written down; it may have been killed at any moment of that."""
+    def times(self) -> Times:
+        """Return the beginning alone: the supervisor reads it in each round, for every group."""
+        data = os.pread(self._file, _TIMES.size, 0)
+        return Times(*_TIMES.unpack(data)) if len(data) == _TIMES.size else Times(0.0, 0.0)
+
+    def message(self) -> Message | None:
+        """Return the message that the consumer handles, or was handling when it was killed."""
         data = os.pread(self._file, _SIZE, 0)
         if len(data) < _SIZE:  # which no consumer of ours does
-            return Note(0.0, 0.0, None)
-        began, beat, size, body = _HEAD.unpack_from(data)
+            return None
+        began, _, size, body = _HEAD.unpack_from(data)
         start = _HEAD.size + min(body, _BEGINNING)
         beginning, properties = data[_HEAD.size : start], data[start : start + min(size, _MOST)]
-        return Note(began, beat, Message(properties, body, beginning) if began else None)
+        return Message(properties, body, beginning) if began else None
 
 
 class Writer:
@@ -140,12 +145,12 @@ class Vigil:
         self._began, self._handles = 0.0, 0.0
         self._beat, self._is_silent = 0.0, 0.0
 
-    def look(self, note: Note, now: float) -> str:
-        """Look at a consumer's note; return why it is to be killed, "" if it is not."""
+    def look(self, times: Times, now: float) -> str:
+        """Look at a consumer's times; return why it is to be killed, "" if it is not."""
         step, self._looked = min(now - self._looked, BEAT_DELAY), now
-        self._handles = self._handles + step if note.began and note.began == self._began else 0.0
-        self._is_silent = self._is_silent + step if note.beat == self._beat else 0.0
-        self._began, self._beat = note.began, note.beat
+        self._handles = self._handles + step if times.began and times.began == self._began else 0.0
+        self._is_silent = self._is_silent + step if times.beat == self._beat else 0.0
+        self._began, self._beat = times.began, times.beat
         if self._handles > LONGEST_HANDLING:
             return f"the consumer handles one message for {LONGEST_HANDLING:g} s"
         if self._is_silent > LONGEST_SILENCE:

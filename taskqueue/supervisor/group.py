@@ -4,46 +4,20 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 
-from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings, PoolSettings
 from taskqueue.consumer import control
 from taskqueue.consumer.suspects import BEAT_DELAY, Handling, Suspects, Vigil
-from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
-from taskqueue.plugins import OwnPlugin, Plugin
-from taskqueue.process import children, logs, privileges
+from taskqueue.errors import ExitStatus
+from taskqueue.plugins import OwnPlugin
+from taskqueue.process import children
 from taskqueue.process.children import Exit, Slot
-from taskqueue.process.daemon import Signals
 from taskqueue.process.keeper import report, start
 from taskqueue.process.logs import Log
-from taskqueue.supervisor.grants import Grants
-from taskqueue.worker import labels
-from taskqueue.worker.limits import Limits
-from taskqueue.worker.process import WorkerSpec, run
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """Blueprint of a group; two that are equal make the same group."""
-
-    settings: GroupSettings
-    plugin: Plugin
-    worker_user: str | None  # None: the pool's own
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The resources that all groups of a pool share."""
-
-    pool: PoolSettings
-    logging: LoggingSettings
-    read_amqp: Callable[[], AmqpSettings]  # called in the consumers only; may raise ConfigError
-    amqp_fd: int | None  # where it reads, if that is an open file
-    grants: Grants
-    as_root: bool
-    open_files: int  # how many a worker may have for now; the supervisor itself may have more
+from taskqueue.supervisor.departures import LOOK_DELAY, Departures
+from taskqueue.supervisor.members import Blueprint, Surroundings, be_consumer, be_worker
 
 
 class Group:
@@ -64,6 +38,7 @@ class Group:
         self._handling: Handling | None = None  # the consumer's
         self._vigil = Vigil(0.0)
         self._suspects = Suspects()
+        self._departures = Departures()
         self._surroundings = surroundings
         self.consumer = Slot(f"consumer of {self.name}")
         self.workers = [Slot(f"{self.name}/{number}") for number in range(1, blueprint.settings.workers + 1)]
@@ -72,7 +47,11 @@ class Group:
     @property
     def pids(self) -> list[int]:
         """Every process of the group."""
-        return [slot.pid for slot in (self.consumer, *self.workers) if slot.pid]
+        return [pid for pid in (self.consumer.pid, *self._worker_pids) if pid]
+
+    @property
+    def _worker_pids(self) -> list[int]:
+        return [slot.pid for slot in self.workers if slot.pid]
 
     @property
     def vital(self) -> int:
@@ -87,11 +66,7 @@ class Group:
         """Start whoever is missing and due: the consumer first, workers only beside a consumer."""
         if time.monotonic() >= self._kill_at:
             self._kill_workers()
-        if self._handling is not None and (
-            reason := self._vigil.look(self._handling.read(), time.monotonic())
-        ):
-            self._log.error("%s, and is killed", reason)
-            children.kill_group(self.consumer.pid)
+        self._look_after_all()
         if self.control is not None:
             self._sender.send_again(self.control)
         if self.is_leaving or self._is_done:
@@ -103,13 +78,31 @@ class Group:
                 if slot.is_due and not self._sender.is_waiting:
                     start(self._log, slot, partial(self._start_worker, slot))
 
+    def _look_after_all(self) -> None:
+        """Kill who hangs: the consumer, or a worker that has closed its socket and does not end."""
+        now = time.monotonic()
+        if self._handling is not None and (reason := self._vigil.look(self._handling.times(), now)):
+            self._log.error("%s, and is killed", reason)
+            children.kill_group(self.consumer.pid)
+        for pid in self._departures.overdue(now):
+            name = next(slot.name for slot in self.workers if slot.pid == pid)
+            self._log.error("a worker must be killed: it closed its socket and lives on", worker=name)
+            children.kill_group(pid)
+
     def due(self) -> Iterator[float]:
         """Yield when (monotonic) each empty slot may be filled, and who is left is to be killed."""
         yield self._kill_at
-        yield time.monotonic() + (control.AGAIN if self._sender.is_waiting else BEAT_DELAY)
+        yield time.monotonic() + self._look_delay
         if not (self.is_leaving or self._is_done or self._sender.is_waiting):
             awaited = self.workers if self.consumer.pid else [self.consumer]
             yield from (slot.due for slot in awaited if not slot.pid)
+
+    @property
+    def _look_delay(self) -> float:
+        """Seconds until something has to be looked at or sent again, whatever comes meanwhile."""
+        if self._sender.is_waiting:
+            return control.AGAIN
+        return LOOK_DELAY if self._departures else BEAT_DELAY
 
     def quiet(self) -> None:
         """Take nothing new, finish what runs, and leave."""
@@ -167,6 +160,8 @@ class Group:
             self._suspects.forget(str(content["key"]))
         elif message.word == "serves":
             self._grant(content["pid"], [str(name) for name in content["types"]])
+        elif message.word == "hung_up" and content["pid"] in self._worker_pids:
+            self._departures.begin(content["pid"], time.monotonic())
         elif message.word in ("begun", "retires"):
             self._note(message.word, content["pid"])
         elif message.word in ("kill", "dismiss") and content["pid"] in self.pids:
@@ -223,7 +218,7 @@ class Group:
         """Charge a consumer's end to the message that it handled, if it handled one."""
         if self._handling is None:
             return
-        message = self._handling.read().message
+        message = self._handling.message()
         self._handling.close()
         self._handling = None
         if message is not None and not expected:
@@ -237,6 +232,7 @@ class Group:
         expected = retires or slot.is_dismissed or not self.consumer.pid
         expected |= self.is_leaving and end.code == ExitStatus.OK
         delay = slot.vacate(expected=expected)
+        self._departures.end(end.pid)
         self._tell_consumer("died", pid=end.pid, cause=end.cause, peak_memory=end.peak_memory)
         if not expected:
             report(self._log, f"worker {slot.name}", end, None if self.is_leaving else delay)
@@ -259,7 +255,8 @@ class Group:
         self.state = ""
         handling = Handling()
         try:
-            self.consumer.fill(children.fork(lambda: self._be_consumer(theirs, handling, parent)))
+            be = partial(be_consumer, self.blueprint, self._surroundings, suspects=self._suspects)
+            self.consumer.fill(children.fork(lambda: be(supervisor=theirs, handling=handling, parent=parent)))
         except OSError:
             ours.close()
             handling.close()
@@ -268,54 +265,16 @@ class Group:
             theirs.close()
         self.control, self._handling, self._vigil = ours, handling, Vigil(time.monotonic())
 
-    def _be_consumer(self, supervisor: socket.socket, handling: Handling, parent: int) -> ExitStatus:
-        around = self._surroundings
-        from taskqueue.consumer.consumer import SIGNALS, Consumer  # noqa: PLC0415 -- the supervisor has no AMQP
-
-        log = logs.take_over("consumer")
-        kept = supervisor.fileno(), handling.fileno(), *log, *([around.amqp_fd] if around.amqp_fd else [])
-        children.close_all_but(*kept)
-        children.set_name(f"tq:{self.name}")
-        children.set_title(f"taskqueue: consumer of {self.name}")
-        try:
-            if around.as_root:
-                environment = privileges.environment(around.pool.user, os.environ)
-                privileges.become(around.pool.user)
-                privileges.check_installation(around.pool.user)
-                os.environ.clear()
-                os.environ.update(environment)
-            children.die_with_parent(parent)
-            amqp = around.read_amqp()
-        except TaskqueueError as error:
-            self._log.critical("%s", error)
-            control.send(supervisor, "failure", reason=str(error))
-            return error.status
-        with Signals(SIGNALS) as signals:
-            return Consumer(
-                self.blueprint.settings,
-                amqp,
-                supervisor,
-                signals,
-                self._read_amqp_again,
-                handling=handling.writer(),
-                suspects=self._suspects,
-            ).run()
-
-    def _read_amqp_again(self) -> AmqpSettings | None:
-        try:
-            return self._surroundings.read_amqp()
-        except ConfigError as error:
-            self._log.error("the broker's address stays as it was: %s", error)
-            return None
-
     def _start_worker(self, slot: Slot) -> None:
         link, theirs = socket.socketpair()
         giving, using = socket.socketpair()  # see permits.py
         output, their_output = os.pipe()
         parent = os.getpid()
         try:
+            be = partial(be_worker, self.blueprint, self._surroundings, explains=not self._has_explained)
+            ends = theirs, using
             slot.fill(
-                children.fork(lambda: self._be_worker(slot.name, (theirs, using), their_output, parent))
+                children.fork(lambda: be(name=slot.name, ends=ends, output=their_output, parent=parent))
             )
             files = (link.fileno(), output, giving.fileno(), using.fileno())
             self._tell_consumer("worker", files, pid=slot.pid, name=slot.name)
@@ -325,28 +284,3 @@ class Group:
                 end.close()
             for descriptor in (output, their_output):
                 os.close(descriptor)
-
-    def _be_worker(
-        self, name: str, ends: tuple[socket.socket, socket.socket], output: int, parent: int
-    ) -> ExitStatus:
-        logs.close()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        children.close_all_but(*(end.fileno() for end in ends))
-        children.set_name(f"tq:{name}")
-        children.set_title(f"taskqueue: worker {name}")
-        children.allow_open_files(self._surroundings.open_files)
-        labels.install()
-        settings = self.blueprint.settings
-        spec = WorkerSpec(
-            name,
-            settings.worker_type,
-            self.blueprint.worker_user,
-            dict(settings.settings),
-            Limits.of(settings),
-            plugin if isinstance(plugin := self.blueprint.plugin, OwnPlugin) else None,
-            explains=not self._has_explained,
-        )
-        return run(spec, *ends, parent)

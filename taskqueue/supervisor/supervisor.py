@@ -17,7 +17,8 @@ from taskqueue.process import children, exposure
 from taskqueue.process.daemon import Readiness
 from taskqueue.process.keeper import Keeper
 from taskqueue.supervisor.grants import Grants
-from taskqueue.supervisor.group import Blueprint, Group, Surroundings
+from taskqueue.supervisor.group import Group
+from taskqueue.supervisor.members import Blueprint, Surroundings
 
 _FILES: Final = 32  # open files of a supervisor or a consumer, beside those that follow
 _GROUP_FILES: Final = 2  # of the supervisor for each group

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 from support.processes import kill
 from support.site import consumers, workers
@@ -10,6 +11,7 @@ from support.waiting import wait_until
 WORKERS = 60  # whose deaths and starts, three times over, are more than a socket takes
 GROUPS = 30  # for which the supervisor has 60 files open, and some others
 OPEN_FILES = 48
+PATIENCE = 7  # seconds; a worker that closed its socket may live on for five
 
 
 def groups(number):
@@ -76,3 +78,26 @@ def test_a_configuration_that_takes_more_open_files_than_are_allowed_is_refused_
     pool.wait_for("reloaded: 4 workers in 4 groups")
     assert work.ask("whoami")["open_files"] == [OPEN_FILES, OPEN_FILES]
     assert pool.stop() == 0
+
+
+def test_a_worker_that_has_ended_is_not_taken_for_one_that_lives_on_by_a_supervisor_without_time(site, work):
+    pool = site.pool("[good]\nworkers: 1", ready="ready:")
+    first = work.ask("good")["pid"]
+    pool.signal(signal.SIGSTOP)  # as where hundreds of others end at the same moment
+    kill(first)
+    late = time.monotonic() + PATIENCE
+    wait_until(lambda: time.monotonic() > late)
+    pool.signal(signal.SIGCONT)
+    pool.wait_for("ended: killed by SIGKILL")
+    assert work.ask("good")["pid"] != first
+    assert "must be killed" not in pool.output()
+    assert pool.stop() == 0
+
+
+def test_many_groups_that_stop_at_once_end_by_themselves(site):
+    site.configure(groups(2 * GROUPS))
+    pool = start(site, 1024, 4096)
+    pool.wait_for(f"ready: {2 * GROUPS} workers in {2 * GROUPS} groups", 90)
+    assert pool.stop(60) == 0
+    assert "kill" not in pool.output()
+    assert "ERROR" not in pool.output()

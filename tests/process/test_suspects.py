@@ -9,7 +9,7 @@ from support.site import consumers, workers
 from support.waiting import wait_until
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.consumer.suspects import Handling, Message, Note, Suspects, Vigil
+from taskqueue.consumer.suspects import Handling, Message, Suspects, Times, Vigil
 
 #: Puts bugs into a consumer that some bodies trigger, and shortens a supervisor's patience; Python imports a
 #: module of that name by itself.
@@ -228,49 +228,49 @@ def handling():
 @pytest.mark.parametrize("body", [b"", b"1", b"x" * 100_000])
 def test_what_is_handled_is_written_down_as_far_as_there_is_room(handling, properties, body):
     writer = handling.writer()
-    assert handling.read().message is None
+    assert handling.message() is None
     writer.begin(b"before", b"before")
     writer.begin(properties, body)
-    note = handling.read()
-    assert note.message == (properties[:131_072], len(body), body[:64])
-    assert note.began > 0
+    times = handling.times()
+    assert handling.message() == (properties[:131_072], len(body), body[:64])
+    assert times.began > 0
     writer.end()
-    assert handling.read().message is None
-    assert handling.read().beat == note.beat
+    assert handling.message() is None
+    assert handling.times().beat == times.beat
     writer.beat()
-    assert handling.read().beat > note.beat
-    assert handling.read().message is None
+    assert handling.times().beat > times.beat
+    assert handling.message() is None
 
 
 def test_what_a_consumer_wrote_that_cut_its_file_short_is_nothing(handling):
     handling.writer().begin(b"properties", b"body")
     os.ftruncate(handling.fileno(), 5)
-    assert handling.read() == Note(0.0, 0.0, None)
+    assert (handling.times(), handling.message()) == (Times(0.0, 0.0), None)
 
 
-def looks(vigil, *notes):
+def looks(vigil, *written):
     """Look every ten seconds; return what was said each time."""
-    return [vigil.look(note, 10.0 * number) for number, note in enumerate(notes, 1)]
+    return [vigil.look(times, 10.0 * number) for number, times in enumerate(written, 1)]
 
 
 def test_a_consumer_that_handles_one_message_for_too_long_hangs():
-    said = looks(Vigil(0.0), *[Note(5.0, 1.0, None)] * 5)
+    said = looks(Vigil(0.0), *[Times(5.0, 1.0)] * 5)
     assert said == [""] * 4 + ["the consumer handles one message for 30 s"]
 
 
 def test_a_consumer_that_handles_one_message_after_the_other_does_not_hang():
-    said = looks(Vigil(0.0), *[Note(began, began, None) for began in range(1, 100)])
+    said = looks(Vigil(0.0), *[Times(began, began) for began in range(1, 100)])
     assert set(said) == {""}
 
 
 def test_a_consumer_that_gives_no_sign_of_life_hangs():
-    said = looks(Vigil(0.0), *[Note(0.0, 1.0, None)] * 32)
+    said = looks(Vigil(0.0), *[Times(0.0, 1.0)] * 32)
     assert said == [""] * 31 + ["the consumer has given no sign of life for 300 s"]
 
 
 def test_a_host_that_was_frozen_for_long_goes_on_with_its_consumers():
     vigil = Vigil(0.0)
-    assert vigil.look(Note(5.0, 1.0, None), 10.0) == ""
+    assert vigil.look(Times(5.0, 1.0), 10.0) == ""
     for now in (3600.0, 7200.0, 10800.0):
-        assert vigil.look(Note(5.0, 1.0, None), now) == ""
-    assert vigil.look(Note(0.0, 10801.0, None), 10801.0) == ""
+        assert vigil.look(Times(5.0, 1.0), now) == ""
+    assert vigil.look(Times(0.0, 10801.0), 10801.0) == ""

@@ -162,6 +162,12 @@ def test_one_that_writes_garbage_to_its_consumer_is_killed_and_its_workitem_says
     assert "consumer of" not in pool.output()  # it lives on
 
 
+def test_one_that_closes_its_socket_and_lives_on_is_killed(site, work):
+    result, pool = failure(site, work, "departing", {})
+    assert result.error == "WorkerCrashed: killed by SIGKILL; 1 crashes in all"
+    pool.wait_for("a worker must be killed: it closed its socket and lives on")
+
+
 def test_one_that_names_another_plugins_worker_type_gets_nothing_of_it(site, work):
     pool = site.pool("[usurping]\nworkers: 1\n[good]\nworkers: 1", ready="a worker must be killed")
     pool.wait_for("it may not serve worker type 'good', which belongs to plugin 'good'")

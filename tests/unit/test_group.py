@@ -10,7 +10,8 @@ from taskqueue.consumer import control
 from taskqueue.plugins import Plugin
 from taskqueue.process import children
 from taskqueue.supervisor.grants import Grants
-from taskqueue.supervisor.group import Blueprint, Group, Surroundings
+from taskqueue.supervisor.group import Group
+from taskqueue.supervisor.members import Blueprint, Surroundings
 
 
 @pytest.fixture

@@ -289,6 +289,15 @@ class Babbling(Animal):
         signal.pause()
 
 
+class Departing(Animal):
+    """Closes the sockets that lead to its consumer, and lives on."""
+
+    def handle_task(self, _body):
+        for descriptor in filter(is_socket, range(3, 100)):
+            os.close(descriptor)
+        signal.pause()
+
+
 class Usurping(Animal):
     """Names a worker type that is another plugin's, and would answer in its place."""
 
