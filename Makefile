@@ -1,7 +1,6 @@
 # One word a chore. Every chore first makes the checkout ready; that is instant when nothing is missing.
 # Newest versions of what taskqueue depends on are in .venv, Debian's (at least 12's) in .venv-oldest, the peers in .venv-bench.
 PYTHON = .venv/bin/python
-OLDEST = .venv-oldest/bin/python
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 
 # Kept byte code saves each process that is started the time to compile it.
@@ -21,9 +20,10 @@ demo: setup ## see it work: digest some files through a broker, dispatcher and p
 # Files with long tests begin first, so that no process waits for the last of them.
 IN_PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
 
-test: setup lint ## style, types and every test, with the newest and with Debian 12's versions: OPTIONS="--rabbitmq 4.0"
-	$(PYTHON) -m pytest $(IN_PARALLEL) $(OPTIONS)
-	$(OLDEST) -m pytest $(IN_PARALLEL) $(OPTIONS) tests/process/test_daemon.py tests/broker tests/unit
+# The environment that the tests run in; .venv-oldest is the other one.
+VENV = .venv
+test: setup lint ## style, types and every test: VENV=.venv-oldest, OPTIONS="--rabbitmq 4.0"
+	$(VENV)/bin/python -m pytest $(IN_PARALLEL) $(OPTIONS)
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
 	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)
