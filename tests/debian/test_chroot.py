@@ -47,6 +47,57 @@ def test_the_commands_of_the_readme_install_it_and_bring_a_result(installed):
     assert (result["path"], result["sha256"]) == (LICENSE, digest_of_license(host))
 
 
+#: Debian's own client publishes something that is no JSON.
+PUBLISH = """
+import amqp
+
+with amqp.Connection("localhost") as connection:
+    message = amqp.Message('{"digest', content_type="application/json")
+    connection.channel().basic_publish(message, routing_key="taskqueue")
+"""
+#: It shows what is in a queue.
+READ = """
+import json, sys
+import amqp
+
+with amqp.Connection("localhost") as connection:
+    channel = connection.channel()
+    while message := channel.basic_get(sys.argv[1], no_ack=True):
+        body = message.body  # bytes, or text where a content encoding was named
+        print(json.dumps([body if isinstance(body, str) else body.decode(), message.headers]))
+"""
+
+
+def depths(host):
+    """Return the queues that the broker has, and how many messages are in each."""
+    lines = host.shell("rabbitmqctl -s list_queues name messages").splitlines()
+    return {name: int(depth) for name, depth in (line.split("\t") for line in lines)}
+
+
+def test_results_failures_and_rejections_wait_in_queues_that_nobody_had_declared(installed):
+    host = installed[0]
+    wanted = {"results": 2, "taskqueue_failed": 1, "taskqueue_rejected": 1}
+    assert depths(host).keys().isdisjoint(wanted)
+    host.shell(
+        f"apt install python3-amqp; taskqueue submit digest {LICENSE}; taskqueue submit digest /nowhere"
+    )
+    host.run("python3", "-c", PUBLISH)
+    wait_until(lambda: depths(host).items() >= wanted.items(), 60, lambda: depths(host))
+    found = {name: host.run("python3", "-c", READ, name).stdout for name in wanted}
+    results = {
+        headers["x-taskqueue-status"]: body
+        for body, headers in map(json.loads, found["results"].splitlines())
+    }
+    assert json.loads(results["succeeded"])["sha256"] == digest_of_license(host)
+    assert "/nowhere" in results["failed"]
+    body, headers = json.loads(found["taskqueue_failed"])
+    assert (body, headers["x-taskqueue-queue"]) == ("/nowhere", "worker_digest")
+    assert "FileNotFoundError" in headers["x-taskqueue-reason"]
+    body, headers = json.loads(found["taskqueue_rejected"])
+    assert (body, headers["x-taskqueue-queue"]) == ('{"digest', "taskqueue")
+    assert "JSON" in headers["x-taskqueue-reason"]
+
+
 def test_a_round_trip_by_init_scripts(running, checkout_of, release):
     script = (checkout_of(release) / "debian/tests/round-trip").read_text()
     assert running.run("sh", "-s", stdin=script).stdout.endswith("* all is well\n")
