@@ -2,7 +2,8 @@
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
 # system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions, or this Debian's).
 # `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench. `setup.sh clients`
-# installs the clients of other languages that tests/broker/test_clients.py uses: half a gigabyte, two minutes.
+# installs the clients of other languages that tests/broker/test_clients.py uses, and the shells that
+# tests/process/test_completion.py uses: half a gigabyte, two minutes.
 # Does nothing, quickly, when nothing is missing. Other arguments are Debian packages to install beside.
 set -eu
 cd "$(dirname "$0")/.."
@@ -58,7 +59,8 @@ make_venv() {
 
 # Java's and Go's compilers are large; a JDK or a Node.js that is here already may be of another source.
 client_packages() {
-    echo ruby-bunny php-cli php-amqp php-amqplib golang-go golang-github-rabbitmq-amqp091-go-dev librabbitmq-client-java
+    echo zsh fish ruby-bunny php-cli php-amqp php-amqplib golang-go golang-github-rabbitmq-amqp091-go-dev
+    echo librabbitmq-client-java
     command -v javac >/dev/null || echo default-jdk-headless
     command -v node >/dev/null || echo nodejs
     [ -d .clients/node_modules/amqplib ] || command -v npm >/dev/null || echo npm

@@ -1,8 +1,9 @@
-"""Completion as a user of bash sees it: the words that Tab writes on a terminal."""
+"""Completion as a user of bash, zsh or fish sees it: the words that Tab writes on a terminal."""
 
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -13,20 +14,39 @@ from support.processes import kill
 
 PROGRAMS = Path(sys.executable).parent
 PROMPT = b"ready> "
+SCRIPT = Path(__file__).parents[2] / "scripts/completion.sh"  # debian/rules calls it
+#: Of each shell: how it is started without settings, the script's name, and what loads it and sets the
+#: prompt, which is not in the command as it is echoed.
+SHELLS = {
+    "bash": (
+        ["--norc", "--noprofile", "-i"],
+        "taskqueue",
+        "bind 'set enable-bracketed-paste off'; . ~/taskqueue; PS1=rea'dy> '",
+    ),
+    "zsh": (
+        ["-f", "-i"],
+        "_taskqueue",
+        "fpath=(~ $fpath); autoload -Uz compinit; compinit -u -D; PS1=rea'dy> '",
+    ),
+    "fish": (
+        ["--no-config", "-i"],
+        "taskqueue.fish",
+        "source ~/taskqueue.fish; function fish_prompt; echo -n rea'dy> '; end",
+    ),
+}
 
 
 class Terminal:
-    """An interactive bash on a terminal of its own, with the completion that the packages install."""
+    """An interactive shell on a terminal of its own, with the completion that the packages install."""
 
-    def __init__(self, script: Path) -> None:
+    def __init__(self, program: str, options: list[str], home: Path, load: str) -> None:
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             path = f"{PROGRAMS}:{os.environ['PATH']}"
-            variables = {"PATH": path, "TERM": "dumb", "HOME": str(script.parent), "PS1": PROMPT.decode()}
-            os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-i"], variables)
+            variables = {"PATH": path, "TERM": "dumb", "HOME": str(home)}
+            os.execve(program, [program, *options], variables)
         self._shown = b""
-        self.read_until(PROMPT)
-        self.type(f"bind 'set enable-bracketed-paste off'; . {script}\r")
+        self.type(f"{load}\r")
         self.read_until(PROMPT)
 
     def type(self, keys: str) -> None:
@@ -46,15 +66,16 @@ class Terminal:
         os.close(self._master)
 
 
-@pytest.fixture
-def terminal(tmp_path):
-    """A bash with what debian/rules makes of the command."""
-    script = tmp_path / "taskqueue"
-    with script.open("wb") as file:
-        variables = os.environ | {"_TASKQUEUE_COMPLETE": "bash_source"}
-        command = [sys.executable, "-m", "taskqueue"]
-        subprocess.run(command, env=variables, stdout=file, check=True)
-    made = Terminal(script)
+@pytest.fixture(params=SHELLS)
+def terminal(tmp_path, request):
+    """A shell with what debian/rules makes of the command."""
+    options, name, load = SHELLS[request.param]
+    program = shutil.which(request.param)
+    if program is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{request.param} is not installed")
+    with (tmp_path / name).open("wb") as file:
+        subprocess.run(["sh", SCRIPT, request.param, sys.executable], stdout=file, check=True)
+    made = Terminal(program, options, tmp_path, load)
     yield made
     made.close()
 
@@ -70,4 +91,7 @@ def terminal(tmp_path):
 )
 def test_tab_completes_commands_and_options(terminal, typed, completed):
     terminal.type(f"{typed}\t")
+    terminal.read_until(completed)
+    terminal.type("\x15")  # the line is erased
+    terminal.type(f"{typed}\t")  # for zsh, a function that is loaded already
     terminal.read_until(completed)
