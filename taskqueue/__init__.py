@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taskqueue.errors import Reject, Retry, TaskTimeout
 from taskqueue.messages.workitem import Workitem
 from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.line import progress
+from taskqueue.worker.consumer_link import progress
 
 if TYPE_CHECKING:
     from taskqueue.calls.call import Call

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 
 _TRY_AGAIN: Final = 30.0  # seconds after the broker closed the channel
 _NOT_FOUND: Final = 404
 
 
-class Exchange(Part):
+class BroadcastExchange(SessionListener):
     """A durable fanout exchange, looked for once in each session, and made where it is missing."""
 
     def __init__(self, loop: EventLoop, session: Session, name: str) -> None:
@@ -71,7 +71,7 @@ class Exchange(Part):
         return waiting
 
 
-class Listener(Part):
+class BroadcastConsumer(SessionListener):
     """Hears what is published to a fanout exchange while the session is up, by an exclusive queue."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Listener(Part):
         self.is_settled = False
         self._loop = loop
         self._session = session
-        self._exchange = Exchange(loop, session, exchange)
+        self._exchange = BroadcastExchange(loop, session, exchange)
         self._on_message, self._on_settled = on_message, on_settled
         self._channel: Any = None
         self._told = ""  # why it cannot listen, as it was said last

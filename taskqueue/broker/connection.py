@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pika
 from pika import exceptions, frame, spec
+from pika.adapters.select_connection import IOLoop
 
 from taskqueue.amqp.frames import (
     ACK,
@@ -138,7 +139,7 @@ class StrangerAnswers(Exception):
     """Another user answered instead of the broker's owner; it was not told the password."""
 
 
-class JoiningConnection(RawConnection):
+class CoalescingConnection(RawConnection):
     """A connection with the methods overridden by which pika writes, ends and shows its credentials.
 
     A test of each supported version of pika sees to it that they are still called.
@@ -210,3 +211,70 @@ class JoiningConnection(RawConnection):
             return line.send(data)
         except OSError:
             return 0
+
+
+class Backpressure:
+    """The loop as one connection sees it: it watches the connection's socket, and may stop reading from it.
+
+    Then the rest waits in TCP and not in our memory. A prefetch counts messages, whatever their size; 500 of
+    them may be 500 x 16 MiB.
+    """
+
+    READ, WRITE, ERROR = IOLoop.READ, IOLoop.WRITE, IOLoop.ERROR
+
+    def __init__(self, ioloop: IOLoop, on_error: Callable[[ValueError], None]) -> None:
+        """Pass everything on to `ioloop`, and read.
+
+        on_error -- takes a ValueError of pika's own, which would else end the loop
+        """
+        self.reads = True
+        self._on_error = on_error
+        self._ioloop = ioloop
+        self._events: dict[int, int] = {}  # what the connection wants to hear of, by file descriptor
+
+    def __getattr__(self, name: str) -> Any:
+        """Timers and callbacks are the loop's own."""
+        return getattr(self._ioloop, name)
+
+    def release(self) -> None:
+        """Read again."""
+        self._set(reads=True)
+
+    def apply(self) -> None:
+        """Read no more; what the broker sends waits in the socket."""
+        self._set(reads=False)
+
+    def _set(self, *, reads: bool) -> None:
+        if self.reads != reads:
+            self.reads = reads
+            for descriptor, events in self._events.items():
+                self._ioloop.update_handler(descriptor, self._admitted(events))
+
+    def _admitted(self, events: int) -> int:
+        return events if self.reads else events & ~self.READ
+
+    # --- what pika calls ---
+
+    def add_handler(self, descriptor: int, handler: Callable[[int, int], None], events: int) -> None:
+        """Watch a file descriptor."""
+
+        def handle(ready: int, found: int) -> None:
+            if not self.reads and found & ~self.WRITE:
+                self.release()  # an error or a hang-up: the connection must see it
+            try:
+                handler(ready, found)
+            except ValueError as error:
+                self._on_error(error)
+
+        self._events[descriptor] = events
+        self._ioloop.add_handler(descriptor, handle, self._admitted(events))
+
+    def update_handler(self, descriptor: int, events: int) -> None:
+        """Watch for other events."""
+        self._events[descriptor] = events
+        self._ioloop.update_handler(descriptor, self._admitted(events))
+
+    def remove_handler(self, descriptor: int) -> None:
+        """Watch no more."""
+        del self._events[descriptor]
+        self._ioloop.remove_handler(descriptor)

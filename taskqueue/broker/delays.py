@@ -4,21 +4,21 @@ from collections.abc import Callable
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import Provider, Queue, may_come_back, rung
 from taskqueue.messages.forwarding import with_wait
 
 _TRY_AGAIN: Final = 5.0  # seconds after a rung could not be declared, or was gone
 
 
-class Delays(Part):
+class Delays(SessionListener):
     """Sends publications up the ladder.
 
     A rung holds a message for a fixed time, at most as long as what remains; a process that gets it early
     sends it up again, so the message says when it is due. A message without a queue to go to stays on its
     rung and holds up others there, so the queue it is for is made first. Where that or the rung cannot be
-    declared, the publication is settled as Fate.UNDECLARED.
+    declared, the publication is settled as PublishResult.UNDECLARED.
     """
 
     def __init__(self, loop: EventLoop, session: Session, publisher: Publisher, provider: Provider) -> None:
@@ -69,7 +69,7 @@ class Delays(Part):
         else:
             is_target = queue.name == publication.queue
             why = reason if is_target else f"queue {queue.name}: {reason}"
-            publication.settled(publication, Fate.UNDECLARED, why)
+            publication.settled(publication, PublishResult.UNDECLARED, why)
 
     def _later(self, action: Callable[[], None]) -> None:
         epoch = self._epoch

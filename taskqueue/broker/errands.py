@@ -7,12 +7,14 @@ And a broker may allow few channels on a connection (channel_max).
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.broker.loop import EventLoop
 
 if TYPE_CHECKING:
     from taskqueue.broker.session import Session
+
+_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +91,51 @@ class Errands:
         if errand is not None:
             errand.refused(getattr(error, "reply_code", 0), getattr(error, "reply_text", str(error)))
         self._go_on()
+
+
+def count_messages(
+    session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
+) -> None:
+    """Ask how many messages are ready to be delivered; a queue that is missing is not made, and has none.
+
+    done -- takes the number
+    failed -- takes the reason; neither is called once the session is lost
+    """
+    _ask(
+        session,
+        done,
+        failed,
+        lambda channel, reply: channel.queue_declare(queue, passive=True, callback=reply),
+    )
+
+
+def purge(
+    session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
+) -> None:
+    """Remove all that waits in a queue; what was delivered and is not acknowledged stays.
+
+    Arguments are those of `count_messages`.
+    """
+    _ask(session, done, failed, lambda channel, reply: channel.queue_purge(queue, callback=reply))
+
+
+def delete(
+    session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
+) -> None:
+    """Delete a queue with all that is in it. Arguments are those of `count_messages`."""
+    _ask(session, done, failed, lambda channel, reply: channel.queue_delete(queue, callback=reply))
+
+
+def _ask(
+    session: "Session",
+    done: Callable[[int], None],
+    failed: Callable[[str], None],
+    request: Callable[[Any, Callable[[Any], None]], Any],
+) -> None:
+    def refused(code: int, text: str) -> None:
+        if code == _NOT_FOUND:
+            done(0)
+        else:
+            failed(text)
+
+    session.errands.run(request, lambda frame: done(frame.method.message_count), refused)

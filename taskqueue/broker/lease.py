@@ -13,15 +13,15 @@ from pika import spec
 
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import Provider, Queue
 
 _NOT_FOUND: Final = 404
 _TRY_AGAIN: Final = 5.0  # seconds after the broker refused something
 
 
-class Lease(Part):
+class Lease(SessionListener):
     """One message in a queue of its own, from its first renewal to its release.
 
     A renewal takes several round trips on two connections; when one of these is lost it begins anew.
@@ -158,14 +158,14 @@ class Lease(Part):
         self._copy = copy or Publication(self.queue.name, self._properties, self._body, self._published)
         self._publisher.publish(self._copy)
 
-    def _published(self, copy: Publication, fate: Fate, reason: str) -> None:
+    def _published(self, copy: Publication, result: PublishResult, reason: str) -> None:
         if copy is not self._copy:
             return
         if self._released is not None:
             self._copy = None
             self._collect()
             return
-        if fate is not Fate.CONFIRMED:
+        if result is not PublishResult.CONFIRMED:
             self._log.error("queue %s takes no message: %s", self.queue.name, reason)
             if copy.closes and not self.is_held:
                 self._end_renewal()  # there will be no lease: each attempt would cost the connection

@@ -12,7 +12,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties, as_bytes
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.messages.names import DIRECT_REPLY
 
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
@@ -21,7 +21,7 @@ _MOST_CLOSES: Final = 2  # of connections, each with one message alone in flight
 _STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
 
 
-class Fate(Enum):
+class PublishResult(Enum):
     """The outcome of a publication."""
 
     CONFIRMED = "confirmed"  # the broker has it, on disk where it is persistent and the queue durable
@@ -30,8 +30,8 @@ class Fate(Enum):
     UNDECLARED = "undeclared"  # a queue that it needs cannot be declared; the reason says why
 
 
-#: Takes what became of a publication: its fate, and the reason where it was refused.
-Settled = Callable[["Publication", Fate, str], None]
+#: Takes the result of a publication, and the reason where it was refused.
+Settled = Callable[["Publication", PublishResult, str], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +52,7 @@ class Publication:
     refusal: str = field(default="", init=False)  # set once it is known to be to blame
 
 
-class Publisher(Part):
+class Publisher(SessionListener):
     """Publishes on one channel of its own and keeps the window of what is unconfirmed.
 
     A lost connection empties the window: nobody knows what the broker had taken, so the owner hears
@@ -124,7 +124,7 @@ class Publisher(Part):
     def _publish_suspect(self, publication: Publication) -> None:
         if publication.refusal:
             self._loop.call_later(
-                0, lambda: self._settle_alone(publication, Fate.REFUSED, publication.refusal)
+                0, lambda: self._settle_alone(publication, PublishResult.REFUSED, publication.refusal)
             )
         else:
             self._suspects.append(publication)
@@ -142,7 +142,7 @@ class Publisher(Part):
     def _send(self, publication: Publication) -> None:
         if len(publication.properties) > self._room:
             reason = f"its properties have {len(publication.properties)} bytes, the broker takes {self._room}"
-            self._loop.call_later(0, lambda: self._settle_alone(publication, Fate.REFUSED, reason))
+            self._loop.call_later(0, lambda: self._settle_alone(publication, PublishResult.REFUSED, reason))
             return
         self._last_tag += 1
         self._window[self._last_tag] = publication
@@ -183,11 +183,11 @@ class Publisher(Part):
     def _confirmed(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as it stands in the frame
         for publication in self._take(tag, multiple=multiple):
             if publication.returned:
-                publication.settled(publication, Fate.RETURNED, "no such queue")
+                publication.settled(publication, PublishResult.RETURNED, "no such queue")
             elif publication.doubted:
                 self._send_later(publication)
             else:
-                publication.settled(publication, Fate.CONFIRMED, "")
+                publication.settled(publication, PublishResult.CONFIRMED, "")
         self._heard()
 
     def _nacked(self, frame: Any) -> None:
@@ -261,8 +261,8 @@ class Publisher(Part):
             publication.doubted = True
             publication.returned = len(doubted) == 1
 
-    def _settle_alone(self, publication: Publication, fate: Fate, reason: str) -> None:
-        publication.settled(publication, fate, reason)
+    def _settle_alone(self, publication: Publication, result: PublishResult, reason: str) -> None:
+        publication.settled(publication, result, reason)
         self._on_batch()
         self._send_waiting()
 
@@ -334,7 +334,7 @@ class Publisher(Part):
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
             self._closes = 1  # it is found, and not sent again
             self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)
-            self._loop.call_later(0, lambda: self._settle_alone(culprit, Fate.REFUSED, reason))
+            self._loop.call_later(0, lambda: self._settle_alone(culprit, PublishResult.REFUSED, reason))
         self._suspects.extendleft(reversed(open_ones))
         self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pika
 import pika.exceptions
 
-from taskqueue.broker.connection import JoiningConnection, StrangerAnswers
+from taskqueue.broker.connection import Backpressure, CoalescingConnection, StrangerAnswers
 from taskqueue.broker.errands import Errands
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.valve import ReadValve
 from taskqueue.errors import BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _FAULTS: Final = frozenset((501, 502, 503, 505, 506, 540, 541))
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-class Part:
+class SessionListener:
     """A user of a session, which hears when the session comes and goes."""
 
     def session_up(self) -> None:
@@ -76,7 +75,7 @@ class Session:
         self.amqp = amqp
         self.name = name
         self._loop = loop
-        self.valve = self._new_valve()  # a new one for each connection
+        self.backpressure = self._new_backpressure()  # a new one for each connection
         self.is_blocked = False
         self.ever_up = False
         self.fault = (
@@ -84,7 +83,7 @@ class Session:
         )
         self._on_trouble = on_trouble
         self._longest_delay = longest_delay
-        self._parts: list[Part] = []
+        self._parts: list[SessionListener] = []
         self.errands = Errands(loop, self)
         self._channel_seekers: list[Callable[[Any], None]] = []  # for whom the broker allows no channel now
         self._short_by = 0  # how many of them there were at the last look
@@ -104,11 +103,11 @@ class Session:
         """Whether channels can be used: pika closes the channels first, and then says that it lost us."""
         return self._is_up and bool(self._connection.is_open)
 
-    def attach(self, part: Part) -> None:
+    def attach(self, part: SessionListener) -> None:
         """Tell a part from now on when the session comes and goes."""
         self._parts.append(part)
 
-    def detach(self, part: Part) -> None:
+    def detach(self, part: SessionListener) -> None:
         """Tell a part no more."""
         self._parts.remove(part)
 
@@ -207,19 +206,19 @@ class Session:
         except OSError as error:  # the TLS files; ssl.SSLError is an OSError
             self._failed(BrokerRefused(f"TLS cannot be set up: {error}"))
             return
-        self.valve = self._new_valve()
-        self._connection = JoiningConnection(
+        self.backpressure = self._new_backpressure()
+        self._connection = CoalescingConnection(
             self._loop,
             parameters,
             on_open_callback=self._loop.guard(self._opened),
             on_open_error_callback=self._loop.guard(self._open_failed),
             on_close_callback=self._loop.guard(self._lost),
-            custom_ioloop=self.valve,
+            custom_ioloop=self.backpressure,
             owner=self.amqp.owner,
         )
 
-    def _new_valve(self) -> ReadValve:
-        return ReadValve(self._loop.ioloop, self._loop.guard(self._broken))
+    def _new_backpressure(self) -> Backpressure:
+        return Backpressure(self._loop.ioloop, self._loop.guard(self._broken))
 
     def _broken(self, error: ValueError) -> None:
         """Fail an attempt whose connection was reset as soon as it was made.

@@ -10,7 +10,7 @@ from typing import Any, Final
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.consumers import Consumers
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import Declaration, Queue
 
 _ACCESS_REFUSED: Final = 403
@@ -32,11 +32,11 @@ class Delivery:
     is_acknowledged: bool = False
 
 
-class Subscription(Part):
+class Subscription(SessionListener):
     """Consumes one queue while it is wanted and the session is up.
 
     There may be several AMQP consumers on its one channel, each with a prefetch of its own, so that one of
-    them can be withheld, and one more that takes ahead what is short (`deepen`).
+    them can be withheld, and one more that takes ahead what is short (`set_prefetch`).
 
     `settle` marks a delivery as done with. At the end of the loop's round, or by `flush` at once, the
     broker hears of it: one acknowledgement for all up to the first unsettled delivery, and single ones
@@ -124,7 +124,7 @@ class Subscription(Part):
         self._is_wanted = False
         self._cancel(*self._consumers.all)
 
-    def deepen(self, ahead: int) -> None:
+    def set_prefetch(self, ahead: int) -> None:
         """Have one consumer more, that takes so many deliveries ahead; with 0 only the others.
 
         In RabbitMQ a prefetch is that of the consumers that come after it: another one takes another consumer
@@ -269,7 +269,7 @@ class Subscription(Part):
         self._left.clear()
         self._sizes.clear()
         self._bytes = 0
-        self._session.valve.open()
+        self._session.backpressure.release()
         self._on_lost()
 
     def _converge(self) -> None:
@@ -328,12 +328,12 @@ class Subscription(Part):
         self._sizes[tag] = size
         self._bytes += size
         if self._bytes > most:
-            self._session.valve.close()
+            self._session.backpressure.apply()
 
     def _count_out(self, tag: int, most: int) -> None:
         self._bytes -= self._sizes.pop(tag, 0)
         if self._bytes <= most // 2:
-            self._session.valve.open()
+            self._session.backpressure.release()
 
     def _deliver(self, channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         if channel is not self._channel:

@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.messages.forwarding import new_id
 
 if TYPE_CHECKING:
     from taskqueue.config import AmqpSettings
 
 TASKQUEUE: Final = "taskqueue"
-REJECTED: Final = "taskqueue_rejected"
-FAILED: Final = "taskqueue_failed"
+REJECTED_QUEUE: Final = "taskqueue_rejected"
+FAILED_QUEUE: Final = "taskqueue_failed"
 WORKER_PREFIX: Final = "worker_"
 #: Prefix of internal queues' names: those that nobody else declares.
 INTERNAL_PREFIX: Final = "taskqueue_"
@@ -272,7 +272,7 @@ class Declaration:
         )
 
 
-class Provider(Part):
+class Provider(SessionListener):
     """Declares queues that messages came back for: each once, however many messages wait for it.
 
     A window of messages may come back together.

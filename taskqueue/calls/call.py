@@ -35,7 +35,7 @@ class Progress(NamedTuple):
     text: str
 
 
-class Exchange(Protocol):
+class CallOwner(Protocol):
     """Where a call was made: what it needs of its client."""
 
     def wait(self, call: "Call[Any]", timeout: float | None) -> None:
@@ -54,7 +54,7 @@ class Exchange(Protocol):
 class Call(Generic[R]):
     """One call, from when it is made until its reply is here. Any thread may use it, and `await` it."""
 
-    def __init__(self, exchange: Exchange, id_: str, task: str, client: object = None) -> None:
+    def __init__(self, exchange: CallOwner, id_: str, task: str, client: object = None) -> None:
         """Make a call that is about to be sent; clients do that.
 
         client -- lives as long as the call does: a client that nobody keeps closes its connection

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self
 
 from taskqueue import address
 from taskqueue.calls import message
-from taskqueue.calls.call import Call, Exchange
+from taskqueue.calls.call import Call, CallOwner
 from taskqueue.calls.engine import Engine
 from taskqueue.messages.forwarding import new_id
 
@@ -16,7 +16,7 @@ from taskqueue.messages.forwarding import new_id
 BROKER_TIMEOUT: Final = 10.0
 
 
-class Line(Exchange, Protocol):
+class CallSender(CallOwner, Protocol):
     """What sends a client's calls: the engine, or a test's bench."""
 
     @property
@@ -90,18 +90,18 @@ class Caller:
     def _begin(self, make: Callable[[], Engine]) -> None:
         self._make = make
         self._lock = threading.RLock()  # a signal's handler may call, too
-        self._line: Line | None = None
+        self._line: CallSender | None = None
         self._ending: weakref.finalize[..., Any] | None = None
         _clients.add(self)
 
     @classmethod
-    def over(cls, line: Line) -> Self:
+    def over(cls, line: CallSender) -> Self:
         """Return a client whose calls go over a line that is there already, as that of a test's bench."""
         client = cls.__new__(cls)
         client._take(line)  # noqa: SLF001 -- it is one of us
         return client
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: CallSender) -> None:
         self._lock, self._line, self._ending = threading.RLock(), line, None
 
     def __getattr__(self, name: str) -> Remote:
@@ -155,12 +155,12 @@ class Caller:
 
     def _new_call(
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Line, Call[Any], bytes]:
+    ) -> tuple[CallSender, Call[Any], bytes]:
         """Return a call that is to be sent, over which line, and its request."""
         line, id_ = self._open(), new_id()
         return line, Call(line, id_, name, self), message.request_body(name, args, kwargs, id_)
 
-    def _open(self) -> Line:
+    def _open(self) -> CallSender:
         with self._lock:
             line = self._line
             if line is not None and not line.is_over:

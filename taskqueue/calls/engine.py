@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.broadcast import Exchange
+from taskqueue.broker.broadcast import BroadcastExchange
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import CANCEL, TASKQUEUE, Provider, Queue, worker_queue
 from taskqueue.calls import message, submission
+from taskqueue.calls.actions import ActionQueue
 from taskqueue.calls.call import Call, Status
-from taskqueue.calls.inbox import Inbox
 from taskqueue.calls.submission import Submission
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ReplyLost, TaskqueueError, UnknownTask
@@ -48,7 +48,7 @@ class Sent:
     until: float  # monotonic
 
 
-class Engine(Part):
+class Engine(SessionListener):
     """Sends calls until the broker has confirmed them, and gives each its reply."""
 
     def __init__(self, amqp: AmqpSettings, *, direct: bool, broker_timeout: float) -> None:
@@ -61,7 +61,7 @@ class Engine(Part):
         self._amqp = amqp
         self._direct = direct
         self._broker_timeout = broker_timeout
-        self._inbox = Inbox()
+        self._inbox = ActionQueue()
         self._loop = EventLoop()
         self._sending: dict[str, Sent] = {}  # in the order they were made
         self._calls: dict[str, Call[Any]] = {}  # whose reply is awaited
@@ -71,7 +71,7 @@ class Engine(Part):
         self._session = self._open(amqp)
         self._publisher = self._make_publisher()
         self._provider = Provider(self._loop, self._session)
-        self._cancelling = Exchange(self._loop, self._session, CANCEL)
+        self._cancelling = BroadcastExchange(self._loop, self._session, CANCEL)
         self._session.attach(self)
 
     def _open(self, amqp: AmqpSettings, name: str = "taskqueue client") -> Session:
@@ -243,14 +243,16 @@ class Engine(Part):
     def _publish(self, _call: Call[Any], publication: Publication) -> None:
         self._publisher.publish(publication)
 
-    def _published(self, call: Call[Any], publication: Publication, fate: Fate, reason: str) -> None:
+    def _published(
+        self, call: Call[Any], publication: Publication, result: PublishResult, reason: str
+    ) -> None:
         if call.id not in self._sending:
             return
-        if fate is Fate.CONFIRMED:
+        if result is PublishResult.CONFIRMED:
             self._sent(call.id)
             if call.status() is Status.SENDING:
                 call.move(Status.QUEUED)
-        elif fate is Fate.REFUSED:
+        elif result is PublishResult.REFUSED:
             self._end(call, BrokerRefused(f"the broker refuses the call: {reason}"))
         elif self._direct:
             self._end(call, UnknownTask(f"no task {call.task!r}: there is no queue {publication.queue}"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import REPLIES_PREFIX
 from taskqueue.calls import message
@@ -239,5 +239,5 @@ class NamedEngine(Engine):
         self._subscription.settle(delivery)
 
 
-def _confirmed(_publication: Publication, _fate: Fate, _reason: str) -> None:
+def _confirmed(_publication: Publication, _fate: PublishResult, _reason: str) -> None:
     pass

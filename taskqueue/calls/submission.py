@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.session import Session
 from taskqueue.broker.topology import TASKQUEUE, Declaration, Queue
 from taskqueue.config import AmqpSettings
@@ -132,8 +132,8 @@ class _Run:
         self._unconfirmed += 1
         self._publisher.publish(Publication(TASKQUEUE, properties, body, self._published))
 
-    def _published(self, publication: Publication, fate: Fate, reason: str) -> None:
-        if fate is Fate.RETURNED:
+    def _published(self, publication: Publication, result: PublishResult, reason: str) -> None:
+        if result is PublishResult.RETURNED:
             Declaration(
                 self._loop,
                 self._session,
@@ -141,7 +141,7 @@ class _Run:
                 done=lambda: self._publisher.publish(publication),
                 failed=lambda why: self._fail(BrokerRefused(f"queue {TASKQUEUE} cannot be declared: {why}")),
             )
-        elif fate is Fate.REFUSED:
+        elif result is PublishResult.REFUSED:
             self._fail(BrokerRefused(f"the broker refuses the workitem: {reason}"))
         else:
             self._unconfirmed -= 1

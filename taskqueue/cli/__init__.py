@@ -22,8 +22,8 @@ _COMMANDS: Final = {
     "run": "run",
     "feed": "feed",
     "work": "work",
-    "failed": "kept",
-    "rejected": "kept",
+    "failed": "deadletters",
+    "rejected": "deadletters",
     "config": "config",
     "plugins": "plugins",
 }

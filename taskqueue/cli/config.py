@@ -18,7 +18,15 @@ from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
 from taskqueue.plugins import Plugin
 from taskqueue.process import children, exposure, logs, privileges, startup
 
-_GROUP_COLUMNS: Final = ("group", "worker type", "workers", "user", "max_depth", "max_crashes", "output_rate")
+_GROUP_COLUMNS: Final = (
+    "group",
+    "worker type",
+    "workers",
+    "user",
+    "max_prefetch",
+    "max_crashes",
+    "output_rate",
+)
 _RETRY_COLUMNS: Final = (
     "group",
     "retries",

@@ -12,11 +12,11 @@ from taskqueue import address
 from taskqueue.config import LoggingSettings
 from taskqueue.process import logs, startup
 from taskqueue.process.daemon import detach, foreground
-from taskqueue.process.keeper import Keeper
+from taskqueue.process.supervisor_loop import SupervisorLoop
 
 
 def run(
-    keeper: Keeper,
+    supervisor: SupervisorLoop,
     logging: LoggingSettings,
     *,
     stay: bool,
@@ -26,18 +26,18 @@ def run(
     """Run a daemon and exit with its status.
 
     Args:
-        keeper: the daemon.
+        supervisor: the daemon.
         logging: the section [logging]; what would go to stderr goes to syslog once there is no terminal.
         stay: in the foreground.
         pidfile: the path of the pid file, or None.
         amqp_fd: an open file that must stay open, or None.
     """
-    keeper.in_background = not stay
+    supervisor.in_background = not stay
     if words := logs.detour(logging, in_background=not stay):
         startup.complain(f"taskqueue: warning: {words}\n")
     kept = [amqp_fd] if amqp_fd is not None else []
     with foreground(pidfile) if stay else detach(pidfile, kept) as readiness:
-        status = keeper.run(readiness)
+        status = supervisor.run(readiness)
     sys.exit(status)
 
 

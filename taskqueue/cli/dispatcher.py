@@ -3,7 +3,7 @@
 import click
 
 from taskqueue.cli import daemons, options
-from taskqueue.dispatcher.fleet import DispatcherFleet
+from taskqueue.dispatcher.daemon import DispatcherDaemon
 
 
 @click.command(short_help="Route workitems to the queues of their worker types.")
@@ -17,7 +17,7 @@ def dispatcher(
     """
     arguments = options.daemon_arguments("dispatcher", path, foreground=foreground, pidfile=pidfile)
     descriptor = options.hide_address(amqp, amqp_fd, arguments)
-    fleet = DispatcherFleet(path, options.reader(descriptor, path))
-    if descriptor is None and fleet.settings.amqp is None:
+    daemon = DispatcherDaemon(path, options.reader(descriptor, path))
+    if descriptor is None and daemon.settings.amqp is None:
         options.begin_anew(arguments, options.private_address())
-    daemons.run(fleet, fleet.settings.logging, stay=foreground, pidfile=pidfile, amqp_fd=descriptor)
+    daemons.run(daemon, daemon.settings.logging, stay=foreground, pidfile=pidfile, amqp_fd=descriptor)

@@ -13,8 +13,8 @@ from taskqueue.config import LoggingSettings
 from taskqueue.errors import TargetError
 from taskqueue.feed.feeding import Feeding
 from taskqueue.feed.main_thread import MainThread
+from taskqueue.feed.options import FeedOptions
 from taskqueue.feed.target import GET_JOBS, Target, worker_type
-from taskqueue.feed.wishes import Wishes
 from taskqueue.process import logs, startup
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -91,7 +91,7 @@ def feed(
     amqp_fd: int | None,
     progress_file: str | None,
     no_progress: bool,
-    **wishes: Any,
+    **values: Any,
 ) -> None:
     """Feed the jobs of TARGET to the workers that `taskqueue work` runs, and wait until all are done.
 
@@ -103,8 +103,8 @@ def feed(
     cannot be used; 69 the broker cannot be reached; 73 the state cannot be used; 130 paused by Ctrl-C or
     SIGTERM.
     """
-    logs.set_up(LoggingSettings(level=wishes["log_level"].lower()), "feed")
-    feeding = _feeding(target, given, wishes)
+    logs.set_up(LoggingSettings(level=values["log_level"].lower()), "feed")
+    feeding = _feeding(target, given, values)
     address = options.stored(amqp_fd) if amqp_fd is not None else options.find_address(amqp, path)
     main = MainThread()
     try:
@@ -122,19 +122,19 @@ def feed(
     sys.exit(status)
 
 
-def _feeding(text: str, given: dict[str, str], wishes: dict[str, Any]) -> Feeding:
+def _feeding(text: str, given: dict[str, str], values: dict[str, Any]) -> Feeding:
     target = Target.parse(text, GET_JOBS)
-    numbers = {name: wishes[name] for name in ("size", "chunk_max", "retries", "total", "workers")}
+    numbers = {name: values[name] for name in ("size", "chunk_max", "retries", "total", "workers")}
     return Feeding(
         target,
         given,
-        jobs.state_path(target, wishes["state"]),
-        Wishes(
-            worker_type(wishes["type_"] or target.module),
-            max_failures=wishes["max_failures"] or 0,
+        jobs.state_path(target, values["state"]),
+        FeedOptions(
+            worker_type(values["type_"] or target.module),
+            max_failures=values["max_failures"] or 0,
             **numbers,
         ),
-        jobs.find_key(wishes["key_file"], pickle=wishes["pickle"]),
-        reset=wishes["reset"],
-        only_failed=wishes["only_failed"],
+        jobs.find_key(values["key_file"], pickle=values["pickle"]),
+        reset=values["reset"],
+        only_failed=values["only_failed"],
     )

@@ -1,14 +1,14 @@
-"""A keeper that has a private broker, and tells its members where that is."""
+"""A supervisor that has a private broker, and tells its members where that is."""
 
 from taskqueue import address
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
 from taskqueue.private_broker.node import PrivateBroker
 from taskqueue.process.children import Exit
-from taskqueue.process.keeper import Keeper
+from taskqueue.process.supervisor_loop import SupervisorLoop
 
 
-class Household(Keeper):
+class Household(SupervisorLoop):
     """Keeps members that find the broker's address in a nameless file, and the broker, if that is ours."""
 
     def __init__(

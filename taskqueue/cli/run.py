@@ -26,7 +26,7 @@ from taskqueue.private_broker.state import default_state_dir
 from taskqueue.process import logs
 from taskqueue.process.children import Exit
 from taskqueue.process.daemon import Readiness, foreground
-from taskqueue.process.keeper import Child, report
+from taskqueue.process.supervisor_loop import Child, report
 
 _STOP_TIMEOUT: Final = 30.0  # seconds that the workers may take to leave when nothing is left for them
 _TRIED_AGAIN: Final = (ExitStatus.UNAVAILABLE, ExitStatus.SOFTWARE)
@@ -129,7 +129,7 @@ def run(
     handle_job_callback: str,
     path: str | None,
     amqp: str | None,
-    **wishes: Any,
+    **values: Any,
 ) -> None:
     """Feed the jobs of TARGET to WORKERS worker processes on this machine, until all are done.
 
@@ -144,18 +144,18 @@ def run(
         raise click.UsageError(
             "TARGET is MODULE or FILE.py; --get-jobs-callback and --handle-job-callback name its functions"
         )
-    logs.set_up(LoggingSettings(level=wishes["log_level"].lower()), "run")
+    logs.set_up(LoggingSettings(level=values["log_level"].lower()), "run")
     targets = f"{target}:{get_jobs_callback}", f"{target}:{handle_job_callback}"
     parsed = [Target.parse(text, "") for text in targets]
     for each in parsed:
         jobs.check(each)
-    state = jobs.state_path(parsed[0], wishes["state"])
-    if wishes["reset"]:  # here, once: a feeder that was killed is started again
+    state = jobs.state_path(parsed[0], values["state"])
+    if values["reset"]:  # here, once: a feeder that was killed is started again
         with StateFile(state) as file:
             file.remove()
-    if wishes["pickle"] and wishes["key_file"] is None and jobs.KEY_VARIABLE not in os.environ:
-        wishes["key_file"] = _make_key(Path(f"{state}.key"))
-    commands = _commands(targets, workers, given, wishes | {"path": path})
+    if values["pickle"] and values["key_file"] is None and jobs.KEY_VARIABLE not in os.environ:
+        values["key_file"] = _make_key(Path(f"{state}.key"))
+    commands = _commands(targets, workers, given, values | {"path": path})
     address = options.given_address(amqp) or config.load(path, (), as_root=False).amqp
     if address is not None:
         sys.exit(Workshop(address, None, commands).run(foreground()))
@@ -188,22 +188,22 @@ def _make_key(path: Path) -> str:
 
 
 def _commands(
-    targets: tuple[str, str], workers: int, given: dict[str, str], wishes: dict[str, Any]
+    targets: tuple[str, str], workers: int, given: dict[str, str], values: dict[str, Any]
 ) -> list[list[str]]:
     """Return the command lines of the feeder and of the workers."""
-    both = ["--log-level", wishes["log_level"]]
-    both += ["--pickle"] if wishes["pickle"] else []
-    both += ["--key-file", wishes["key_file"]] if wishes["pickle"] and wishes["key_file"] else []
-    both += ["--config", wishes["path"]] if wishes["path"] else []
+    both = ["--log-level", values["log_level"]]
+    both += ["--pickle"] if values["pickle"] else []
+    both += ["--key-file", values["key_file"]] if values["pickle"] and values["key_file"] else []
+    both += ["--config", values["path"]] if values["path"] else []
     numbers = ("size", "chunk_max", "retries", "max_failures", "total", "state", "progress_file")
     feed = [
-        word for name in numbers if wishes[name] is not None for word in (_option(name), str(wishes[name]))
+        word for name in numbers if values[name] is not None for word in (_option(name), str(values[name]))
     ]
-    feed += ["--no-progress"] if wishes["no_progress"] else []
-    feed += ["--failed"] if wishes["only_failed"] else []
+    feed += ["--no-progress"] if values["no_progress"] else []
+    feed += ["--failed"] if values["only_failed"] else []
     arguments = [f"{name}={value}" for name, value in given.items()]
-    work = ["--workers", str(workers), "--threads", str(wishes["threads"])]
-    work += ["--show-output"] if wishes["show_output"] else []
+    work = ["--workers", str(workers), "--threads", str(values["threads"])]
+    work += ["--show-output"] if values["show_output"] else []
     return [
         ["feed", *both, *feed, "--workers", str(workers), "--", targets[0], *arguments],
         ["work", *both, *work, "--", targets[1]],

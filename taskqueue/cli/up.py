@@ -14,7 +14,7 @@ from taskqueue.config import AmqpSettings
 from taskqueue.private_broker.node import PrivateBroker
 from taskqueue.process import logs, startup
 from taskqueue.process.daemon import foreground
-from taskqueue.process.keeper import Child
+from taskqueue.process.supervisor_loop import Child
 
 
 class House(Household):

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from taskqueue.errors import ConfigError
-from taskqueue.feed.progress import Progress, Watch
+from taskqueue.feed.progress import FeedProgress, Watch
 from taskqueue.process import startup
 
 _RATE_TIME: Final = 5.0  # seconds over which the rate is taken
@@ -34,7 +34,7 @@ class Rate:
         """Begin with nothing known."""
         self._points: deque[tuple[float, int]] = deque()
 
-    def note(self, progress: Progress) -> float:
+    def note(self, progress: FeedProgress) -> float:
         """Take the newest progress in; return jobs a second."""
         self._points.append((progress.elapsed, progress.done))
         while len(self._points) > 2 and self._points[0][0] < progress.elapsed - _RATE_TIME:
@@ -43,7 +43,7 @@ class Rate:
         return (after - before) / (ended - begun) if ended > begun else 0.0
 
 
-def describe(progress: Progress, rate: float) -> str:
+def describe(progress: FeedProgress, rate: float) -> str:
     """Return progress in a line."""
     share = f" of {progress.total:,} ({_share(progress):.1%})" if progress.total else ""
     left = _left(progress, rate)
@@ -53,11 +53,11 @@ def describe(progress: Progress, rate: float) -> str:
     )
 
 
-def _share(progress: Progress) -> float:
+def _share(progress: FeedProgress) -> float:
     return min(1.0, progress.done / progress.total) if progress.total else 0.0
 
 
-def _left(progress: Progress, rate: float) -> str:
+def _left(progress: FeedProgress, rate: float) -> str:
     """Return the time that is left, "" where that cannot be told."""
     if not progress.total or not rate or progress.done >= progress.total:
         return ""
@@ -73,7 +73,7 @@ class _Display:
         self._live = live
         self._rate = Rate()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FeedProgress) -> None:
         line = Text(describe(progress, self._rate.note(progress)), no_wrap=True, overflow="ellipsis")
         bar = ProgressBar(total=progress.total, completed=progress.done) if progress.total else None
         parts: list[RenderableType] = [line, bar] if bar else [line]
@@ -87,7 +87,7 @@ class _Lines:
         self._rate = Rate()
         self._due = time.monotonic() + _LINE_EVERY
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FeedProgress) -> None:
         rate = self._rate.note(progress)
         if time.monotonic() >= self._due:
             self._due += _LINE_EVERY
@@ -105,7 +105,7 @@ class _Records:
         self._due = 0.0
         self._last = ""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FeedProgress) -> None:
         rate = self._rate.note(progress)
         if time.monotonic() >= self._due or progress.state != self._last:
             self._due, self._last = time.monotonic() + _RECORD_EVERY, progress.state
@@ -147,7 +147,7 @@ def watching(path: str | None, *, is_shown: bool) -> Iterator[tuple[Watch, Calla
         elif is_shown:
             watches.append(_Lines())
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: FeedProgress) -> None:
             for each in watches:
                 each(progress)
 

@@ -95,7 +95,7 @@ def _group(type_: str, workers: int, orders: Orders) -> GroupSettings:
         workers,
         results_routing_key=receipts_queue(type_),
         keep_failed=False,  # the feeder keeps what fails
-        max_depth=_DEPTH,
+        max_prefetch=_DEPTH,
         max_crashes=1,  # the feeder divides the chunk
         settings=orders.settings(),
     )

@@ -10,10 +10,22 @@ from taskqueue.config.specification import DEFAULT, FIXED_SECTIONS, GROUP, check
 from taskqueue.messages.routing import WORKER_TYPE
 
 #: Options that there are no more, and those that took their place.
-_REPLACED: Final = {"depth": "max_depth"}
+_REPLACED: Final = {"depth": "max_prefetch"}
+
+#: Options that were renamed, and their names now.
+_RENAMED: Final = {"max_depth": "max_prefetch"}
 
 #: worker type -> the sections of its subgroups, in the order in which it lists them.
 Subgroups = Mapping[str, tuple[str, ...]]
+
+
+def rename_options(sections: Sections) -> Iterator[str]:
+    """Give options of groups their names of today; yield a warning for each that has an earlier one."""
+    for section, given in sections.items():
+        for old in given.keys() & _RENAMED.keys() if section not in FIXED_SECTIONS else ():
+            new, value = _RENAMED[old], given.pop(old)
+            given.setdefault(new, value)
+            yield f"section [{section}]: option '{old}' is called {new} now"
 
 
 def find_subgroups(

@@ -37,6 +37,7 @@ def load(
     pool = PoolSettings(**fixed["workerpool"])
     names, misnamed = groups.well_named(plugin_names)
     warnings += misnamed
+    warnings += groups.rename_options(sections)
     workers = _worker_sections(sections, complaints)
     subgroups = groups.find_subgroups(workers, names, complaints)
     sources = groups.make_groups(workers, subgroups, names)

@@ -77,7 +77,7 @@ class GroupSettings:
         report_results: whether results are published.
         results_expire: seconds a result is kept; 0 is forever.
         keep_failed: whether workitems that have failed are kept. No option: who says no keeps them himself.
-        max_depth: workitems a worker is given ahead at most, 1 or more.
+        max_prefetch: workitems a worker is given ahead at most, 1 or more.
         retries: how often a workitem whose handler raised is run again.
         retry_delay: seconds until the first retry.
         retry_backoff: what the delay is multiplied by after each retry.
@@ -106,7 +106,7 @@ class GroupSettings:
     report_results: bool = True
     results_expire: float = 604800.0
     keep_failed: bool = True
-    max_depth: int = 1000
+    max_prefetch: int = 1000
     retries: int = 0
     retry_delay: float = 5.0
     retry_backoff: float = 2.0

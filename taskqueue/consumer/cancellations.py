@@ -6,7 +6,7 @@ from typing import Final
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
-from taskqueue.broker.broadcast import Listener
+from taskqueue.broker.broadcast import BroadcastConsumer
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session
 from taskqueue.broker.topology import CANCEL
@@ -33,7 +33,9 @@ class Cancellations:
         """
         self._on_cancel = on_cancel
         self._ids: dict[str, float] = {}  # when each was heard, the oldest first
-        self._listener = Listener(loop, session, CANCEL, on_message=self._heard, on_settled=on_heeding)
+        self._listener = BroadcastConsumer(
+            loop, session, CANCEL, on_message=self._heard, on_settled=on_heeding
+        )
 
     @property
     def are_heeded(self) -> bool:

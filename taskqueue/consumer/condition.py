@@ -3,9 +3,9 @@
 from typing import Final
 
 from taskqueue.broker.session import Session
-from taskqueue.consumer.crew import Crew
 from taskqueue.consumer.intake import Intake
 from taskqueue.consumer.reports import Reports
+from taskqueue.consumer.workers import Workers
 
 _ALARM: Final = "takes nothing new: the broker has an alarm"
 
@@ -14,12 +14,12 @@ class Condition:
     """Says in a word what a group is doing, whenever that has changed."""
 
     def __init__(
-        self, reports: Reports, publishing: Session, consuming: Session, crew: Crew, intake: Intake
+        self, reports: Reports, publishing: Session, consuming: Session, workers: Workers, intake: Intake
     ) -> None:
         """Begin with nothing said."""
         self._reports = reports
         self._publishing, self._consuming = publishing, consuming
-        self._crew = crew
+        self._workers = workers
         self._intake = intake
         self._told = ""
         self.had_trouble = False  # with the broker
@@ -40,7 +40,7 @@ class Condition:
             return _ALARM
         if self.is_draining:
             return "takes nothing new"
-        if not self._crew.ready:
+        if not self._workers.ready:
             return "waits for a worker"
         if self._intake.takes_work or self.is_crowded:
             return "takes work"

@@ -11,29 +11,29 @@ from typing import Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.consumer import control
 from taskqueue.consumer.assignment import Assignment, Crash
 from taskqueue.consumer.condition import Condition
-from taskqueue.consumer.crew import Crew
 from taskqueue.consumer.link import WorkerLink
 from taskqueue.consumer.reports import Reports
 from taskqueue.consumer.suspects import BEAT_DELAY, Suspects, Writer
+from taskqueue.consumer.workers import Workers
 from taskqueue.consumer.workload import Workload
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ConfigError, ExitStatus
 from taskqueue.process import logs
 from taskqueue.process.daemon import Signals
 from taskqueue.process.logs import Log
 from taskqueue.texts import shorten
-from taskqueue.worker.frames import Outcome, Progress, Service
+from taskqueue.worker.frames import Outcome, ProgressFrame, Service
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 _WORKERLESS_TIMEOUT: Final = 5.0  # seconds without a ready worker after which others get the work
 
 
-class Consumer(Part):
+class Consumer(SessionListener):
     """Feeds the workers of one group from the queues of the worker types that they serve."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Consumer(Part):
         self._consuming.attach(self)
 
     def _gather(self, group: GroupSettings, handling: Writer, suspects: Suspects) -> None:
-        self._crew = Crew(
+        self._workers = Workers(
             self._loop,
             self._reports,
             self._log,
@@ -96,7 +96,7 @@ class Consumer(Part):
             self._publishing,
             self._consuming,
             self._publisher,
-            crew=self._crew,
+            workers=self._workers,
             group=group,
             handling=handling,
             suspects=suspects,
@@ -106,7 +106,7 @@ class Consumer(Part):
         )
         self._intake = self._workload.intake
         self._condition = Condition(
-            self._reports, self._publishing, self._consuming, self._crew, self._intake
+            self._reports, self._publishing, self._consuming, self._workers, self._intake
         )
 
     def run(self) -> ExitStatus:
@@ -128,9 +128,9 @@ class Consumer(Part):
         try:
             while message := control.receive(self._supervisor):
                 if message.word == "worker":
-                    self._crew.welcome(message)
+                    self._workers.welcome(message)
                 elif message.word == "granted":
-                    self._crew.granted(message.content["pid"])
+                    self._workers.granted(message.content["pid"])
                 elif message.word == "logging":
                     self._set_up_logging(message.content)
                 elif message.word == "died":
@@ -151,22 +151,22 @@ class Consumer(Part):
         self._workload.serve(services)
         self._converge()
         if self._draining:
-            self._crew.let_idle_go()
+            self._workers.let_idle_go()
 
     def _begun(self, link: WorkerLink, assignment: Assignment) -> None:
         self._workload.begun(link, assignment)
 
-    def _progress(self, assignment: Assignment, progress: Progress) -> None:
+    def _progress(self, assignment: Assignment, progress: ProgressFrame) -> None:
         self._workload.progress(assignment, progress)
 
     def _outcome(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         self._workload.performed(link, assignment, outcome)
         if self._draining:
-            self._crew.let_idle_go()
+            self._workers.let_idle_go()
 
     def _bury(self, pid: int, crash: Crash) -> None:
         """Have a worker's death charged to the workitem it was performing."""
-        link = self._crew.bury(pid)
+        link = self._workers.bury(pid)
         if link is None:
             return
         self._workload.died(link, crash)
@@ -184,14 +184,14 @@ class Consumer(Part):
         self._condition.is_crowded = self._workload.is_crowded
         if cannot or self._workload.is_crowded:
             self._intake.pause()
-        elif self._crew.ready:
+        elif self._workers.ready:
             self._intake.resume()
         elif self._intake.is_consuming or self._workload.is_waiting:
             self._loop.call_later(_WORKERLESS_TIMEOUT, self._pause_without_workers)
         self._condition.tell()
 
     def _pause_without_workers(self) -> None:
-        if not self._crew.ready:
+        if not self._workers.ready:
             self._intake.pause()
             self._workload.give_back_waiting()
 
@@ -258,13 +258,13 @@ class Consumer(Part):
         self._draining = self._condition.is_draining = True
         self._intake.pause()
         self._workload.give_back_waiting()
-        self._crew.let_idle_go()
+        self._workers.let_idle_go()
         self._leave_if_done()
 
     def _leave_if_done(self) -> None:
         if not self._draining or not self._workload.is_done or self._publisher.unsettled:
             return
-        if self._crew.is_gone:
+        if self._workers.is_gone:
             self._intake.flush()
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))
         else:  # somebody must take down what they print in `teardown`

@@ -22,7 +22,7 @@ AGAIN: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class ControlMessage:
     """One message and the files that came with it; the receiver owns them."""
 
     word: str
@@ -96,7 +96,7 @@ class Sender:
             os.close(file)
 
 
-def receive(end: socket.socket) -> Message | None:
+def receive(end: socket.socket) -> ControlMessage | None:
     """Return the next message, or None if there is none now.
 
     Raises EOFError where the other side is gone, and ValueError for a message that is none of ours.
@@ -115,5 +115,5 @@ def receive(end: socket.socket) -> Message | None:
         raise ValueError(f"a message of more than {_LONGEST} bytes")
     match json.loads(data):
         case [str(word), dict(content)]:
-            return Message(word, content, tuple(files))
+            return ControlMessage(word, content, tuple(files))
     raise ValueError("no word with its content")

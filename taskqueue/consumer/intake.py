@@ -40,7 +40,7 @@ class Intake:
         self._on_delivery = on_delivery
         self._on_lost, self._on_consuming = on_lost, on_consuming
         self._is_wanted = False
-        self._depth = 1
+        self._prefetch = 1
         self._subscriptions: dict[str, Subscription] = {}  # by worker type
 
     def serve(self, groups: Iterable[GroupSettings]) -> None:
@@ -58,7 +58,7 @@ class Intake:
             )
             if self._is_wanted:
                 subscription.resume()
-        self.deepen(self._depth)
+        self.set_prefetch(self._prefetch)
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -91,11 +91,11 @@ class Intake:
         for each in self._subscriptions.values():
             each.resume()
 
-    def deepen(self, depth: int) -> None:
+    def set_prefetch(self, prefetch: int) -> None:
         """Have so many workitems for each worker delivered; all queues share what is taken ahead."""
-        self._depth = depth
+        self._prefetch = prefetch
         for each in self._subscriptions.values():
-            each.deepen(math.ceil((depth - 1) * self._workers / len(self)))
+            each.set_prefetch(math.ceil((prefetch - 1) * self._workers / len(self)))
 
     def pause(self) -> None:
         """Take nothing new; what was delivered can still be settled."""

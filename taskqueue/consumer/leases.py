@@ -13,8 +13,8 @@ from taskqueue.broker.session import Session
 from taskqueue.broker.topology import Provider, lease_queue
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment
+from taskqueue.consumer.in_flight import InFlightTable
 from taskqueue.consumer.intake import Intake
-from taskqueue.consumer.ledger import Ledger
 from taskqueue.messages import names
 from taskqueue.messages.forwarding import is_worn
 from taskqueue.messages.history import again
@@ -41,7 +41,7 @@ class Leases:
         publisher: Publisher,
         *,
         intake: Intake,
-        ledger: Ledger,
+        in_flight: InFlightTable,
         group: GroupSettings,
         on_old: Callable[[Assignment], None],
         on_released: Callable[[], None],
@@ -56,7 +56,7 @@ class Leases:
         self._publisher = publisher
         self._provider = Provider(loop, publishing)
         self._intake = intake
-        self._ledger = ledger
+        self._in_flight = in_flight
         self._group = group
         self._on_old, self._on_released = on_old, on_released
         self._releasing = 0
@@ -136,13 +136,13 @@ class Leases:
 
     def publisher_ready(self) -> None:
         """Go on with renewals after the publisher's connection was lost."""
-        for assignment in tuple(self._ledger):
+        for assignment in tuple(self._in_flight):
             if assignment.lease is not None:
                 assignment.lease.resume()
 
     def deliveries_lost(self) -> None:
         """Release what was about to be leased: its delivery comes again."""
-        for assignment in tuple(self._ledger):
+        for assignment in tuple(self._in_flight):
             lease = assignment.lease
             if lease is not None and not lease.is_held:
                 self.release(assignment)
@@ -164,7 +164,7 @@ class Leases:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for assignment in tuple(self._ledger):
+        for assignment in tuple(self._in_flight):
             lease = assignment.lease
             if lease is None:
                 if now - assignment.delivered >= self._after and self._intake.is_current(assignment):

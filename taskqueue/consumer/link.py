@@ -14,17 +14,17 @@ from taskqueue.consumer.assignment import Assignment
 from taskqueue.consumer.output import OutputPump
 from taskqueue.process import startup
 from taskqueue.process.logs import Log
+from taskqueue.worker.credits import Credits
 from taskqueue.worker.frames import (
     FrameError,
     FrameReader,
     Kind,
     Outcome,
-    Progress,
+    ProgressFrame,
     Service,
-    Task,
+    TaskFrame,
     services_of,
 )
-from taskqueue.worker.permits import Permits
 
 _CHUNK: Final = 65_536  # bytes read from a worker at a time
 _MOST_LEFT: Final = (
@@ -47,13 +47,13 @@ class WorkerLink:
         *,
         on_ready: Callable[[tuple[Service, ...]], None],
         on_begin: Callable[["WorkerLink", Assignment], None],
-        on_progress: Callable[[Assignment, Progress], None],
+        on_progress: Callable[[Assignment, ProgressFrame], None],
         on_outcome: Callable[["WorkerLink", Assignment, Outcome], None],
         on_retiring: Callable[[], None],
         on_hang_up: Callable[[], None],
         on_fault: Callable[["WorkerLink", str], None],
     ) -> None:
-        """Take over the worker's socket, the reading end of its output, and both ends of its permits.
+        """Take over the worker's socket, the reading end of its output, and both ends of its credit.
 
         log -- takes the lines of that output
         on_ready -- the worker can take work, of the worker types that it names
@@ -80,7 +80,7 @@ class WorkerLink:
         self._output: OutputPump | None = OutputPump(files[1], group.output_rate, self._log_line)
         self._reader = FrameReader()
         self._unsent = bytearray()
-        self._permits = Permits(files[2], files[3])
+        self._credits = Credits(files[2], files[3])
         self._unused: set[int] = set()  # the tasks that the worker, which is dead, had not begun
         self._together: list[tuple[int, bytes]] = []  # tasks that are sent at the end of the loop's round
         self._is_watched = True
@@ -97,14 +97,14 @@ class WorkerLink:
         """Send a workitem to the worker, which performs one after the other; False if it died before."""
         number = assignment.number
         worker_type, body = assignment.group.worker_type, assignment.delivery.body
-        task = Task(number, assignment.attempt, worker_type, assignment.raw_properties, body).encode()
+        task = TaskFrame(number, assignment.attempt, worker_type, assignment.raw_properties, body).encode()
         if self.tasks:  # the worker does not wait for it
             if not self._together:
                 self._loop.at_round_end(self._send_together)
             self._together.append((number, task))
             self.tasks.append(assignment)
         elif self._send(task):
-            self._permits.give((number,))
+            self._credits.give((number,))
             self.tasks.append(assignment)
             self._begin()
         else:
@@ -112,10 +112,10 @@ class WorkerLink:
             return False
         return True
 
-    def has_room(self, depth: int) -> bool:
+    def has_room(self, prefetch: int) -> bool:
         """Tell whether it can be given another workitem: of many, when it has done half of them."""
         number = len(self.tasks)
-        self._is_filling = number < depth and (self._is_filling or number <= depth // 2)
+        self._is_filling = number < prefetch and (self._is_filling or number <= prefetch // 2)
         return self._is_filling and self.is_ready
 
     def take_back(self) -> list[Assignment]:
@@ -132,7 +132,7 @@ class WorkerLink:
         back = {number for number, _ in self._together}
         self._together.clear()
         try:
-            return back | self._permits.take_back()
+            return back | self._credits.take_back()
         except ValueError as error:
             self._condemn(str(error))
             return back
@@ -169,7 +169,7 @@ class WorkerLink:
         self.is_ready = False
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
-        self._permits.end()
+        self._credits.end()
 
     def close(self) -> None:
         """Read what the worker left behind, and let go of it. It is dead.
@@ -184,7 +184,7 @@ class WorkerLink:
         self._close_output()
         self._socket.close()
         self._unused = self._take_permits()
-        self._permits.close()
+        self._credits.close()
         self._stop_timer()
 
     @property
@@ -203,7 +203,7 @@ class WorkerLink:
         if not self._together:
             return  # taken back meanwhile
         if self._is_watched and self._send(b"".join(frame for _, frame in self._together)):
-            self._permits.give(number for number, _ in self._together)
+            self._credits.give(number for number, _ in self._together)
             self._together.clear()
         else:
             self.is_ready = False  # it died; the supervisor will say how
@@ -283,7 +283,7 @@ class WorkerLink:
             self.is_ready = self._has_begun = True
             self._on_ready(services)
         elif kind is Kind.PROGRESS:
-            self._take_progress(Progress.decode(payload))
+            self._take_progress(ProgressFrame.decode(payload))
         elif kind is Kind.RETIRING and self._has_answered and not self._is_retiring:
             # Before it has answered, it would be replaced at once, for ever.
             self._is_retiring = True
@@ -293,7 +293,7 @@ class WorkerLink:
         else:
             raise FrameError(f"a frame {kind.name} out of place")
 
-    def _take_progress(self, progress: Progress) -> None:
+    def _take_progress(self, progress: ProgressFrame) -> None:
         now = time.monotonic()
         is_its_own = bool(self.tasks) and self.tasks[0].number == progress.number
         if is_its_own and now - self._heeded >= _PROGRESS_DELAY:

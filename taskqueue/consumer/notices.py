@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from taskqueue.amqp.properties import Form, Properties
 from taskqueue.amqp.tables import as_bytes, short_string_pieces
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.topology import is_ours, is_text
 from taskqueue.consumer.assignment import Assignment, header_of
 from taskqueue.messages import jsonrpc, names
@@ -83,5 +83,5 @@ def _form(size: int) -> Form:
     return Form(fixed, {"correlation_id": short_string_pieces(size)})
 
 
-def _forget(_publication: Publication, _fate: Fate, _reason: str) -> None:
+def _forget(_publication: Publication, _fate: PublishResult, _reason: str) -> None:
     pass

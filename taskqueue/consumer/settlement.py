@@ -8,14 +8,22 @@ from typing import Final
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.topology import FAILED, REJECTED, Provider, Queue, is_ours, is_text, worker_queue
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.topology import (
+    FAILED_QUEUE,
+    REJECTED_QUEUE,
+    Provider,
+    Queue,
+    is_ours,
+    is_text,
+    worker_queue,
+)
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment, Crash
 from taskqueue.messages import names, results
 from taskqueue.messages.content import JSON, is_plain
 from taskqueue.messages.forwarding import login_of, rejected
-from taskqueue.messages.history import again, kept_copy, next_run, with_history
+from taskqueue.messages.history import again, dead_letter_properties, next_run, with_history
 from taskqueue.messages.results import CANCELLED as STATUS_CANCELLED
 from taskqueue.messages.results import FAILED as STATUS_FAILED
 from taskqueue.messages.results import REJECTED as STATUS_REJECTED
@@ -94,7 +102,7 @@ class Settlement:
         """Report that the handler wants no more of a workitem, and put it aside."""
         run = with_history(run, "rejected", outcome.error)
         reports = self._reports(assignment, run, STATUS_REJECTED, outcome.content_type, outcome.body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, REJECTED, outcome.error)])
+        self._begin(assignment, [*reports, self._kept(assignment, run, REJECTED_QUEUE, outcome.error)])
 
     def crash(self, assignment: Assignment, run: Run, cause: Crash, failure: Failure) -> None:
         """Report that a workitem is given up after its last crash, and keep it."""
@@ -123,10 +131,10 @@ class Settlement:
         reports = self._reports(assignment, run, STATUS_REJECTED, JSON, body) if came.reply_to else []
         queue, login = worker_queue(assignment.worker_type), login_of(came)
         properties = rejected(came, reason, queue, login or "")
-        self._begin(assignment, [*reports, self._to(assignment, REJECTED, properties.encode())])
+        self._begin(assignment, [*reports, self._to(assignment, REJECTED_QUEUE, properties.encode())])
 
     def connection_lost(self) -> None:
-        """Note what nobody knows the fate of: all that is unconfirmed."""
+        """Note what is unconfirmed: the broker may have it or not."""
         self._epoch += 1
         self._lost = [(assignment, sent) for assignment in self._open for sent in assignment.unpublished]
 
@@ -160,11 +168,11 @@ class Settlement:
         return self._group.results_routing_key if self._group.report_results else None
 
     def _failed(self, assignment: Assignment, run: Run, reason: str) -> list[Publication]:
-        return [self._kept(assignment, run, FAILED, reason)] if self._group.keep_failed else []
+        return [self._kept(assignment, run, FAILED_QUEUE, reason)] if self._group.keep_failed else []
 
     def _kept(self, assignment: Assignment, run: Run, queue: str, reason: str) -> Publication:
         came_from = worker_queue(assignment.worker_type)
-        return self._to(assignment, queue, kept_copy(run, reason, came_from).encode())
+        return self._to(assignment, queue, dead_letter_properties(run, reason, came_from).encode())
 
     def _to_worker(self, assignment: Assignment, properties: Properties) -> Publication:
         return self._to(assignment, worker_queue(assignment.worker_type), properties.encode())
@@ -197,14 +205,16 @@ class Settlement:
             else:
                 self._delays.publish(publication, wait)
 
-    def _published(self, assignment: Assignment, publication: Publication, fate: Fate, reason: str) -> None:
+    def _published(
+        self, assignment: Assignment, publication: Publication, result: PublishResult, reason: str
+    ) -> None:
         if publication not in assignment.unpublished:
             return  # replaced, or settled after a reconnect
-        if fate is Fate.CONFIRMED:
+        if result is PublishResult.CONFIRMED:
             self._done(assignment, publication)
-        elif publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
+        elif publication.exchange and (result is PublishResult.RETURNED or "no exchange" in reason):
             self._delays.publish_again(publication)
-        elif fate is Fate.RETURNED:
+        elif result is PublishResult.RETURNED:
             self._provide_queue(assignment, publication)
         elif publication.closes and self._is_reply(assignment, publication):
             self._redirect(assignment, publication, f"cannot be used: {reason}")
@@ -259,10 +269,10 @@ class Settlement:
             self._log.error("failed: %s", failure, workitem=assignment.id)
             self.fail(assignment, run, failure)
             return
-        if assignment.is_bare and publication.queue == FAILED:
+        if assignment.is_bare and publication.queue == FAILED_QUEUE:
             self._leave(assignment, reason)
             return
-        if publication.queue in (FAILED, REJECTED):
+        if publication.queue in (FAILED_QUEUE, REJECTED_QUEUE):
             self._log.error("kept without its properties: %s", reason, workitem=assignment.id)
             smaller = [self._bare(assignment, reason)]
         else:
@@ -277,7 +287,7 @@ class Settlement:
         assignment.is_bare = True
         bare = Properties(delivery_mode=2, type=assignment.worker_type, message_id=assignment.id)
         headers = {names.REASON: reason, names.QUEUE: worker_queue(assignment.worker_type)}
-        return self._to(assignment, FAILED, bare.with_headers(headers).encode())
+        return self._to(assignment, FAILED_QUEUE, bare.with_headers(headers).encode())
 
     def _leave(self, assignment: Assignment, reason: str) -> None:
         """Leave alone what not even its body can be kept of: the broker keeps it where it is."""
@@ -299,7 +309,7 @@ class Settlement:
         reports = (
             [self._to(assignment, queue, properties, body)] if assignment.refusals < _MOST_REFUSALS else []
         )
-        if any(sent.queue == FAILED for sent in assignment.unpublished) or assignment.refusals > 1:
+        if any(sent.queue == FAILED_QUEUE for sent in assignment.unpublished) or assignment.refusals > 1:
             return reports
         return [*reports, *self._failed(assignment, run, str(failure))]
 

@@ -35,7 +35,7 @@ _SIZE: Final = _HEAD.size + _BEGINNING + _MOST
 _REMEMBERED: Final = 100  # messages
 
 
-class Message(NamedTuple):
+class HandledMessage(NamedTuple):
     """As much of a message as it is known by when it is delivered again."""
 
     properties: bytes
@@ -43,7 +43,7 @@ class Message(NamedTuple):
     beginning: bytes  # of it
 
     @classmethod
-    def of(cls, properties: bytes, body: bytes) -> "Message":
+    def of(cls, properties: bytes, body: bytes) -> "HandledMessage":
         """Describe a message by its properties, as AMQP writes them, and its body."""
         return cls(properties[:_MOST], len(body), body[:_BEGINNING])
 
@@ -95,7 +95,7 @@ class Handling:
         data = os.pread(self._file, _TIMES.size, 0)
         return Times(*_TIMES.unpack(data)) if len(data) == _TIMES.size else Times(0.0, 0.0)
 
-    def message(self) -> Message | None:
+    def message(self) -> HandledMessage | None:
         """Return the message that the consumer handles, or was handling when it was killed."""
         data = os.pread(self._file, _SIZE, 0)
         if len(data) < _SIZE:  # which no consumer of ours does
@@ -103,7 +103,7 @@ class Handling:
         began, _, size, body = _HEAD.unpack_from(data)
         start = _HEAD.size + min(body, _BEGINNING)
         beginning, properties = data[_HEAD.size : start], data[start : start + min(size, _MOST)]
-        return Message(properties, body, beginning) if began else None
+        return HandledMessage(properties, body, beginning) if began else None
 
 
 class Writer:
@@ -168,7 +168,7 @@ class Suspects:
     def __len__(self) -> int:
         return len(self._deaths)
 
-    def charge(self, message: Message) -> int:
+    def charge(self, message: HandledMessage) -> int:
         """Charge a consumer's death to a message; return how many that makes."""
         key = message.key
         self._deaths[key] += 1
@@ -178,13 +178,13 @@ class Suspects:
 
     def deaths(self, properties: bytes, body: bytes) -> int:
         """Return how many consumers died while they handled a message."""
-        return self._deaths[Message.of(properties, body).key] if self._deaths else 0
+        return self._deaths[HandledMessage.of(properties, body).key] if self._deaths else 0
 
     def acquit(self, properties: bytes, body: bytes) -> str:
         """Forget a message whose end is confirmed; return its key, "" if it was not suspected."""
         if not self._deaths:
             return ""
-        key = Message.of(properties, body).key
+        key = HandledMessage.of(properties, body).key
         return key if self.forget(key) else ""
 
     def forget(self, key: str) -> bool:

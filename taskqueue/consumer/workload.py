@@ -18,21 +18,21 @@ from taskqueue.broker.topology import Provider
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment, Crash
 from taskqueue.consumer.cancellations import Cancellations
-from taskqueue.consumer.crew import Crew
-from taskqueue.consumer.depth import Depth
+from taskqueue.consumer.in_flight import InFlightTable, has_come_before
 from taskqueue.consumer.intake import Intake, groups_of
 from taskqueue.consumer.judge import Judge
 from taskqueue.consumer.leases import Leases
-from taskqueue.consumer.ledger import Ledger, has_come_before
 from taskqueue.consumer.link import WorkerLink
-from taskqueue.consumer.lobby import Lobby, may_be_given_back
 from taskqueue.consumer.notices import Notices
+from taskqueue.consumer.pending import PendingQueue, may_be_given_back
+from taskqueue.consumer.prefetch import Prefetch
 from taskqueue.consumer.settlement import Settlement
 from taskqueue.consumer.suspects import Suspects, Writer
+from taskqueue.consumer.workers import Workers
 from taskqueue.errors import Unroutable
 from taskqueue.messages.forwarding import attributed
 from taskqueue.process.logs import Log
-from taskqueue.worker.frames import LARGEST_BODY, Outcome, Progress, Service
+from taskqueue.worker.frames import LARGEST_BODY, Outcome, ProgressFrame, Service
 
 _EARLY: Final = 0.05  # seconds; nearer than that to when it is due, a workitem runs
 
@@ -47,7 +47,7 @@ class Workload:
         consuming: Session,
         publisher: Publisher,
         *,
-        crew: Crew,
+        workers: Workers,
         group: GroupSettings,
         handling: Writer,
         suspects: Suspects,
@@ -57,7 +57,7 @@ class Workload:
     ) -> None:
         """Begin with nothing in hand.
 
-        crew -- performs it
+        workers -- perform it
         handling -- takes what is handled at each moment
         suspects -- the messages that earlier consumers died of
         on_acquitted -- the end of one of them, known by its key, is confirmed
@@ -65,7 +65,7 @@ class Workload:
         on_settled -- something in hand may have come to its end
         """
         self._publishing = publishing
-        self._crew = crew
+        self._workers = workers
         self._group = group
         self._handling = handling
         self._suspects, self._on_acquitted = suspects, on_acquitted
@@ -73,11 +73,11 @@ class Workload:
         self._on_settled = on_settled
         self._log = Log("consumer", group=group.name)
         self._services: tuple[Service, ...] | None = None  # what the workers serve, once one has said it
-        self._ledger = Ledger(self._comes_again)
-        self._depth = Depth(
-            loop, group.max_depth, group.workers, look=self._look_ahead, on_change=self._deepen
+        self._in_flight = InFlightTable(self._comes_again)
+        self._prefetch = Prefetch(
+            loop, group.max_prefetch, group.workers, look=self._look_ahead, on_change=self._set_prefetch
         )
-        self._lobby = Lobby(loop, crew, self._depth, handling, self._crowded)
+        self._pending = PendingQueue(loop, workers, self._prefetch, handling, self._crowded)
         self._notices = Notices(publisher)
         self._cancellations = Cancellations(loop, consuming, on_cancel=self._cancel, on_heeding=on_change)
         provider = Provider(loop, publishing)
@@ -100,7 +100,7 @@ class Workload:
             consuming,
             publisher,
             intake=self.intake,
-            ledger=self._ledger,
+            in_flight=self._in_flight,
             group=group,
             on_old=self._grown_old,
             on_released=on_settled,
@@ -109,7 +109,7 @@ class Workload:
     @property
     def is_done(self) -> bool:
         """Whether nothing is in hand."""
-        return not self._ledger and not self._leases.is_releasing
+        return not self._in_flight and not self._leases.is_releasing
 
     @property
     def may_begin(self) -> bool:
@@ -119,12 +119,12 @@ class Workload:
     @property
     def is_crowded(self) -> bool:
         """Whether nothing more should be taken in until a worker has room."""
-        return self._lobby.is_crowded
+        return self._pending.is_crowded
 
     @property
     def is_waiting(self) -> bool:
         """Whether anything is in hand that no worker has been given."""
-        return bool(self._lobby)
+        return bool(self._pending)
 
     def serve(self, services: tuple[Service, ...]) -> None:
         """Serve what the first worker serves: it has seen no workitem yet that could have corrupted it."""
@@ -153,27 +153,27 @@ class Workload:
             with suppress(MalformedProperties):
                 properties = Properties.decode(delivery.properties)
         reason = f"{deaths} consumers died, or were killed, while they handled it"
-        self._judge.unreadable(self._ledger.enter(group, delivery, properties), "ConsumerCrashed", reason)
+        self._judge.unreadable(self._in_flight.enter(group, delivery, properties), "ConsumerCrashed", reason)
 
     def _take(self, group: GroupSettings, delivery: Delivery) -> None:
         """Take a delivery in: a new workitem, or one that we know from a connection that was lost."""
         try:
             properties = self._read(delivery)
         except MalformedProperties as error:
-            self._judge.reject(self._ledger.enter(group, delivery, Properties()), str(error))
+            self._judge.reject(self._in_flight.enter(group, delivery, Properties()), str(error))
             return
         if not has_come_before(delivery, properties):
-            self._enter(self._ledger.enter(group, delivery, properties))
+            self._enter(self._in_flight.enter(group, delivery, properties))
             return
-        known = self._ledger.adopt(delivery, properties)
+        known = self._in_flight.adopt(delivery, properties)
         if known is not None:
             self._log.info("goes on: delivered again while it is in work", workitem=known.id)
             known.possibly_doubled &= delivery.redelivered  # to somebody else, if its lease was lost
             self._leases.adopted(known, properties)
-        elif self._ledger.is_superfluous(delivery, properties):
+        elif self._in_flight.is_superfluous(delivery, properties):
             self.intake.discard(group, delivery)
         else:
-            self._enter(self._ledger.enter(group, delivery, properties))
+            self._enter(self._in_flight.enter(group, delivery, properties))
 
     def _read(self, delivery: Delivery) -> Properties:
         """Return a delivery's properties, with the publisher's name only if that is vouched for."""
@@ -193,8 +193,8 @@ class Workload:
             reason = f"{size} bytes; a worker takes at most {LARGEST_BODY}"
             self._judge.give_up(assignment, "WorkitemUnreadable", reason)
         elif assignment.properties.header_table is None or self._is_timely(assignment):
-            self._lobby.enter(assignment)
-            self._depth.came(size)
+            self._pending.enter(assignment)
+            self._prefetch.came(size)
 
     def _is_timely(self, assignment: Assignment) -> bool:
         """Tell whether a workitem is to run now; else see to what becomes of it."""
@@ -216,47 +216,47 @@ class Workload:
 
     def assign(self) -> None:
         """Give what waits to the workers that have room."""
-        self._lobby.assign()
+        self._pending.assign()
 
     def begun(self, link: WorkerLink, assignment: Assignment) -> None:
         """Note that a worker begins with a workitem."""
         self._notices.started(assignment, link.name)
         if assignment.is_cancelled:  # it had been given to the worker ahead
-            self._crew.dismiss(assignment)
+            self._workers.dismiss(assignment)
 
     def _cancel(self, workitem: str) -> bool:
         """End a workitem that nobody wants any more; tell whether it is in hand here."""
-        assignment = self._ledger.find(workitem)
+        assignment = self._in_flight.find(workitem)
         if assignment is None:
             return False
-        if self._lobby.remove(assignment):
+        if self._pending.remove(assignment):
             self._judge.cancelled(assignment)
         else:
             assignment.is_cancelled = True
-            if not self._crew.dismiss(assignment):
-                self._wait_again(self._crew.take_back(0))
-                self._lobby.assign()
+            if not self._workers.dismiss(assignment):
+                self._wait_again(self._workers.take_back(0))
+                self._pending.assign()
         return True
 
     # --- from a worker to the broker ---
 
-    def progress(self, assignment: Assignment, progress: Progress) -> None:
+    def progress(self, assignment: Assignment, progress: ProgressFrame) -> None:
         """Pass on what a worker says about how far it is."""
         self._notices.progress(assignment, progress.fraction, progress.text)
 
     def performed(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
         """Settle what a worker says that a workitem came to."""
         self._handling.begin(assignment.delivery.properties, assignment.delivery.body)
-        self._depth.took(outcome.ended - outcome.started)
+        self._prefetch.took(outcome.ended - outcome.started)
         if assignment.lease is None:
             self._judge.performed(assignment, link.name, outcome)
         else:
             self._leases.before_end(assignment, lambda: self._judge.performed(assignment, link.name, outcome))
         self._handling.end()
-        if self._lobby.is_crowded:
+        if self._pending.is_crowded:
             self._on_change()
         else:
-            self._lobby.assign_soon()
+            self._pending.assign_soon()
 
     def died(self, link: WorkerLink, crash: Crash) -> None:
         """Charge a worker's death to the workitem it was performing; the others go to other workers."""
@@ -274,7 +274,7 @@ class Workload:
             elif assignment.is_cancelled:
                 self._judge.cancelled(assignment)
             else:
-                self._lobby.enter_first(assignment)
+                self._pending.enter_first(assignment)
 
     def _crashed(self, assignment: Assignment, link: WorkerLink, crash: Crash) -> None:
         self._handling.begin(assignment.delivery.properties, assignment.delivery.body)
@@ -290,7 +290,7 @@ class Workload:
 
     def _settled(self, assignment: Assignment) -> None:
         """The broker has confirmed all that a workitem came to: its delivery may be acknowledged."""
-        self._ledger.close(assignment)
+        self._in_flight.close(assignment)
         self.intake.settle(assignment)
         if key := self._suspects.acquit(assignment.delivery.properties, assignment.delivery.body):
             self._on_acquitted(key)
@@ -308,40 +308,40 @@ class Workload:
 
     def give_back_waiting(self) -> None:
         """Give back what no worker has begun."""
-        self._wait_again(self._crew.take_back(0))
-        for assignment in self._lobby.take_out():
+        self._wait_again(self._workers.take_back(0))
+        for assignment in self._pending.take_out():
             self._give_back(assignment)
 
     def _look_ahead(self) -> tuple[float, bool]:
-        """Have nothing wait behind a long workitem; see Depth."""
-        self._wait_again(self._crew.take_back())
-        self._lobby.assign()
-        busy_for = self._crew.busy_for()
-        if busy_for and self._depth.value == 1 and self._has_surplus:
+        """Have nothing wait behind a long workitem; see Prefetch."""
+        self._wait_again(self._workers.take_back())
+        self._pending.assign()
+        busy_for = self._workers.busy_for()
+        if busy_for and self._prefetch.value == 1 and self._has_surplus:
             self._leave_to_others()
-        return busy_for, self._crew.is_ahead or bool(self._lobby)
+        return busy_for, self._workers.is_ahead or bool(self._pending)
 
     @property
     def _has_surplus(self) -> bool:
         """Whether more waits than workers that are being replaced: given back, that would come again."""
-        return len(self._lobby) + self._crew.ready > self._group.workers * len(self.intake)
+        return len(self._pending) + self._workers.ready > self._group.workers * len(self.intake)
 
-    def _deepen(self) -> None:
-        self.intake.deepen(self._depth.value)
-        if self._depth.value == 1:
-            self._lobby.assign()  # what can be begun now stays
+    def _set_prefetch(self) -> None:
+        self.intake.set_prefetch(self._prefetch.value)
+        if self._prefetch.value == 1:
+            self._pending.assign()  # what can be begun now stays
             self._leave_to_others()
 
     def _crowded(self) -> None:
         """Leave to others what waits: one queue alone delivers no more than is begun soon."""
-        self._lobby.is_crowded = len(self.intake) > 1
-        if not self._lobby.is_crowded:
+        self._pending.is_crowded = len(self.intake) > 1
+        if not self._pending.is_crowded:
             return
         self._on_change()
         self._leave_to_others()
 
     def _leave_to_others(self) -> None:
-        for assignment in self._lobby.take_out(may_be_given_back):
+        for assignment in self._pending.take_out(may_be_given_back):
             self._give_back(assignment)
 
     def _give_back(self, assignment: Assignment) -> None:
@@ -350,12 +350,12 @@ class Workload:
 
     def _drop(self, assignment: Assignment) -> None:
         """Leave a workitem to whom the broker gives it next."""
-        self._ledger.drop(assignment)
+        self._in_flight.drop(assignment)
         self._leases.abandon(assignment)
 
     def _grown_old(self, assignment: Assignment) -> None:
         """Act before the broker's patience ends: what waits for a worker may find one elsewhere."""
-        if self._lobby.remove(assignment):
+        if self._pending.remove(assignment):
             self._give_back(assignment)
         else:
             self._leases.take(assignment)
@@ -375,10 +375,10 @@ class Workload:
     def _deliveries_lost(self) -> None:
         """Forget what no worker has begun: the broker delivers it again, here or elsewhere."""
         self._leases.deliveries_lost()
-        self._wait_again(self._crew.take_back(0))
-        for assignment in self._lobby.take_out(lambda each: not self._answers_for(each)):
+        self._wait_again(self._workers.take_back(0))
+        for assignment in self._pending.take_out(lambda each: not self._answers_for(each)):
             self._drop(assignment)
-        self._lobby.assign()
+        self._pending.assign()
 
     def publisher_ready(self) -> None:
         """Publish what is not confirmed."""
@@ -386,5 +386,5 @@ class Workload:
         self._leases.publisher_ready()
 
     def publisher_lost(self) -> None:
-        """Note what nobody knows the fate of."""
+        """Note what is unconfirmed."""
         self._settlement.connection_lost()

@@ -4,15 +4,17 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from taskqueue.config import AmqpSettings
-from taskqueue.deadletters.message import Kept, Wanted
+from taskqueue.deadletters.message import DeadLetter, Wanted
 from taskqueue.deadletters.reading import Browsing, Purging, Reading, Renewing, Retrying
 from taskqueue.errors import NotKept, TaskqueueError
 from taskqueue.process.logs import Log
 
-__all__ = ["Kept", "browse", "fetch", "find", "purge", "retry"]
+__all__ = ["DeadLetter", "browse", "fetch", "find", "purge", "retry"]
 
 
-def browse(amqp: AmqpSettings, place: str, look: Callable[[Kept], Any], *, most: int | None = None) -> None:
+def browse(
+    amqp: AmqpSettings, place: str, look: Callable[[DeadLetter], Any], *, most: int | None = None
+) -> None:
     """Show each kept message to `look`, oldest first; all stay where they are.
 
     Args:
@@ -28,14 +30,14 @@ def browse(amqp: AmqpSettings, place: str, look: Callable[[Kept], Any], *, most:
     _run(Browsing(amqp, place, look, most), amqp, place)
 
 
-def fetch(amqp: AmqpSettings, place: str, beginning: str) -> Kept:
+def fetch(amqp: AmqpSettings, place: str, beginning: str) -> DeadLetter:
     """Return the message whose id is, or alone begins with, `beginning`; the oldest if it is kept twice.
 
     Raises NotKept, and what `browse` raises.
     """
-    found: dict[str, Kept] = {}
+    found: dict[str, DeadLetter] = {}
 
-    def look(kept: Kept) -> None:
+    def look(kept: DeadLetter) -> None:
         if _may_be(kept, beginning, found):
             found.setdefault(kept.id, kept)
 
@@ -47,7 +49,7 @@ def find(amqp: AmqpSettings, place: str, beginnings: Collection[str]) -> set[str
     """Return the ids that these are, or alone begin with; NotKept if one of them fits none, or several."""
     found: dict[str, set[str]] = {beginning: set() for beginning in beginnings}
 
-    def look(kept: Kept) -> None:
+    def look(kept: DeadLetter) -> None:
         for beginning, ids in found.items():
             if _may_be(kept, beginning, ids):
                 ids.add(kept.id)
@@ -64,7 +66,7 @@ def find(amqp: AmqpSettings, place: str, beginnings: Collection[str]) -> set[str
     return ids
 
 
-def _may_be(kept: Kept, beginning: str, known: Collection[str]) -> bool:
+def _may_be(kept: DeadLetter, beginning: str, known: Collection[str]) -> bool:
     """Tell whether a message must be remembered; of those that only begin alike, two are enough to say so."""
     return bool(kept.id) and (kept.id == beginning or (kept.id.startswith(beginning) and len(known) < 2))
 

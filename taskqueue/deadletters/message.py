@@ -6,7 +6,7 @@ from typing import Any
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
-from taskqueue.broker.topology import FAILED, TASKQUEUE, WORKER_PREFIX, is_ours, is_text, worker_queue
+from taskqueue.broker.topology import FAILED_QUEUE, TASKQUEUE, WORKER_PREFIX, is_ours, is_text, worker_queue
 from taskqueue.errors import Unroutable
 from taskqueue.messages import names
 from taskqueue.messages.forwarding import is_untravelable, login_of
@@ -14,7 +14,7 @@ from taskqueue.messages.routing import checked_type
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class DeadLetter:
     """A message that is kept."""
 
     properties: Properties
@@ -22,7 +22,7 @@ class Kept:
     fault: str = ""  # why its properties cannot be read; they are then empty
 
     @classmethod
-    def of(cls, raw: bytes, body: bytes) -> "Kept":
+    def of(cls, raw: bytes, body: bytes) -> "DeadLetter":
         """Read a message, whoever wrote it."""
         try:
             return cls(Properties.decode(raw), body)
@@ -77,19 +77,19 @@ class Kept:
         return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-Wanted = Callable[[Kept], bool]
+Wanted = Callable[[DeadLetter], bool]
 
 
-def origin(kept: Kept, place: str) -> str:
+def origin(kept: DeadLetter, place: str) -> str:
     """Return the queue that a kept message goes back to; Unroutable if that cannot be told.
 
-    place -- where it is kept: FAILED or REJECTED
+    place -- where it is kept: FAILED_QUEUE or REJECTED
     """
     if kept.fault:
         raise Unroutable(kept.fault)
     if is_ours(kept.queue) and is_text(kept.queue):
         return kept.queue
-    return worker_queue(checked_type(kept.properties.type)) if place == FAILED else TASKQUEUE
+    return worker_queue(checked_type(kept.properties.type)) if place == FAILED_QUEUE else TASKQUEUE
 
 
 def restored(properties: Properties, login: str) -> Properties:

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
-from taskqueue.broker.chores import Depth
+from taskqueue.broker.errands import count_messages
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import Provider, Queue
 from taskqueue.config import AmqpSettings
-from taskqueue.deadletters.message import Kept, Wanted, origin, restored
+from taskqueue.deadletters.message import DeadLetter, Wanted, origin, restored
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, TaskqueueError, Unroutable
 from taskqueue.messages.forwarding import is_worn, renewed
 
@@ -29,7 +29,7 @@ _QUIET: Final = 1.0  # seconds without a delivery after which is asked whether t
 _SILENCE: Final = 30.0  # seconds without a word from the broker
 
 
-class Reading(Part):
+class Reading(SessionListener):
     """Reads a queue once, oldest message first, up to the depth it has at the start."""
 
     def __init__(self, amqp: AmqpSettings, place: str, *, at_least: int = 0, most: int | None = None) -> None:
@@ -41,7 +41,7 @@ class Reading(Part):
         self._seen = 0
         self.done = 0  # how many messages were taken out
         self._target = 0  # how many messages are read
-        self._unfinished = 0  # of them, those whose fate is not known yet
+        self._unfinished = 0  # of them, those that are not confirmed yet
         self._is_read = False
         self.has_worn = False  # whether a message has been read so often that the queue may drop it
         self._last_word = time.monotonic()
@@ -68,7 +68,7 @@ class Reading(Part):
     def _start(self) -> None:
         self._session.open()
 
-    def _handle(self, delivery: Delivery, kept: Kept) -> None:
+    def _handle(self, delivery: Delivery, kept: DeadLetter) -> None:
         raise NotImplementedError
 
     def _close(self) -> None:
@@ -78,7 +78,7 @@ class Reading(Part):
 
     def session_up(self) -> None:
         """Ask how far to read; the session calls this."""
-        Depth(self._session, self._place, done=self._begin, failed=self._refused)
+        count_messages(self._session, self._place, done=self._begin, failed=self._refused)
 
     def _begin(self, depth: int) -> None:
         self._target = max(depth, self._at_least)
@@ -102,7 +102,7 @@ class Reading(Part):
             return  # it came after the start, and goes back with the others
         self._last_word = time.monotonic()
         self._seen += 1
-        kept = Kept.of(delivery.properties, delivery.body)
+        kept = DeadLetter.of(delivery.properties, delivery.body)
         self.has_worn |= delivery.redelivered and is_worn(kept.properties)
         self._handle(delivery, kept)
         self._leave_when_done()
@@ -138,7 +138,7 @@ class Reading(Part):
         elif (
             silent > _QUIET and self._subscription is not None and not self._is_read and not self._unfinished
         ):
-            Depth(self._session, self._place, done=self._look_again, failed=self._refused)
+            count_messages(self._session, self._place, done=self._look_again, failed=self._refused)
         self._loop.call_later(_QUIET, self._watch)
 
     def _look_again(self, depth: int) -> None:
@@ -153,11 +153,13 @@ class Reading(Part):
 class Browsing(Reading):
     """Looks, and leaves everything where it is."""
 
-    def __init__(self, amqp: AmqpSettings, place: str, look: Callable[[Kept], Any], most: int | None) -> None:
+    def __init__(
+        self, amqp: AmqpSettings, place: str, look: Callable[[DeadLetter], Any], most: int | None
+    ) -> None:
         super().__init__(amqp, place, most=most)
         self._look = look
 
-    def _handle(self, _delivery: Delivery, kept: Kept) -> None:
+    def _handle(self, _delivery: Delivery, kept: DeadLetter) -> None:
         if self._look(kept) is True:
             self._is_read = True
 
@@ -169,7 +171,7 @@ class Purging(Reading):
         super().__init__(amqp, place)
         self._wanted = wanted
 
-    def _handle(self, delivery: Delivery, kept: Kept) -> None:
+    def _handle(self, delivery: Delivery, kept: DeadLetter) -> None:
         if self._wanted(kept) and self._subscription is not None:
             self._subscription.settle(delivery)
             self.done += 1
@@ -224,7 +226,7 @@ class Retrying(Reading):
         """Tell what the first ones are stuck for, a line each."""
         return "\n".join(f"{name or 'no id'}: {why}" for name, why in self._stuck[:_MOST_TOLD])
 
-    def _handle(self, delivery: Delivery, kept: Kept) -> None:
+    def _handle(self, delivery: Delivery, kept: DeadLetter) -> None:
         if not self._wanted(kept):
             return
         try:
@@ -237,12 +239,14 @@ class Retrying(Reading):
             queue,
             properties.encode(),
             delivery.body,
-            lambda publication, fate, reason: self._published(delivery, kept.id, publication, fate, reason),
+            lambda publication, result, reason: self._published(
+                delivery, kept.id, publication, result, reason
+            ),
         )
         self._out[publication] = None
         self._publisher.publish(publication)
 
-    def _way(self, kept: Kept) -> tuple[str, Properties]:
+    def _way(self, kept: DeadLetter) -> tuple[str, Properties]:
         """Return where a message goes, and its properties there."""
         return origin(kept, self._place), restored(kept.properties, self._publishing.amqp.user)
 
@@ -251,19 +255,19 @@ class Retrying(Reading):
         self._unfinished += change
         self._bytes += change * len(delivery.body)
         if self._unfinished > _MOST_UNCONFIRMED or self._bytes > _MOST_BYTES:
-            self._session.valve.close()
+            self._session.backpressure.apply()
         else:
-            self._session.valve.open()
+            self._session.backpressure.release()
 
     def _published(
-        self, delivery: Delivery, name: str, publication: Publication, fate: Fate, reason: str
+        self, delivery: Delivery, name: str, publication: Publication, result: PublishResult, reason: str
     ) -> None:
-        if fate is Fate.RETURNED:
+        if result is PublishResult.RETURNED:
             self._provide_queue(publication)
             return
         del self._out[publication]
         self._count(delivery, -1)
-        if fate is Fate.REFUSED:
+        if result is PublishResult.REFUSED:
             self._stuck.append((name, f"the broker refuses it: {reason}"))
         elif self._subscription is not None:
             self._subscription.settle(delivery)
@@ -288,5 +292,5 @@ class Renewing(Retrying):
     def __init__(self, amqp: AmqpSettings, place: str, at_least: int) -> None:
         super().__init__(amqp, place, lambda kept: is_worn(kept.properties), at_least)
 
-    def _way(self, kept: Kept) -> tuple[str, Properties]:
+    def _way(self, kept: DeadLetter) -> tuple[str, Properties]:
         return self._place, renewed(kept.properties, self._publishing.amqp.user)

@@ -13,14 +13,14 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.new_types import NewTypes
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.subscription import Delivery, Subscription
-from taskqueue.broker.topology import REJECTED, TASKQUEUE, Provider, Queue, may_come_back, worker_queue
+from taskqueue.broker.topology import REJECTED_QUEUE, TASKQUEUE, Provider, Queue, may_come_back, worker_queue
+from taskqueue.broker.unknown_types import UnknownTypes
 from taskqueue.config import AmqpSettings, DispatcherSettings
 from taskqueue.dispatcher import refusals
-from taskqueue.dispatcher.passage import Passage
+from taskqueue.dispatcher.in_flight import InFlightMessage
 from taskqueue.errors import (
     BrokerRefused,
     BrokerUnavailable,
@@ -44,7 +44,7 @@ _ANSWER_PATIENCE: Final = 2.0  # seconds that a reply waits for room in its queu
 _DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
 
 
-class Dispatcher(Part):
+class Dispatcher(SessionListener):
     """One dispatcher process."""
 
     def __init__(
@@ -70,9 +70,11 @@ class Dispatcher(Part):
         self._on_state = on_state
         self._log = Log("dispatcher")
         self._loop = EventLoop()
-        self._new_types = NewTypes(settings.max_types)
-        self._open: dict[Passage, Publication] = {}  # what is unconfirmed of each delivery
-        self._lost: list[tuple[Passage, Publication]] = []  # what to publish again over the next connection
+        self._new_types = UnknownTypes(settings.max_types)
+        self._open: dict[InFlightMessage, Publication] = {}  # what is unconfirmed of each delivery
+        self._lost: list[
+            tuple[InFlightMessage, Publication]
+        ] = []  # what to publish again over the next connection
         self._losses = 0  # of the publishing connection
         self._draining = False
         self.failure = ""  # why it cannot work, in words
@@ -115,18 +117,22 @@ class Dispatcher(Part):
 
     def _dispatch(self, delivery: Delivery) -> None:
         """Send a message to the queue of its worker type, or to the rejected ones."""
-        passage, code, amqp = Passage(delivery, _NONE, ""), jsonrpc.SERVER_ERROR, self._publishing.amqp
+        in_flight, code, amqp = (
+            InFlightMessage(delivery, _NONE, ""),
+            jsonrpc.SERVER_ERROR,
+            self._publishing.amqp,
+        )
         try:
-            came = passage.properties = Properties.decode(delivery.properties)
-            passage.id = came.message_id or new_id()
+            came = in_flight.properties = Properties.decode(delivery.properties)
+            in_flight.id = came.message_id or new_id()
             if delivery.redelivered and is_worn(came):
-                self._publish(passage, TASKQUEUE, renewed(came, amqp.user).encode(), delivery.body)
+                self._publish(in_flight, TASKQUEUE, renewed(came, amqp.user).encode(), delivery.body)
                 return
             wait = wait_of(came, time.time())
-            passage.due = None if wait is None else time.monotonic() + wait
+            in_flight.due = None if wait is None else time.monotonic() + wait
             code = jsonrpc.METHOD_NOT_FOUND  # from here on, what is wrong is the worker type
             route = find_route(came, delivery.body, self._formats)
-            named = came if came.message_id else came.replace(message_id=passage.id)
+            named = came if came.message_id else came.replace(message_id=in_flight.id)
             properties = travelling(
                 named,
                 route.worker_type,
@@ -135,57 +141,59 @@ class Dispatcher(Part):
                 is_cluster=amqp.is_cluster,
             )
         except (Unroutable, MalformedProperties) as error:
-            self._reject(passage, str(error), code)
+            self._reject(in_flight, str(error), code)
             return
         raw = delivery.properties if properties is came else properties.encode()
-        self._publish(passage, worker_queue(route.worker_type), raw, route.body)
+        self._publish(in_flight, worker_queue(route.worker_type), raw, route.body)
 
-    def _publish(self, passage: Passage, queue: str, raw: bytes, body: bytes) -> None:
+    def _publish(self, in_flight: InFlightMessage, queue: str, raw: bytes, body: bytes) -> None:
         publication = Publication(
             queue,
             raw,
             body,
-            lambda publication, fate, reason: self._published(passage, publication, fate, reason),
+            lambda publication, result, reason: self._published(in_flight, publication, result, reason),
         )
-        self._open[passage] = publication
-        self._send(passage, publication)
+        self._open[in_flight] = publication
+        self._send(in_flight, publication)
 
-    def _send(self, passage: Passage, publication: Publication) -> None:
-        wait = 0.0 if passage.due is None else passage.due - time.monotonic()
+    def _send(self, in_flight: InFlightMessage, publication: Publication) -> None:
+        wait = 0.0 if in_flight.due is None else in_flight.due - time.monotonic()
         if wait > 0:
             self._delays.publish(publication, wait)
         else:
             self._publisher.publish(publication)
 
-    def _send_again(self, passage: Passage, publication: Publication) -> None:
+    def _send_again(self, in_flight: InFlightMessage, publication: Publication) -> None:
         """Publish once more, unless the broker delivers it again or something else became of it."""
-        if self._open.get(passage) is publication:
-            self._send(passage, publication)
+        if self._open.get(in_flight) is publication:
+            self._send(in_flight, publication)
 
-    def _published(self, passage: Passage, publication: Publication, fate: Fate, reason: str) -> None:
-        if self._open.get(passage) is not publication:
+    def _published(
+        self, in_flight: InFlightMessage, publication: Publication, result: PublishResult, reason: str
+    ) -> None:
+        if self._open.get(in_flight) is not publication:
             return  # the broker delivers it again
-        if fate is Fate.CONFIRMED:
-            del self._open[passage]
-            self._subscription.settle(passage.delivery)
-        elif publication.exchange and (fate is Fate.RETURNED or "no exchange" in reason):
+        if result is PublishResult.CONFIRMED:
+            del self._open[in_flight]
+            self._subscription.settle(in_flight.delivery)
+        elif publication.exchange and (result is PublishResult.RETURNED or "no exchange" in reason):
             self._delays.publish_again(publication)
-        elif fate is Fate.RETURNED:
-            self._provide_queue(passage, publication)
-        elif fate is Fate.UNDECLARED:
-            self._declaration_failed(passage, publication, reason)
-        elif publication.queue != REJECTED:
-            self._reject(passage, f"the broker refuses it: {reason}")
-        elif not passage.is_bare:
-            self._reject_bare(passage, reason)
+        elif result is PublishResult.RETURNED:
+            self._provide_queue(in_flight, publication)
+        elif result is PublishResult.UNDECLARED:
+            self._declaration_failed(in_flight, publication, reason)
+        elif publication.queue != REJECTED_QUEUE:
+            self._reject(in_flight, f"the broker refuses it: {reason}")
+        elif not in_flight.is_bare:
+            self._reject_bare(in_flight, reason)
         else:  # not even the body alone
-            self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=passage.id)
-            del self._open[passage]
-            self._subscription.leave(passage.delivery)
+            self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=in_flight.id)
+            del self._open[in_flight]
+            self._subscription.leave(in_flight.delivery)
 
     def _reject(
         self,
-        passage: Passage,
+        in_flight: InFlightMessage,
         reason: str,
         code: int = jsonrpc.SERVER_ERROR,
         error: type[TaskqueueError] = Unroutable,
@@ -193,106 +201,110 @@ class Dispatcher(Part):
         """Tell whoever asked for a reply that a message is rejected; then keep it.
 
         Args:
-            passage: the message's.
+            in_flight: the message's.
             reason: why it is rejected.
             code: what a JSON-RPC response says.
             error: what the reply calls it.
         """
-        self._log.warning("rejected: %s", reason, workitem=passage.id or None)
-        passage.reason, passage.due = reason, None
-        answer = None if passage.is_answered else self._answer_to(passage, error.__name__, code)
+        self._log.warning("rejected: %s", reason, workitem=in_flight.id or None)
+        in_flight.reason, in_flight.due = reason, None
+        answer = None if in_flight.is_answered else self._answer_to(in_flight, error.__name__, code)
         if answer is None:
-            self._keep(passage)
+            self._keep(in_flight)
             return
-        passage.is_answered = True
-        self._open[passage] = answer
+        in_flight.is_answered = True
+        self._open[in_flight] = answer
         self._publisher.publish(answer)
-        self._await_answer(passage, answer)
+        self._await_answer(in_flight, answer)
 
-    def _answer_to(self, passage: Passage, error: str, code: int) -> Publication | None:
+    def _answer_to(self, in_flight: InFlightMessage, error: str, code: int) -> Publication | None:
         return refusals.refusal(
-            passage.properties,
-            passage.id,
-            passage.delivery.body,
-            Failure(error, passage.reason, code=code),
-            lambda answer, fate, why: self._answered(passage, answer, fate, why),
+            in_flight.properties,
+            in_flight.id,
+            in_flight.delivery.body,
+            Failure(error, in_flight.reason, code=code),
+            lambda answer, result, why: self._answered(in_flight, answer, result, why),
         )
 
-    def _await_answer(self, passage: Passage, answer: Publication) -> None:
-        self._loop.call_later(_ANSWER_PATIENCE, lambda: self._give_up_full(passage, answer))
+    def _await_answer(self, in_flight: InFlightMessage, answer: Publication) -> None:
+        self._loop.call_later(_ANSWER_PATIENCE, lambda: self._give_up_full(in_flight, answer))
 
-    def _give_up_full(self, passage: Passage, answer: Publication) -> None:
+    def _give_up_full(self, in_flight: InFlightMessage, answer: Publication) -> None:
         """Let nobody hold the dispatcher's window by asking for replies in a queue that is full."""
-        if self._open.get(passage) is not answer:
+        if self._open.get(in_flight) is not answer:
             return
         if answer.retries:
             self._publisher.withdraw(answer)
-            self._answered(passage, answer, Fate.REFUSED, f"queue {answer.queue} takes nothing")
+            self._answered(in_flight, answer, PublishResult.REFUSED, f"queue {answer.queue} takes nothing")
         else:  # not yet sent, or not yet confirmed
-            self._await_answer(passage, answer)
+            self._await_answer(in_flight, answer)
 
-    def _answered(self, passage: Passage, answer: Publication, fate: Fate, reason: str) -> None:
-        if self._open.get(passage) is not answer:
+    def _answered(
+        self, in_flight: InFlightMessage, answer: Publication, result: PublishResult, reason: str
+    ) -> None:
+        if self._open.get(in_flight) is not answer:
             return
-        if fate is not Fate.CONFIRMED:
-            self._log.warning("its producer cannot be answered: %s", reason, workitem=passage.id)
-        self._keep(passage)
+        if result is not PublishResult.CONFIRMED:
+            self._log.warning("its producer cannot be answered: %s", reason, workitem=in_flight.id)
+        self._keep(in_flight)
 
-    def _keep(self, passage: Passage) -> None:
+    def _keep(self, in_flight: InFlightMessage) -> None:
         login = self._publishing.amqp.user
         try:
-            properties = rejected(passage.properties, passage.reason, TASKQUEUE, login)
+            properties = rejected(in_flight.properties, in_flight.reason, TASKQUEUE, login)
         except MalformedProperties:
-            bare = passage.properties.replace(header_table=None)
-            properties = rejected(bare, passage.reason, TASKQUEUE, login)
-        named = properties.replace(message_id=passage.id or None)  # not in x-taskqueue-original
-        self._publish(passage, REJECTED, named.encode(), passage.delivery.body)
+            bare = in_flight.properties.replace(header_table=None)
+            properties = rejected(bare, in_flight.reason, TASKQUEUE, login)
+        named = properties.replace(message_id=in_flight.id or None)  # not in x-taskqueue-original
+        self._publish(in_flight, REJECTED_QUEUE, named.encode(), in_flight.delivery.body)
 
-    def _reject_bare(self, passage: Passage, reason: str) -> None:
+    def _reject_bare(self, in_flight: InFlightMessage, reason: str) -> None:
         """Keep at least the body: the properties do not fit beside the reason."""
-        passage.is_bare = True
-        bare = Properties(message_id=passage.id or None)
-        reasons = f"{passage.reason}; kept without its properties: {reason}"
-        self._publish(passage, REJECTED, rejected(bare, reasons, TASKQUEUE).encode(), passage.delivery.body)
+        in_flight.is_bare = True
+        bare = Properties(message_id=in_flight.id or None)
+        reasons = f"{in_flight.reason}; kept without its properties: {reason}"
+        self._publish(
+            in_flight, REJECTED_QUEUE, rejected(bare, reasons, TASKQUEUE).encode(), in_flight.delivery.body
+        )
 
     # --- queues that are missing ---
 
-    def _provide_queue(self, passage: Passage, publication: Publication) -> None:
+    def _provide_queue(self, in_flight: InFlightMessage, publication: Publication) -> None:
         """Make the queue of a type that nobody serves yet: the work waits there for the plugin."""
         queue = publication.queue
-        if queue != REJECTED and refusals.is_call(passage.properties, publication.body):
+        if queue != REJECTED_QUEUE and refusals.is_call(in_flight.properties, publication.body):
             reason = f"there is no queue {queue}: nobody serves it"  # no plugin will come for it
-            self._reject(passage, reason, jsonrpc.METHOD_NOT_FOUND, UnknownTask)
+            self._reject(in_flight, reason, jsonrpc.METHOD_NOT_FOUND, UnknownTask)
             return
         refusal = self._new_types.refusal(queue)
         if refusal:
-            self._reject(passage, refusal)
+            self._reject(in_flight, refusal)
             return
         self._provider.provide(
             Queue(queue),
-            done=lambda: self._send_again(passage, publication),
-            failed=lambda reason: self._declaration_failed(passage, publication, reason),
+            done=lambda: self._send_again(in_flight, publication),
+            failed=lambda reason: self._declaration_failed(in_flight, publication, reason),
         )
 
-    def _declaration_failed(self, passage: Passage, publication: Publication, reason: str) -> None:
-        if publication.queue != REJECTED and not may_come_back(reason):
+    def _declaration_failed(self, in_flight: InFlightMessage, publication: Publication, reason: str) -> None:
+        if publication.queue != REJECTED_QUEUE and not may_come_back(reason):
             if reason != self._new_types.refusal(publication.queue):
                 self._new_types.forget(publication.queue)
                 reason = f"its queue {publication.queue} cannot be declared: {reason}"
-            self._reject(passage, reason)
+            self._reject(in_flight, reason)
             return
         losses = self._losses
         self._loop.call_later(
             _DECLARE_AGAIN,
-            lambda: self._send_again(passage, publication) if losses == self._losses else None,
+            lambda: self._send_again(in_flight, publication) if losses == self._losses else None,
         )
 
     # --- the broker comes and goes ---
 
     def _publisher_ready(self) -> None:
         lost, self._lost = self._lost, []
-        for passage, publication in lost:
-            self._send_again(passage, publication)
+        for in_flight, publication in lost:
+            self._send_again(in_flight, publication)
         if not self._draining:
             self._subscription.resume()
         self._consuming.open()

@@ -8,18 +8,18 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ExitStatus, JobUnwritable, TargetError, TaskqueueError
 from taskqueue.feed.books import Books
+from taskqueue.feed.chunk_publisher import ChunkPublisher
 from taskqueue.feed.chunker import PATIENCE, Chunker
 from taskqueue.feed.chunks import Chunk
 from taskqueue.feed.codec import Codec
-from taskqueue.feed.inbox import Inbox
-from taskqueue.feed.line import Line
 from taskqueue.feed.main_thread import MainThread
+from taskqueue.feed.options import FeedOptions
 from taskqueue.feed.outbox import Outbox
 from taskqueue.feed.pace import Pace
-from taskqueue.feed.progress import Progress, Watch
+from taskqueue.feed.progress import FeedProgress, Watch
+from taskqueue.feed.receipt_consumer import ReceiptConsumer
 from taskqueue.feed.source import Begin, Source
 from taskqueue.feed.state import Pass, State, StateFile
-from taskqueue.feed.wishes import Wishes
 from taskqueue.process.logs import Log
 
 _TICK: Final = 0.5  # seconds between two looks at everything
@@ -42,7 +42,7 @@ class Feeder:
         self,
         main: MainThread,
         amqp: AmqpSettings,
-        wishes: Wishes,
+        options: FeedOptions,
         codec: Codec,
         *,
         state: State,
@@ -56,7 +56,7 @@ class Feeder:
         Args:
             main: runs the user's code, and notes signals.
             amqp: the broker's address.
-            wishes: how to feed.
+            options: how to feed.
             codec: how jobs travel.
             state: what is saved.
             going: that part of it which is fed: all jobs, or those that failed before.
@@ -66,11 +66,11 @@ class Feeder:
             watch: called often, and at the end, with how it goes.
         """
         self._signals = main.signals
-        self._wishes = wishes
+        self._options = options
         self._watch = watch
         self._source = Source(begin, main.run)
         self._out = Outbox(codec)
-        self._pace = Pace(wishes.size, wishes.chunk_max, wishes.workers)
+        self._pace = Pace(options.size, options.chunk_max, options.workers)
         self._books = Books(state, going, file, codec, self._out)
         is_again = going is state.again
         self._chunker = Chunker(
@@ -79,12 +79,12 @@ class Feeder:
             self._out,
             self._pace,
             codec,
-            size=wishes.size,
+            size=options.size,
             prefix=(state.feed, state.run, going.name),
             has_origins=is_again,
             look_again=self._look_again,
         )
-        self._total = None if is_again else wishes.total
+        self._total = None if is_again else options.total
         self._begin()
         self._open_line(amqp, codec.content_type)
 
@@ -103,10 +103,10 @@ class Feeder:
     def _open_line(self, amqp: AmqpSettings, content_type: str) -> None:
         self._log = Log("feed")
         self._loop = EventLoop()
-        self._line = Line(
+        self._line = ChunkPublisher(
             self._loop,
             amqp,
-            self._wishes.worker_type,
+            self._options.worker_type,
             content_type,
             on_open=self._opened,
             on_ready=self._feed,
@@ -114,11 +114,11 @@ class Feeder:
             on_refused=self._refused,
             on_error=self._fail,
         )
-        self._inbox = Inbox(
+        self._inbox = ReceiptConsumer(
             self._out,
             self._books,
             self._pace,
-            self._wishes.retries,
+            self._options.retries,
             divide=self._divide,
             give_up=self._give_up,
             drop=self._line.drop,
@@ -176,7 +176,7 @@ class Feeder:
             self._ending is None
             and self._line.is_ready
             and len(out.chunks) < self._pace.chunks
-            and (out.jobs < self._wishes.size or bool(out.again))
+            and (out.jobs < self._options.size or bool(out.again))
             and out.bytes < _MOST_BYTES
         )
 
@@ -207,7 +207,7 @@ class Feeder:
         self._went_on()
 
     def _went_on(self) -> None:
-        if self._wishes.max_failures and self._books.newly_failed >= self._wishes.max_failures:
+        if self._options.max_failures and self._books.newly_failed >= self._options.max_failures:
             self._drain(ExitStatus.STOPPED)
         self._feed()
 
@@ -223,7 +223,7 @@ class Feeder:
             self._save()
         if self._ending is not None and not self._is_leaving:
             self._line.withdraw(self._count_withdrawn)
-        elif len(self._out.chunks) >= self._pace.chunks and self._out.jobs < self._wishes.size:
+        elif len(self._out.chunks) >= self._pace.chunks and self._out.jobs < self._options.size:
             self._line.count_waiting(self._waiting)
         self._look_for_lost()
         self._feed()
@@ -267,7 +267,7 @@ class Feeder:
 
     def _tell(self) -> None:
         self._watch(
-            Progress(
+            FeedProgress(
                 self._word,
                 len(self._books.frontier),
                 self._books.failed,

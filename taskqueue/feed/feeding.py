@@ -13,11 +13,11 @@ from taskqueue.feed.codec import Codec, codec
 from taskqueue.feed.failures import recorded
 from taskqueue.feed.feeder import Feeder
 from taskqueue.feed.main_thread import MainThread
+from taskqueue.feed.options import FeedOptions
 from taskqueue.feed.progress import Watch
 from taskqueue.feed.source import Begin, skip
 from taskqueue.feed.state import Identity, Pass, State, StateFile
 from taskqueue.feed.target import Target, call, file_of, takes_last
-from taskqueue.feed.wishes import Wishes
 
 #: Next step when a feed is through, as `Feeding.run` may find.
 NOTHING: Final = "nothing is left to do"
@@ -33,7 +33,7 @@ class Feeding:
     target: Target
     arguments: Mapping[str, str]
     state: Path
-    wishes: Wishes
+    options: FeedOptions
     key: bytes | None = field(default=None, repr=False)  # None: jobs travel as JSON
     reset: bool = False  # start over
     only_failed: bool = False  # feed the jobs that failed
@@ -60,7 +60,7 @@ class Feeding:
             StateError: the state cannot be read, written, or is not this feed's.
             AlreadyRunning: another feeder is at it.
         """
-        coding = codec(self.key, self.wishes.worker_type)
+        coding = codec(self.key, self.options.worker_type)
         with StateFile(self.state) as file:
             if self.reset:
                 file.remove()
@@ -68,9 +68,7 @@ class Feeding:
             state = file.read(identity) or _new(identity, file)
             _complete(file, state)
             state.run += 1
-            begin = (
-                self._failed_jobs(file, state) if self.only_failed else self._jobs(get_jobs, coding, state)
-            )
+            begin = self._begin(get_jobs, coding, state, file)
             if begin is None:
                 say(f"{NOTHING}: {self._summary(state, file)}")
                 return ExitStatus.FAILED if state.failed else ExitStatus.OK
@@ -78,20 +76,24 @@ class Feeding:
             _complete(file, state)
             going = state.again if self.only_failed and state.again else state.jobs
             feeder = Feeder(
-                main, amqp, self.wishes, coding, state=state, going=going, file=file, begin=begin, watch=watch
+                main,
+                amqp,
+                self.options,
+                coding,
+                state=state,
+                going=going,
+                file=file,
+                begin=begin,
+                watch=watch,
             )
-            try:
-                status = feeder.run()
-            except (TargetError, JobUnwritable):
-                if state.is_untouched:  # else the command, once put right, would be refused as another's
-                    file.remove()
-                raise
-            if state.again is not None and state.again.is_finished:
-                state.again = None
-                file.write(state)
-                _complete(file, state)
+            status = _run(feeder, file, state)
             say(self._summary(state, file))
             return status
+
+    def _begin(
+        self, get_jobs: Callable[..., Any], coding: Codec, state: State, file: StateFile
+    ) -> Begin | None:
+        return self._failed_jobs(file, state) if self.only_failed else self._jobs(get_jobs, coding, state)
 
     def _identity(self, path: str, coding: Codec) -> Identity:
         place = os.path.relpath(path, self.state.absolute().parent) if path else self.target.module
@@ -132,7 +134,7 @@ class Feeding:
                 return None
             _check_is_there(file.failed_path)
             state.again, state.failed, state.failed_size = Pass(f"again{state.run}"), 0, 0
-        coding = codec(self.key, self.wishes.worker_type)
+        coding = codec(self.key, self.options.worker_type)
 
         def begin(first: int) -> tuple[Iterable[Any], int | None]:
             total = sum(1 for _ in recorded(file.again_path))
@@ -157,6 +159,20 @@ def _check_is_there(path: Path) -> None:
         raise StateError(
             f"{path}, which has the jobs that failed, is not there: put it back, or start over by --reset"
         )
+
+
+def _run(feeder: Feeder, file: StateFile, state: State) -> ExitStatus:
+    try:
+        status = feeder.run()
+    except (TargetError, JobUnwritable):
+        if state.is_untouched:  # else the command, once put right, would be refused as another's
+            file.remove()
+        raise
+    if state.again is not None and state.again.is_finished:
+        state.again = None
+        file.write(state)
+        _complete(file, state)
+    return status
 
 
 def _complete(file: StateFile, state: State) -> None:

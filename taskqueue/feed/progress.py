@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class FeedProgress:
     """A feed at one moment."""
 
     state: str  # connecting, feeding, draining, or how it ended
@@ -24,4 +24,4 @@ class Progress:
         return (self.done - self.before) / self.elapsed if self.elapsed else 0.0
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[FeedProgress], None]

@@ -16,7 +16,7 @@ _FIRST_ENTRIES: Final = 2  # of a history, and
 _LAST_ENTRIES: Final = 17
 
 
-def kept_copy(run: Run, reason: str, queue: str) -> Properties:
+def dead_letter_properties(run: Run, reason: str, queue: str) -> Properties:
     """Return the properties of the copy of a failed or rejected workitem that is kept."""
     headers = {
         names.REASON: shorten(reason, 2000),

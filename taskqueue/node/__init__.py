@@ -8,7 +8,7 @@ from typing import Any
 from taskqueue.calls.task import task
 from taskqueue.errors import TargetError
 from taskqueue.feed import target
-from taskqueue.worker.line import progress
+from taskqueue.worker.consumer_link import progress
 
 _STEP = 0.1  # seconds between two words about progress
 

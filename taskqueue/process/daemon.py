@@ -18,7 +18,7 @@ from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus, TaskqueueE
 from taskqueue.process import startup
 
 DAEMON_UMASK = 0o027
-_LINE = "TASKQUEUE_NOTIFY"  # the variable with the open file that leads to a keeper of ours, and its inode
+_LINE = "TASKQUEUE_NOTIFY"  # the variable with the open file of a supervisor of ours, and its inode
 _ONCE = frozenset((signal.SIGHUP, signal.SIGCHLD))
 _OPEN_FILES = 65_536  # a process of a daemon in the background
 _REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started it
@@ -242,14 +242,14 @@ def _leave_with(reader: int) -> NoReturn:
 
 
 def notify_through(descriptor: int) -> None:
-    """Have `notify` of this process, and of what it executes, tell a keeper of ours through a socket."""
+    """Have `notify` of this process, and of what it executes, tell a supervisor of ours through a socket."""
     os.set_inheritable(descriptor, True)
     os.environ[_LINE] = f"{descriptor}:{os.fstat(descriptor).st_ino}"
     os.environ.pop("NOTIFY_SOCKET", None)
 
 
 def _told_through() -> int | None:
-    """Return the socket that leads to a keeper of ours; None where it is closed, or another file by now."""
+    """Return the socket to a supervisor of ours; None where it is closed, or another file by now."""
     descriptor, _, inode = os.environ.get(_LINE, "").partition(":")
     with contextlib.suppress(OSError, ValueError):
         if os.fstat(int(descriptor)).st_ino == int(inode):
@@ -258,7 +258,7 @@ def _told_through() -> int | None:
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, as sd_notify(3) does, or the keeper that this is a member of.
+    """Tell the service manager, as sd_notify(3) does, or the supervisor that this is a member of.
 
     Without one, or on errors, nothing happens.
 

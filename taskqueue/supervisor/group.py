@@ -14,8 +14,8 @@ from taskqueue.errors import ExitStatus
 from taskqueue.plugins import OwnPlugin
 from taskqueue.process import children
 from taskqueue.process.children import Exit, Slot
-from taskqueue.process.keeper import report, start
 from taskqueue.process.logs import Log
+from taskqueue.process.supervisor_loop import report, start
 from taskqueue.supervisor.departures import LOOK_DELAY, Departures
 from taskqueue.supervisor.members import Blueprint, Surroundings, be_consumer, be_worker
 
@@ -146,7 +146,7 @@ class Group:
             self._drop_control()
             children.kill_group(self.consumer.pid)
 
-    def _heed(self, message: control.Message) -> None:
+    def _heed(self, message: control.ControlMessage) -> None:
         content = message.content
         if message.word == "state":
             self.state = str(content["state"])
@@ -267,7 +267,7 @@ class Group:
 
     def _start_worker(self, slot: Slot) -> None:
         link, theirs = socket.socketpair()
-        giving, using = socket.socketpair()  # see permits.py
+        giving, using = socket.socketpair()  # see worker/credits.py
         output, their_output = os.pipe()
         parent = os.getpid()
         try:

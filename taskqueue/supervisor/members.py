@@ -126,7 +126,7 @@ def be_worker(
         blueprint: the group.
         surroundings: what all groups share.
         name: the worker's, as "digest/1".
-        ends: its ends of the pairs to the consumer, for frames and for permits.
+        ends: its ends of the pairs to the consumer, for frames and for credit.
         output: the pipe from which the consumer reads its stdout and stderr.
         parent: the supervisor's process id; with it we die.
         explains: whether it shows the traceback where its plugin cannot be set up.

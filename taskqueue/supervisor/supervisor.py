@@ -15,7 +15,7 @@ from taskqueue.config import AmqpSettings, LoggingSettings, PoolSettings, Settin
 from taskqueue.errors import ConfigError, ExitStatus, LimitReached, TaskqueueError
 from taskqueue.process import children, exposure
 from taskqueue.process.daemon import Readiness
-from taskqueue.process.keeper import Keeper
+from taskqueue.process.supervisor_loop import SupervisorLoop
 from taskqueue.supervisor.grants import Grants
 from taskqueue.supervisor.group import Group
 from taskqueue.supervisor.members import Blueprint, Surroundings
@@ -115,7 +115,7 @@ def _blueprints(
     )
 
 
-class Supervisor(Keeper):
+class Supervisor(SupervisorLoop):
     """Holds the groups that are wanted and makes those that run agree with them."""
 
     def __init__(

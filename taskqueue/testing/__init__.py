@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
-from taskqueue.broker.topology import FAILED, REJECTED, TASKQUEUE, worker_queue
+from taskqueue.broker.topology import FAILED_QUEUE, REJECTED_QUEUE, TASKQUEUE, worker_queue
 from taskqueue.calls import message
 from taskqueue.calls import task as tasks
 from taskqueue.calls.call import Call, Status
@@ -33,11 +33,11 @@ from taskqueue.messages.results import Failure, encode_value
 from taskqueue.messages.routing import FORMATS, find_route
 from taskqueue.messages.workitem import submitted
 from taskqueue.process.logs import Log
-from taskqueue.testing.lists import BenchDelays, BenchProvider, BenchPublisher, Message, NoLoop
+from taskqueue.testing.lists import BenchDelays, BenchMessage, BenchProvider, BenchPublisher, NoLoop
 from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.frames import FrameReader, Outcome, Service, Task
+from taskqueue.worker.consumer_link import listeners
+from taskqueue.worker.frames import FrameReader, Outcome, Service, TaskFrame
 from taskqueue.worker.limits import Limits
-from taskqueue.worker.line import listeners
 from taskqueue.worker.perform import perform
 
 _REPLIES: Final = "bench"
@@ -75,7 +75,7 @@ class Bench:
         for name, plugin in (plugins or {}).items():
             plugin.services = (Service(name),)
             self._serve(group, plugin)
-        self._messages: list[Message] = []
+        self._messages: list[BenchMessage] = []
         self._calls: dict[str, Call[Any]] = {}
         self._known: dict[str, Call[Any]] = {}
         self._cancelled: set[str] = set()
@@ -170,12 +170,12 @@ class Bench:
     @property
     def failed(self) -> list[tuple[Properties, Any]]:
         """The failed workitems that are kept."""
-        return self._in(FAILED)
+        return self._in(FAILED_QUEUE)
 
     @property
     def rejected(self) -> list[tuple[Properties, Any]]:
         """The rejected workitems that are kept."""
-        return self._in(REJECTED)
+        return self._in(REJECTED_QUEUE)
 
     def _in(self, queue: str) -> list[tuple[Properties, Any]]:
         found = [each for each in self._messages if each.queue == queue]
@@ -186,7 +186,7 @@ class Bench:
     def put(self, queue: str, properties: Properties, body: bytes, due: float = 0.0) -> None:
         """Take a message into a queue; a reply goes to its call."""
         if queue != _REPLIES:
-            self._messages.append(Message(queue, properties, body, due))
+            self._messages.append(BenchMessage(queue, properties, body, due))
             return
         _, content = message.decode(properties.encode(), body)
         call = self._calls.get(properties.correlation_id or "")
@@ -247,10 +247,10 @@ class Bench:
 
     # --- dispatcher, consumer and worker ---
 
-    def _is_ours(self, message: Message) -> bool:
+    def _is_ours(self, message: BenchMessage) -> bool:
         return message.queue == TASKQUEUE or message.queue in map(worker_queue, self._workers)
 
-    def _route(self, sent: Message) -> None:
+    def _route(self, sent: BenchMessage) -> None:
         properties = sent.properties.replace(message_id=sent.properties.message_id or new_id())
         try:
             route = find_route(properties, sent.body, FORMATS)
@@ -271,7 +271,7 @@ class Bench:
         )
 
     def _reject(
-        self, sent: Message, properties: Properties, error: type[TaskqueueError], reason: str
+        self, sent: BenchMessage, properties: Properties, error: type[TaskqueueError], reason: str
     ) -> None:
         failure = Failure(error.__name__, reason, code=jsonrpc.METHOD_NOT_FOUND)
         answer = refusals.refusal(
@@ -279,9 +279,9 @@ class Bench:
         )
         if answer is not None:
             self._publisher.publish(answer)
-        self.put(REJECTED, rejected(properties, reason, TASKQUEUE), sent.body)
+        self.put(REJECTED_QUEUE, rejected(properties, reason, TASKQUEUE), sent.body)
 
-    def _perform(self, sent: Message) -> None:
+    def _perform(self, sent: BenchMessage) -> None:
         worker_type = sent.queue.removeprefix(worker_queue(""))
         assignment = self._assignment(worker_type, sent)
         if assignment.id in self._cancelled:
@@ -302,7 +302,7 @@ class Bench:
         else:
             self._judge.performed(assignment, _NAME, outcome)
 
-    def _assignment(self, worker_type: str, sent: Message) -> Assignment:
+    def _assignment(self, worker_type: str, sent: BenchMessage) -> Assignment:
         self._number += 1
         raw = sent.properties.encode()
         delivery = Delivery(self._number, 0, redelivered=False, properties=raw, body=sent.body)
@@ -313,7 +313,7 @@ class Bench:
         )
 
     def _outcome(self, worker_type: str, assignment: Assignment) -> Outcome:
-        task = Task(
+        task = TaskFrame(
             assignment.number,
             assignment.attempt,
             worker_type,

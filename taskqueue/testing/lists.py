@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.delays import Delays
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.topology import Provider, Queue
 
 
@@ -20,7 +20,7 @@ class Queues(Protocol):
         """Take a message into a queue."""
 
 
-class Message:
+class BenchMessage:
     """A message in a queue, not to be delivered before it is due (seconds since 1970)."""
 
     def __init__(self, queue: str, properties: Properties, body: bytes, due: float) -> None:
@@ -61,7 +61,7 @@ class BenchPublisher(Publisher):
         """Confirm what was published; as in service, not before whoever published is through."""
         while self._unsettled:
             publication = self._unsettled.pop(0)
-            publication.settled(publication, Fate.CONFIRMED, "")
+            publication.settled(publication, PublishResult.CONFIRMED, "")
 
 
 class BenchDelays(Delays):

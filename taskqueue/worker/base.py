@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from taskqueue.messages.workitem import Workitem
 from taskqueue.worker import frames
-from taskqueue.worker.line import progress
+from taskqueue.worker.consumer_link import progress
 
 
 class BaseWorker:

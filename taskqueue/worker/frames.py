@@ -84,7 +84,7 @@ class Service:
     retries: int | None = None  # None: the group's
 
 
-class Task(NamedTuple):
+class TaskFrame(NamedTuple):
     """A workitem on its way to a worker."""
 
     number: int  # counts the consumer's tasks; the outcome names it
@@ -102,7 +102,7 @@ class Task(NamedTuple):
         return b"".join((head, name, properties, body))
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Task":
+    def decode(cls, payload: bytes) -> "TaskFrame":
         """Read the payload of a TASK frame; FrameError where it is none."""
         if len(payload) < _TASK.size:
             raise FrameError("a task that ends early")
@@ -158,7 +158,7 @@ class Outcome(NamedTuple):
         return cls(number, ending, started, ended, delay, kind, error, payload[error_end:])
 
 
-class Progress(NamedTuple):
+class ProgressFrame(NamedTuple):
     """How far a worker is with a workitem, as it tells it."""
 
     number: int
@@ -175,7 +175,7 @@ class Progress(NamedTuple):
         )
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Progress":
+    def decode(cls, payload: bytes) -> "ProgressFrame":
         """Read the payload of a PROGRESS frame; FrameError where it is none."""
         if len(payload) < _PROGRESS.size:
             raise FrameError("progress that ends early")

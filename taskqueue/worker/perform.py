@@ -37,7 +37,7 @@ def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
     }
 
 
-def perform(worker: BaseWorker, task: frames.Task, limits: Limits) -> bytes:
+def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes:
     """Run the handler on one workitem; whatever it does short of ending the process is an outcome."""
     started = time.time()
     workitem = Workitem(task.worker_type, task.attempt, task.properties, task.body)

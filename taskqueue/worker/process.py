@@ -20,10 +20,10 @@ from taskqueue.process import children, privileges
 from taskqueue.texts import shorten
 from taskqueue.worker import frames
 from taskqueue.worker.base import BaseWorker
+from taskqueue.worker.consumer_link import ConsumerLink, listeners
+from taskqueue.worker.credits import granted
 from taskqueue.worker.limits import Limits
-from taskqueue.worker.line import Line, listeners
 from taskqueue.worker.perform import limits_of, perform
-from taskqueue.worker.permits import granted
 from taskqueue.worker.surroundings import Surroundings
 
 _CHUNK: Final = 65_536  # bytes read from the consumer at a time
@@ -42,13 +42,13 @@ class WorkerSpec:
     explains: bool = True  # whether it shows the traceback where its plugin cannot be set up
 
 
-def run(spec: WorkerSpec, link: socket.socket, permits: socket.socket, parent: int) -> ExitStatus:
+def run(spec: WorkerSpec, link: socket.socket, credit: socket.socket, parent: int) -> ExitStatus:
     """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up.
 
     Args:
         spec: who to be.
         link: to the consumer, for frames.
-        permits: from the consumer: the numbers of the tasks that may be begun (permits.py).
+        credit: from the consumer: the numbers of the tasks that may be begun (credits.py).
         parent: the supervisor's process id; with it we die.
     """
     _log_to_stderr()
@@ -62,7 +62,7 @@ def run(spec: WorkerSpec, link: socket.socket, permits: socket.socket, parent: i
     with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
         _flush_output()
         link.sendall(frames.ready(worker.services))
-        _serve(worker, spec, link, permits)
+        _serve(worker, spec, link, credit)
     return _tear_down(worker)
 
 
@@ -122,12 +122,12 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
     return ExitStatus.OK
 
 
-def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: socket.socket) -> None:
+def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: socket.socket) -> None:
     """Read, perform, write, until the consumer closes its end or this process should be replaced."""
-    me, line, surroundings = os.getpid(), Line(link), Surroundings()
+    me, line, surroundings = os.getpid(), ConsumerLink(link), Surroundings()
     listeners.append(line.tell)
     limits = limits_of(worker, spec.limits)
-    for performed, task in enumerate(_tasks(link, permits), 1):
+    for performed, task in enumerate(_tasks(link, credit), 1):
         line.begin(task)
         outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
         if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
@@ -144,17 +144,17 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, permits: s
         surroundings.restore()
 
 
-def _tasks(link: socket.socket, permits: socket.socket) -> Iterator[frames.Task]:
+def _tasks(link: socket.socket, credit: socket.socket) -> Iterator[frames.TaskFrame]:
     """Yield the tasks that may be begun; the others that were sent have been taken back."""
-    reader, sent = frames.FrameReader(), deque[frames.Task]()
-    for number in granted(permits):
+    reader, sent = frames.FrameReader(), deque[frames.TaskFrame]()
+    for number in granted(credit):
         task = None
         while task is None or task.number != number:
             while not sent:
                 data = link.recv(_CHUNK)
                 if not data:
                     return
-                sent.extend(frames.Task.decode(payload) for _, payload in reader.feed(data))
+                sent.extend(frames.TaskFrame.decode(payload) for _, payload in reader.feed(data))
             task = sent.popleft()
         yield task
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskqueue.broker.broadcast import Exchange, Listener
+from taskqueue.broker.broadcast import BroadcastConsumer, BroadcastExchange
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
 from taskqueue.broker.session import Session
@@ -44,18 +44,20 @@ def on_up(session, action):
 
 def test_a_listener_that_is_closed_before_its_queue_is_there_ends_in_peace(close_behind):
     close_behind(
-        Listener,
+        BroadcastConsumer,
         "_open",
-        lambda loop, session: Listener(loop, session, "test-fanout", on_message=print, on_settled=list),
+        lambda loop, session: BroadcastConsumer(
+            loop, session, "test-fanout", on_message=print, on_settled=list
+        ),
     )
 
 
 def test_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(close_behind):
     def begin(loop, session):
-        exchange = Exchange(loop, session, "test-fanout")
+        exchange = BroadcastExchange(loop, session, "test-fanout")
         on_up(session, lambda: exchange.provide(list, print))
 
-    close_behind(Exchange, "_make", begin)
+    close_behind(BroadcastExchange, "_make", begin)
 
 
 @pytest.mark.parametrize("method", ["_find_exchange", "_make_exchange", "_find_queue", "_declare", "_bind"])

@@ -4,7 +4,7 @@ import pytest
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.session import Session
 from taskqueue.broker.subscription import Subscription
 from taskqueue.config import AmqpSettings
@@ -25,8 +25,8 @@ def publish(foreign, amqp_url):
         amqp = AmqpSettings.from_url(amqp_url)
         session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
 
-        def settled(publication, fate, reason):
-            fates.append(fate)
+        def settled(publication, result, reason):
+            fates.append(result)
             if len(fates) == len(bodies):
                 session.close(loop.stop)
 
@@ -51,7 +51,7 @@ def publish(foreign, amqp_url):
         loop.call_later(20, loop.stop)
         loop.run()
         loop.close()
-        assert fates == [Fate.CONFIRMED] * len(bodies)
+        assert fates == [PublishResult.CONFIRMED] * len(bodies)
         return writes
 
     foreign.declare("target")

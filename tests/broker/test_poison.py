@@ -12,7 +12,7 @@ from support.wire import RawMessage, long, properties, short, table
 from taskqueue import deadletters
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.session import Session
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BrokerRefused
@@ -22,7 +22,7 @@ POISONED_REPLY = "amq.rabbitmq.reply-to.g1h2AA==.key"
 CLOSED = "it closes the connection: INTERNAL_ERROR (541)"
 #: The first RabbitMQ that takes that for a name like another: it returns the message as unroutable.
 READS_REPLIES = (4, 2)
-CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 2\nmax_depth: 8\n[evaluate]\nworkers: 1\nretries: 0\n"
+CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 2\nmax_prefetch: 8\n[evaluate]\nworkers: 1\nretries: 0\n"
 
 #: What RabbitMQ cannot write into a stream: its channel crashes on such a header.
 DECIMAL = table([(b"price", b"D\0\0\0\0\1")])
@@ -55,9 +55,9 @@ class Owner:
     def lose(self):
         self.lost += 1
 
-    def settle(self, publication, fate, reason):
+    def settle(self, publication, result, reason):
         self.left.remove(publication)
-        self.fates[publication.body] = fate, reason
+        self.fates[publication.body] = result, reason
         if not self.left:
             self.session.close(self.loop.stop)
 
@@ -74,7 +74,7 @@ def closes_for_replies(broker):
 def poisoned(broker):
     """What becomes of a message for POISONED_REPLY."""
     is_read = broker.version >= READS_REPLIES
-    return (Fate.RETURNED, "no such queue") if is_read else (Fate.REFUSED, CLOSED)
+    return (PublishResult.RETURNED, "no such queue") if is_read else (PublishResult.REFUSED, CLOSED)
 
 
 @pytest.mark.parametrize("others", [0, 1, 40])
@@ -88,7 +88,7 @@ def test_a_message_that_has_the_broker_close_the_connection_is_found_among_other
     owner.run()
 
     assert owner.fates.pop(b"poison") == poisoned
-    assert owner.fates == dict.fromkeys((body for _, body in good), (Fate.CONFIRMED, ""))
+    assert owner.fates == dict.fromkeys((body for _, body in good), (PublishResult.CONFIRMED, ""))
     arrived = foreign.collect("target", foreign.depth("target"))  # some of them twice
     assert {message.body for message in arrived} == set(owner.fates)
     assert owner.lost <= 3
@@ -106,7 +106,7 @@ def test_several_such_messages_are_found(amqp_url, foreign, poisoned):
     owner.run()
 
     assert owner.fates == {
-        body: (Fate.CONFIRMED, "") if queue == "target" else poisoned for queue, body in messages
+        body: (PublishResult.CONFIRMED, "") if queue == "target" else poisoned for queue, body in messages
     }
 
 
@@ -135,7 +135,7 @@ def test_a_message_is_not_to_blame_where_the_broker_ends_the_connection_itself(a
     finally:
         broker.set_alarm(on=False)
 
-    assert owner.fates == {b"waits": (Fate.CONFIRMED, "")}
+    assert owner.fates == {b"waits": (PublishResult.CONFIRMED, "")}
     assert owner.lost >= 3
 
 

@@ -8,7 +8,7 @@ from support.node import Node
 from support.waiting import wait_until
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import LADDER, Provider, Queue, lease_queue, rung
 from taskqueue.config import AmqpSettings
 
@@ -19,7 +19,7 @@ ALL = [*INTERNAL, *RUNGS, *SHARED]
 SHORTEST = rung(0)
 
 
-class Declaring(Part):
+class Declaring(SessionListener):
     """Declares queues as the daemons do."""
 
     def __init__(self, amqp: AmqpSettings, queues: list[Queue]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.session import Session
 from taskqueue.config import AmqpSettings
 
@@ -27,8 +27,8 @@ def publish(amqp_url):
         amqp = AmqpSettings.from_url(amqp_url)
         session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
 
-        def settled(publication, fate, _reason):
-            fates.setdefault(publication.body, []).append(fate)
+        def settled(publication, result, _reason):
+            fates.setdefault(publication.body, []).append(result)
             if len(fates) == len(messages):
                 session.close(loop.stop)
 
@@ -61,7 +61,7 @@ def with_id(id_, **fields):
 def test_a_message_with_headers_that_has_no_queue_is_returned(publish, id_):
     properties = with_id(id_).with_headers(UNSORTED)
 
-    assert publish([("nowhere", properties, b"a")]) == {b"a": [Fate.RETURNED]}
+    assert publish([("nowhere", properties, b"a")]) == {b"a": [PublishResult.RETURNED]}
 
 
 def test_of_messages_in_one_window_just_those_without_a_queue_are_returned(publish, foreign):
@@ -74,10 +74,12 @@ def test_of_messages_in_one_window_just_those_without_a_queue_are_returned(publi
 
     fates = publish(messages)
 
-    assert {body: fate for body, fate in fates.items() if body.startswith(b"target")} == {
-        f"target{n}".encode(): [Fate.CONFIRMED] for n in range(200)
+    assert {body: result for body, result in fates.items() if body.startswith(b"target")} == {
+        f"target{n}".encode(): [PublishResult.CONFIRMED] for n in range(200)
     }
-    assert [fate for body, [fate] in fates.items() if body.startswith(b"nowhere")] == [Fate.RETURNED] * 200
+    assert [result for body, [result] in fates.items() if body.startswith(b"nowhere")] == [
+        PublishResult.RETURNED
+    ] * 200
     assert foreign.depth("target") == 200
 
 
@@ -85,7 +87,9 @@ def test_a_request_for_a_direct_reply_is_returned_with_its_token(publish):
     request = with_id("one", reply_to="elsewhere").with_headers(UNSORTED)
     answered = request.replace(reply_to="amq.rabbitmq.reply-to.token").encode()
 
-    assert publish([("nowhere", request, b"a")], returns("nowhere", answered)) == {b"a": [Fate.RETURNED]}
+    assert publish([("nowhere", request, b"a")], returns("nowhere", answered)) == {
+        b"a": [PublishResult.RETURNED]
+    }
 
 
 def test_where_two_messages_may_be_meant_no_confirm_counts_as_a_delivery(publish, foreign):
@@ -95,7 +99,7 @@ def test_where_two_messages_may_be_meant_no_confirm_counts_as_a_delivery(publish
     # neither the id nor the body is that of a message for this queue
     fates = publish(messages, returns("target", with_id("other").encode(), b"other"))
 
-    assert fates == {b"one": [Fate.RETURNED], b"two": [Fate.RETURNED]}
+    assert fates == {b"one": [PublishResult.RETURNED], b"two": [PublishResult.RETURNED]}
 
 
 def test_a_return_that_matches_nothing_has_all_in_flight_published_again(publish, foreign, caplog):
@@ -105,7 +109,7 @@ def test_a_return_that_matches_nothing_has_all_in_flight_published_again(publish
 
     fates = publish(messages, returns("elsewhere", with_id("three").encode(), b"three"))
 
-    assert fates == {b"one": [Fate.CONFIRMED], b"two": [Fate.CONFIRMED]}
+    assert fates == {b"one": [PublishResult.CONFIRMED], b"two": [PublishResult.CONFIRMED]}
     assert [foreign.depth(queue) for queue in ("target", "other")] == [2, 2]
     [line] = [record.message for record in caplog.records if "matches nothing" in record.message]
     assert line == "returned message for elsewhere matches nothing in flight; publishing 2 messages again"
@@ -116,4 +120,4 @@ def test_a_return_that_matches_nothing_means_the_only_message_in_flight(publish,
 
     fates = publish([("target", with_id("one"), b"one")], returns("elsewhere", b"\xff", b""))
 
-    assert fates == {b"one": [Fate.RETURNED]}
+    assert fates == {b"one": [PublishResult.RETURNED]}

@@ -157,7 +157,7 @@ _ACTIONS = {
     "kill a consumer": _kill_consumer,
     "kill a dispatcher": _kill_dispatcher,
     "kill a supervisor": _kill_service,
-    "kill a dispatcher's keeper": _kill_service,
+    "kill a dispatcher's supervisor": _kill_service,
     "restart the broker": _stop_broker,
     "kill the broker": _kill_broker,
     "cut a line": _cut,

@@ -21,7 +21,7 @@ DECK = {
     "kill a consumer": (3, POOLS),
     "kill a dispatcher": (2, DISPATCHERS),
     "kill a supervisor": (1, POOLS),
-    "kill a dispatcher's keeper": (1, DISPATCHERS),
+    "kill a dispatcher's supervisor": (1, DISPATCHERS),
     "restart the broker": (1, (BROKER,)),
     "kill the broker": (1, (BROKER,)),
     "cut a line": (2, LINES),

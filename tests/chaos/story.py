@@ -13,7 +13,7 @@ REDELIVERING = (
     "kill a consumer",
     "kill a supervisor",
     "kill a dispatcher",
-    "kill a dispatcher's keeper",
+    "kill a dispatcher's supervisor",
     "cut a line",
     "break a line",
     "restart the broker",

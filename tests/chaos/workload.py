@@ -12,7 +12,7 @@ RETRIES = 2
 #: The options of each worker type's group. Success is wanted however often a worker is killed, except
 #: of what kills its worker itself.
 GROUPS = {
-    "quick": {"workers": 2, "max_depth": 4, "max_tasks": 400, "max_crashes": 1000},
+    "quick": {"workers": 2, "max_prefetch": 4, "max_tasks": 400, "max_crashes": 1000},
     "lasting": {"workers": 4, "max_crashes": 1000},
     "failing": {"workers": 2, "max_crashes": 1000, "retries": RETRIES, "retry_delay": 0.5},
     "crashing": {"workers": 2, "max_crashes": MAX_CRASHES},

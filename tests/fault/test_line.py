@@ -10,7 +10,7 @@ CUTS = 4  # each makes the next attempt to connect come later
 
 
 def test_every_result_arrives_although_the_line_is_cut_under_load(site, work, proxy):
-    dispatcher = site.dispatcher("[good]\nworkers: 3\nmax_depth: 3", url=proxy.url)
+    dispatcher = site.dispatcher("[good]\nworkers: 3\nmax_prefetch: 3", url=proxy.url)
     pool = site.pool()
     work.submit_numbers(range(WORKITEMS), seconds=0.003)
     for cut in range(1, CUTS + 1):

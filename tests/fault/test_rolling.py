@@ -8,7 +8,7 @@ WORKITEMS = 400  # at each step
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_a_rolling_restart_under_load_loses_and_doubles_nothing(site, work, depth):
-    site.dispatcher(f"[good]\nworkers: 2\nmax_depth: {depth}")
+    site.dispatcher(f"[good]\nworkers: 2\nmax_prefetch: {depth}")
     pools = [site.pool(), site.pool()]
     for step in range(STEPS):
         work.submit_numbers(range(step * WORKITEMS, (step + 1) * WORKITEMS), seconds=0.004)

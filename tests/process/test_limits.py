@@ -55,7 +55,7 @@ def test_a_handler_that_heeds_no_timeout_is_killed_and_that_is_a_crash(site, wor
 
 
 def test_the_time_of_a_workitem_begins_when_the_one_before_it_has_ended(site, work):
-    site.pool("[good]\nworkers: 1\nmax_depth: 5\ntimeout: 2\ntimeout_grace: 0.5")
+    site.pool("[good]\nworkers: 1\nmax_prefetch: 5\ntimeout: 2\ntimeout_grace: 0.5")
     items = {work.submit("good", {"seconds": 0.7}) for _ in range(5)}
     results = work.results(5)
     assert set(results) == items
@@ -64,7 +64,7 @@ def test_the_time_of_a_workitem_begins_when_the_one_before_it_has_ended(site, wo
 
 
 def test_what_waits_behind_a_workitem_that_is_killed_goes_elsewhere_uncharged(site, work):
-    site.pool("[slow]\nworkers: 1\nmax_depth: 4\nmax_crashes: 1\ntimeout: 0.4\ntimeout_grace: 0.2")
+    site.pool("[slow]\nworkers: 1\nmax_prefetch: 4\nmax_crashes: 1\ntimeout: 0.4\ntimeout_grace: 0.2")
     site.gate().touch()
     deaf = work.submit("slow", {"gate": str(site.gate("never")), "deaf": True})
     others = {work.submit("slow", {"gate": str(site.gate())}) for _ in range(3)}
@@ -80,7 +80,7 @@ def test_what_waits_behind_a_workitem_that_is_killed_goes_elsewhere_uncharged(si
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_a_worker_is_replaced_after_so_many_workitems_and_nothing_is_lost(site, work, depth):
-    pool = site.pool(f"[good]\nworkers: 2\nmax_depth: {depth}\nmax_tasks: 3")
+    pool = site.pool(f"[good]\nworkers: 2\nmax_prefetch: {depth}\nmax_tasks: 3")
     items = {work.submit("good", number) for number in range(60)}
     results = work.results(60)
     assert set(results) == items

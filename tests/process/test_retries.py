@@ -151,7 +151,7 @@ def test_a_killed_worker_names_the_signal_and_the_next_run_goes_on_counting(site
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_retries_lose_and_double_nothing(site, work, depth):
-    pool = site.pool(f"[stubborn]\nworkers: 2\nretries: 2\nmax_depth: {depth}\n{QUICK}")
+    pool = site.pool(f"[stubborn]\nworkers: 2\nretries: 2\nmax_prefetch: {depth}\n{QUICK}")
     items = {work.submit("stubborn", {"error": "ValueError", "times": number % 3}) for number in range(60)}
     results = work.results(60)
     assert set(results) == items

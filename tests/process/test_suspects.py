@@ -9,7 +9,7 @@ from support.site import consumers, workers
 from support.waiting import wait_until
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.consumer.suspects import Handling, Message, Suspects, Times, Vigil
+from taskqueue.consumer.suspects import HandledMessage, Handling, Suspects, Times, Vigil
 
 #: Puts bugs into a consumer that some bodies trigger, and shortens a supervisor's patience; Python imports a
 #: module of that name by itself.
@@ -177,7 +177,7 @@ def message(body=b"1", headers=None, **properties):
 
 
 def charge(suspects, properties, body):
-    return suspects.charge(Message.of(properties, body))
+    return suspects.charge(HandledMessage.of(properties, body))
 
 
 def test_a_message_is_known_by_its_id_however_its_headers_change():

@@ -86,7 +86,7 @@ def test_a_worker_has_nothing_but_what_it_needs(site, work):
     assert descriptors.pop("0") == "/dev/null"
     assert descriptors.pop("1").startswith("pipe:")
     assert descriptors.pop("2").startswith("pipe:")
-    # Its directory, and its consumer: frames, and permits.
+    # Its directory, and its consumer: frames, and credit.
     assert sorted(descriptors.values()) == ["/", "socket AF_UNIX", "socket AF_UNIX"]
     assert answer["settings"]["colour"] == "red"
     assert answer["blocked"] == []  # no signal is withheld from it or from what it starts

@@ -207,20 +207,20 @@ def start(forked, tmp_path, monkeypatch):
         name = plugin.__name__.lower()
         install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
         ours, theirs = socket.socketpair()
-        permits, their_permits = socket.socketpair()
+        credit, their_credit = socket.socketpair()
         ours.settimeout(10)
         parent = os.getpid()
 
         def run():
             ours.close()
-            permits.close()
+            credit.close()
             spec = WorkerSpec(f"{name}/1", name, user, settings, limits)
-            return process.run(spec, theirs, their_permits, parent)
+            return process.run(spec, theirs, their_credit, parent)
 
-        line = Line(ours, permits, forked(run))
+        line = Line(ours, credit, forked(run))
         theirs.close()
-        their_permits.close()
-        connections.extend((ours, permits))
+        their_credit.close()
+        connections.extend((ours, credit))
         return line
 
     yield start
@@ -528,6 +528,6 @@ def test_a_worker_that_dies_in_the_handler_leaves_no_outcome(ready, code, status
 def test_a_worker_that_is_told_garbage_ends(ready):
     line = ready(Echo)
     line.connection.sendall(b"\xff" * 100)
-    line.permit(1)
+    line.credit(1)
     assert line.child.wait() not in (None, ExitStatus.OK)
     assert "FrameError" in line.child.output()

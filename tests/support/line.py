@@ -5,14 +5,14 @@ import socket
 import struct
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.worker.frames import FrameReader, Kind, Outcome, Task, Verdict
+from taskqueue.worker.frames import FrameReader, Kind, Outcome, TaskFrame, Verdict
 
 
 class Line:
     """Gives workitems to a worker and reads what it says; the socket has a timeout."""
 
-    def __init__(self, connection, permits, child):
-        self.connection, self.permits, self.child = connection, permits, child
+    def __init__(self, connection, credit, child):
+        self.connection, self.credits, self.child = connection, credit, child
         self.reader, self.seen, self.count = FrameReader(), [], 0
         self.worker_type = "good"
 
@@ -27,11 +27,11 @@ class Line:
         self.count += 1
         raw = Properties(**{"message_id": "id", "content_type": "text/plain"} | properties).encode()
         data = body if isinstance(body, bytes) else body.encode()
-        self.permit(self.count)
-        self.connection.sendall(Task(self.count, 1, self.worker_type, raw, data).encode())
+        self.credit(self.count)
+        self.connection.sendall(TaskFrame(self.count, 1, self.worker_type, raw, data).encode())
 
-    def permit(self, number):
-        self.permits.sendall(struct.pack(">Q", number))
+    def credit(self, number):
+        self.credits.sendall(struct.pack(">Q", number))
 
     def outcome(self):
         kind, payload = self.receive()
@@ -64,5 +64,5 @@ class Line:
     def hang_up(self):
         """Tell the worker that nothing more comes; return its exit status."""
         self.connection.shutdown(socket.SHUT_WR)
-        self.permits.shutdown(socket.SHUT_WR)
+        self.credits.shutdown(socket.SHUT_WR)
         return self.child.wait()

@@ -338,8 +338,8 @@ def test_every_name_in_the_architecture_exists():
 def test_names_that_do_not_exist_are_noticed():
     good = ["broker/", "supervisor/group.py", "Slot.fill", "find_route(body)", "stop_timeout", "taskqueue up",
             "SIGTERM", "worker_<type>", "taskqueue_rejected", "worker.plugins"]  # fmt: skip
-    assert unknown(" ".join(f"`{name}`" for name in good) + " `Keeper` (`keeper.py`)") == []
-    bad = ["keepr.py", "pond/", "Keepr", "Slot.fil", "find_root", "stop_timeouts", "broker.nothing"]
+    assert unknown(" ".join(f"`{name}`" for name in good) + " `Slot` (`children.py`)") == []
+    bad = ["childern.py", "pond/", "Slt", "Slot.fil", "find_root", "stop_timeouts", "broker.nothing"]
     assert unknown(" ".join(f"`{name}`" for name in bad)) == bad
-    assert unknown("`Slot` (`keeper.py`)") == ["Slot (keeper.py)"]
+    assert unknown("`Slot` (`plugins.py`)") == ["Slot (plugins.py)"]
     assert unknown("```\n`nothing`\n```") == []

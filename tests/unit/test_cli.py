@@ -149,7 +149,7 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     install(site, "trial", {"worker1": "missing:x"})
     path = write(
         f"[amqp]\nurl: amqp://joe:{SECRET}@rabbit\n[worker1]\nworkers: 3\ncolour: red\napi_key: {SECRET}\n"
-        "max_depth: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
+        "max_prefetch: 7\nmax_crashes: 8\noutput_rate: 9\nresults_expire: 4294967\nreport_results: no\n"
         "retries: 4\nretry_delay: 6\nretry_backoff: 1.5\ntimeout: 2.5\nmax_tasks: 100\nmax_memory: 200\n"
         "cpu_limit: 30\n"
     )

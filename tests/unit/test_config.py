@@ -115,13 +115,13 @@ workers: 0
 results_routing_key: my results
 report_results: no
 results_expire: 0.5
-max_depth: 20
+max_prefetch: 20
 max_crashes: 1
 output_rate: 0
 """)
     assert settings.groups[0] == GroupSettings(
         name="worker1", worker_type="worker1", workers=0, user=None, results_routing_key="my results",
-        report_results=False, results_expire=0.5, max_depth=20, max_crashes=1, output_rate=0, settings=(),
+        report_results=False, results_expire=0.5, max_prefetch=20, max_crashes=1, output_rate=0, settings=(),
     )  # fmt: skip
 
 
@@ -203,7 +203,16 @@ def test_an_option_of_a_plugins_own_is_not_warned_of(read, name):
 
 def test_an_option_that_another_replaced_is_warned_of_with_that_name(read):
     (warning,) = read("[worker1]\ndepth: 5\n").warnings
-    assert warning == "section [worker1]: option 'depth' is passed to the plugin; max_depth took its place"
+    assert warning == "section [worker1]: option 'depth' is passed to the plugin; max_prefetch took its place"
+
+
+def test_an_option_that_was_renamed_is_read_and_warned_of_once_for_each_section(read):
+    settings = read("[DEFAULT]\nmax_depth: 7\n[worker1]\n[worker2]\nmax_depth: 8\nmax_prefetch: 9\n")
+    assert [group.max_prefetch for group in settings.groups] == [7, 9, 7]  # of worker1 to worker3
+    assert settings.warnings == (
+        "section [DEFAULT]: option 'max_depth' is called max_prefetch now",
+        "section [worker2]: option 'max_depth' is called max_prefetch now",
+    )
 
 
 def test_what_follows_a_header_on_its_line_is_warned_of_and_not_shown(read):

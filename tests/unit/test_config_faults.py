@@ -84,8 +84,8 @@ def test_a_section_that_cannot_be_a_worker_type_is_a_fault(faults_of, name):
 
 
 def test_a_fault_in_default_is_told_once(faults_of):
-    assert faults_of("[DEFAULT]\nmax_depth: none\nuser: root\n[worker1]\n[worker2]\n") == [
-        "section [DEFAULT], option max_depth: expected a number from 1 to 65535, found 'none'",
+    assert faults_of("[DEFAULT]\nmax_prefetch: none\nuser: root\n[worker1]\n[worker2]\n") == [
+        "section [DEFAULT], option max_prefetch: expected a number from 1 to 65535, found 'none'",
         "section [DEFAULT], option user: expected an unprivileged user, found 'root'",
     ]
 
@@ -109,7 +109,7 @@ instances: 0
 [worker1]
 workers: three
 workers: 4
-max_depth: 0
+max_prefetch: 0
 [worker1]
 [worker2]
 workers: a, b
@@ -127,7 +127,7 @@ user = root
         "expected a [section] before the first option, found none before line 2", "[../../x]",
         "[amqp], url", "[amqp], url", "[amqp], host", "[amqp], pasword", "[amqp], passwd", "[amqp], port",
         "[amqp], heartbeat", "[dispatcher], windw", "[dispatcher], instances", "[logging], level",
-        "[worker1]", "[worker1], workers", "[worker1], workers", "[worker1], max_depth",
+        "[worker1]", "[worker1], workers", "[worker1], workers", "[worker1], max_prefetch",
         "[worker2], workers", "[worker2], workers", "[DEFAULT], results_expire", "[DEFAULT], user",
     ])  # fmt: skip
     assert SECRET not in "\n".join(faults)

@@ -30,7 +30,7 @@ TYPES = "content types such as application/cbor, separated by commas"
         ("worker1", "report_results: maybe", "yes or no, found 'maybe'"),
         ("worker1", "results_expire: 1 week", "a number of seconds from 0 to 4294967, found '1 week'"),
         ("worker1", "results_expire: 4294968", "a number of seconds from 0 to 4294967, found '4294968'"),
-        ("worker1", "max_depth: 0", "a number from 1 to 65535, found '0'"),
+        ("worker1", "max_prefetch: 0", "a number from 1 to 65535, found '0'"),
         ("worker1", "retries: 1001", "a number from 0 to 1000, found '1001'"),
         ("worker1", "retry_delay: 1h", "a number of seconds from 0 to 2592000, found '1h'"),
         ("worker1", "retry_backoff: 0.5", "a number of 1 or more, found '0.5'"),

@@ -18,7 +18,9 @@ def ends():
 def test_a_message_comes_as_it_was_sent(ends):
     ours, theirs = ends
     assert control.send(ours, "died", pid=7, cause="killed by SIGSEGV")
-    assert control.receive(theirs) == control.Message("died", {"pid": 7, "cause": "killed by SIGSEGV"}, ())
+    assert control.receive(theirs) == control.ControlMessage(
+        "died", {"pid": 7, "cause": "killed by SIGSEGV"}, ()
+    )
 
 
 def test_messages_stay_apart_and_in_order(ends):

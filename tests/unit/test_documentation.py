@@ -21,7 +21,7 @@ from taskqueue.cli import taskqueue
 from taskqueue.config import GroupSettings
 from taskqueue.consumer import cancellations, retries, settlement, workload
 from taskqueue.errors import ExitStatus
-from taskqueue.feed import feeder, line
+from taskqueue.feed import chunk_publisher, feeder
 from taskqueue.messages import jsonrpc
 from taskqueue.messages.routing import _MOST_MEMBERS, LARGEST_READ
 from taskqueue.messages.workitem import LARGEST_DECOMPRESSED
@@ -210,7 +210,11 @@ NUMBERS = [
     ("docs/calling.md", "at most {} calls out", mapping._WINDOW),
     ("docs/calling.md", "`broker_timeout` ({} seconds)", caller.BROKER_TIMEOUT),
     ("docs/calling.md", "At most {} of its calls may be out", named._MOST_OUT),
-    ("docs/feeding.md", "receipts have waited for more than {} days", line._RECEIPTS_EXPIRE / 86_400_000),
+    (
+        "docs/feeding.md",
+        "receipts have waited for more than {} days",
+        chunk_publisher._RECEIPTS_EXPIRE / 86_400_000,
+    ),
     ("docs/feeding.md", "{} seconds after the connection is back", feeder._SILENCE),
     ("docs/operations.md", "growing pauses of up to {} seconds", session._LONGEST_DELAY),
     ("docs/operations.md", "growing pause of up to {} seconds", children._LONGEST_DELAY),

@@ -4,15 +4,15 @@ import struct
 import pytest
 
 from taskqueue.worker import frames
-from taskqueue.worker.frames import FrameError, FrameReader, Kind, Outcome, Progress, Task, Verdict
+from taskqueue.worker.frames import FrameError, FrameReader, Kind, Outcome, ProgressFrame, TaskFrame, Verdict
 
 NAN, INFINITY = float("nan"), float("inf")
 TEN_YEARS = 315_576_000.0
 
-TASK = Task(7, 2, "good", b"\0\0", b"\xffbody")
+TASK = TaskFrame(7, 2, "good", b"\0\0", b"\xffbody")
 OUTCOME = Outcome(7, Verdict.SUCCEEDED, 1.5, 2.5, -1.0, "text/plain", "", b"\xffbody")
 FAILED = Outcome(2**64 - 1, Verdict.FAILED, 0.0, 0.0, -1.0, "x" * 255, "Ürror: " + "y" * 8000, b"")
-PROGRESS = Progress(7, 0.5, "half")
+PROGRESS = ProgressFrame(7, 0.5, "half")
 RETRY = Outcome(3, Verdict.RETRY, 0.0, 0.0, 2.5, "a", "b", b"c")
 
 
@@ -30,7 +30,7 @@ def test_every_frame_is_read_as_it_was_written():
         + frames.retiring()
     )
     assert (kind, task, outcome, nothing) == (Kind.READY, Kind.TASK, Kind.OUTCOME, b"")
-    assert Task.decode(given) == TASK
+    assert TaskFrame.decode(given) == TASK
     assert [Outcome.decode(done), Outcome.decode(failed)] == [OUTCOME, FAILED]
     assert Outcome.decode(again) == RETRY
     assert last == (Kind.RETIRING, b"")
@@ -41,13 +41,13 @@ def test_frames_may_come_byte_by_byte():
     for byte in frames.ready() + TASK.encode() + OUTCOME.encode():
         seen += read(bytes((byte,)), reader)
     assert [kind for kind, _ in seen] == [Kind.READY, Kind.TASK, Kind.OUTCOME]
-    assert Task.decode(seen[1][1]) == TASK
+    assert TaskFrame.decode(seen[1][1]) == TASK
 
 
 def test_frames_may_come_in_pieces_of_any_size():
     dice = random.Random(2012)
     tasks = [
-        Task(n, 1, "a", dice.randbytes(dice.randrange(50)), dice.randbytes(dice.randrange(5000)))
+        TaskFrame(n, 1, "a", dice.randbytes(dice.randrange(50)), dice.randbytes(dice.randrange(5000)))
         for n in range(50)
     ]
     stream = b"".join(task.encode() for task in tasks)
@@ -56,7 +56,7 @@ def test_frames_may_come_in_pieces_of_any_size():
         size = dice.choice((1, 5, 100, 20_000))
         seen += read(stream[:size], reader)
         stream = stream[size:]
-    assert [Task.decode(payload) for _, payload in seen] == tasks
+    assert [TaskFrame.decode(payload) for _, payload in seen] == tasks
 
 
 def test_an_error_that_is_no_utf_8_is_still_sent():
@@ -87,10 +87,10 @@ def test_every_truncation_of_a_payload_that_cuts_its_head_is_refused(item):
 
 def test_every_truncation_of_the_head_of_progress_is_refused():
     [(_, payload)] = read(PROGRESS.encode())
-    assert Progress.decode(payload) == PROGRESS
+    assert ProgressFrame.decode(payload) == PROGRESS
     for end in range(len(payload) - len("half")):
         with pytest.raises(FrameError, match="ends early"):
-            Progress.decode(payload[:end])
+            ProgressFrame.decode(payload[:end])
 
 
 def test_a_verdict_that_nobody_passes_is_refused():
@@ -121,9 +121,9 @@ def test_garbage_is_a_frame_error_and_nothing_else():
                 if kind is Kind.OUTCOME:
                     Outcome.decode(payload)
                 elif kind is Kind.TASK:
-                    Task.decode(payload)
+                    TaskFrame.decode(payload)
                 elif kind is Kind.PROGRESS:
-                    Progress.decode(payload)
+                    ProgressFrame.decode(payload)
         except FrameError:
             refused += 1
     assert 300 < refused < 1500
@@ -167,9 +167,9 @@ def test_an_outcome_with_an_endless_error_is_refused():
 
 @pytest.mark.parametrize("fraction", [NAN, INFINITY, -0.5, 1.5])
 def test_progress_that_is_no_part_of_the_whole_is_refused(fraction):
-    [(_, payload)] = read(frames.Progress(1, fraction, "").encode())
+    [(_, payload)] = read(frames.ProgressFrame(1, fraction, "").encode())
     with pytest.raises(FrameError, match="expected a number from 0 to 1"):
-        frames.Progress.decode(payload)
+        frames.ProgressFrame.decode(payload)
 
 
 @pytest.mark.parametrize(

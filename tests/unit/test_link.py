@@ -14,10 +14,10 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.ledger import Ledger
+from taskqueue.consumer.in_flight import InFlightTable
 from taskqueue.consumer.link import WorkerLink
 from taskqueue.process.logs import Log
-from taskqueue.worker.frames import Outcome, Progress, Verdict, ready, retiring
+from taskqueue.worker.frames import Outcome, ProgressFrame, Verdict, ready, retiring
 
 TIMEOUT = 0.05  # seconds
 MEBIBYTE = 1024 * 1024
@@ -31,11 +31,11 @@ class Given:
         self.group = replace(GOOD, timeout=timeout)
         self.loop, self.begun, self.faults, self.retired = EventLoop(), [], [], []
         self.is_buried = False
-        ledger = Ledger(lambda _assignment: True)
+        ledger = InFlightTable(lambda _assignment: True)
         self.items = [self.assignment(ledger, number) for number in (1, 2, 3)]
         link, self.line = socket.socketpair()
         giving, using = socket.socketpair()
-        self.permits = using.dup()
+        self.credits = using.dup()
         output, self.output = os.pipe()
         self.link = WorkerLink(
             self.loop,
@@ -71,7 +71,7 @@ class Given:
         if not self.is_buried:
             self.bury()
         self.loop.close()
-        for end in (self.line, self.permits):
+        for end in (self.line, self.credits):
             end.close()
         os.close(self.output)
 
@@ -93,7 +93,7 @@ def patient():
 
 def test_what_waits_behind_the_one_that_is_begun_is_taken_back(given):
     given.run(0)  # two are sent at the round's end
-    assert given.permits.recv(8) == bytes(7) + b"\1"
+    assert given.credits.recv(8) == bytes(7) + b"\1"
     assert given.link.take_back() == given.items[1:]
     assert list(given.link.tasks) == given.items[:1]
     given.run(2 * TIMEOUT)
@@ -101,12 +101,12 @@ def test_what_waits_behind_the_one_that_is_begun_is_taken_back(given):
 
 
 def test_what_was_not_sent_yet_is_taken_back_and_never_begun(given):
-    given.permits.recv(8)
+    given.credits.recv(8)
     assert given.link.take_back() == given.items[1:]
     given.run(0)
-    given.permits.setblocking(False)
+    given.credits.setblocking(False)
     with pytest.raises(BlockingIOError):
-        given.permits.recv(8)
+        given.credits.recv(8)
 
 
 def test_the_first_is_taken_back_with_its_time_limit_where_the_worker_has_not_begun_it(given):
@@ -125,20 +125,20 @@ def test_a_dead_worker_that_had_begun_nothing_is_known_for_that(given):
 
 
 def test_of_a_dead_worker_that_had_begun_it_is_known(given):
-    given.permits.recv(8)
+    given.credits.recv(8)
     given.bury()
     assert given.link.had_begun
 
 
 def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_is_charged(patient):
     patient.run(0)  # the other two are sent at the end of the round
-    assert len(patient.permits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
+    assert len(patient.credits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
     assert patient.link.take_back() == []
-    assert patient.faults == ["it took a part of a permit"]
+    assert patient.faults == ["it took a part of a credit"]
     assert not patient.link.is_ready
     patient.bury()
     assert patient.link.had_begun
-    assert patient.link.sentence == "it took a part of a permit"
+    assert patient.link.sentence == "it took a part of a credit"
 
 
 def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(patient):
@@ -148,7 +148,7 @@ def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(pati
 
 
 def test_a_dead_worker_is_buried_while_what_it_left_behind_speaks_on(patient):
-    chatter, counts = Progress(1, 0.5, "still here").encode() * 1000, mmap.mmap(-1, mmap.PAGESIZE)
+    chatter, counts = ProgressFrame(1, 0.5, "still here").encode() * 1000, mmap.mmap(-1, mmap.PAGESIZE)
     speakers = [speak(patient.line, chatter, counts, number) for number in range(4)]
     try:
         wait_until(lambda: any(counts[:4]))

@@ -3,7 +3,7 @@
 import pytest
 
 from taskqueue.broker.topology import (
-    FAILED,
+    FAILED_QUEUE,
     TASKQUEUE,
     Queue,
     declared_arguments,
@@ -28,14 +28,14 @@ def test_shared_queues_have_no_arguments_unless_a_type_is_asked_for(name):
 
 
 def test_internal_queues_have_the_type_that_is_asked_for():
-    assert declared_arguments(Queue(FAILED), ADDRESS, 3) == {}
-    assert declared_arguments(Queue(FAILED), CLASSIC, 4) == {"x-queue-type": "classic"}
-    assert declared_arguments(Queue(FAILED), QUORUM, 3) == {"x-queue-type": "quorum"}
+    assert declared_arguments(Queue(FAILED_QUEUE), ADDRESS, 3) == {}
+    assert declared_arguments(Queue(FAILED_QUEUE), CLASSIC, 4) == {"x-queue-type": "classic"}
+    assert declared_arguments(Queue(FAILED_QUEUE), QUORUM, 3) == {"x-queue-type": "quorum"}
 
 
 def test_a_quorum_queue_drops_nothing_for_being_delivered_too_often():
     limitless = {"x-queue-type": "quorum", "x-delivery-limit": -1}
-    assert declared_arguments(Queue(FAILED), QUORUM, 4) == limitless
+    assert declared_arguments(Queue(FAILED_QUEUE), QUORUM, 4) == limitless
     assert declared_arguments(Queue(TASKQUEUE), ALL_QUORUM, 4) == limitless
 
 

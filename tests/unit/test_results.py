@@ -9,7 +9,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MAX_DEPTH
 from taskqueue.errors import ResultUnwritable
 from taskqueue.messages import names
-from taskqueue.messages.history import again, kept_copy, next_run, with_history
+from taskqueue.messages.history import again, dead_letter_properties, next_run, with_history
 from taskqueue.messages.results import (
     FAILED,
     HOST,
@@ -226,7 +226,7 @@ def test_a_result_expires_in_milliseconds_or_never(expire, written):
 
 def test_a_kept_copy_keeps_the_properties_and_says_why():
     properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
-    copy = kept_copy(ran(properties), "a reason", "worker_digest")
+    copy = dead_letter_properties(ran(properties), "a reason", "worker_digest")
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
         "mine": 1,
@@ -257,7 +257,7 @@ def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, de
 
 def test_a_kept_copy_is_not_due_any_more():
     properties = Properties(message_id="m").with_headers({names.DUE: 12.5})
-    copy = kept_copy(ran(properties), "why", "worker_digest")
+    copy = dead_letter_properties(ran(properties), "why", "worker_digest")
     assert names.DUE not in copy.headers
 
 

@@ -4,11 +4,11 @@ import pytest
 
 from taskqueue.cli.watching import Rate, describe, watching
 from taskqueue.errors import ConfigError
-from taskqueue.feed.progress import Progress
+from taskqueue.feed.progress import FeedProgress
 
 
 def progress(done=0, elapsed=0.0, total=None, state="feeding"):
-    return Progress(state, done, 2, total, 300, 4, 50, elapsed, 0)
+    return FeedProgress(state, done, 2, total, 300, 4, 50, elapsed, 0)
 
 
 def test_a_line_tells_everything_and_the_time_left_where_the_total_is_known():

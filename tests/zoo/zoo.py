@@ -15,7 +15,7 @@ from pathlib import Path
 
 from taskqueue import Reject, Retry, TaskTimeout
 from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.frames import Outcome, Progress, Service, Verdict, retiring
+from taskqueue.worker.frames import Outcome, ProgressFrame, Service, Verdict, retiring
 
 POLL_DELAY = 0.01
 
@@ -281,7 +281,7 @@ class Babbling(Animal):
             "no time": Outcome(1, Verdict.RETRY, *[float("nan")] * 3, "", "", b"").encode(),
             "an endless delay": Outcome(1, Verdict.RETRY, 0, 0, float("inf"), "", "", b"").encode(),
             "an endless error": Outcome(1, Verdict.FAILED, 0, 0, -1, "", "\0" * 12_000_000, b"").encode(),
-            "endless progress": Progress(1, 0.5, "\0" * 12_000_000).encode(),
+            "endless progress": ProgressFrame(1, 0.5, "\0" * 12_000_000).encode(),
         }[body["garbage"]]
         for descriptor in range(3, 100):
             if is_socket(descriptor):

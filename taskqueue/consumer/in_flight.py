@@ -20,7 +20,7 @@ _REMEMBERED: Final = 10_000  # finished workitems whose delivery was lost before
 _MEMORY: Final = 600.0
 
 
-class Ledger:
+class InFlightTable:
     """The open assignments of a consumer, and the ids of finished ones that will be delivered again.
 
     After a lost connection the broker delivers again all that was not acknowledged, here or to another

@@ -1,4 +1,4 @@
-"""Keepers of real processes; each keeper runs in a process of its own, as it does in life."""
+"""Supervisors of real processes; each supervisor runs in a process of its own, as it does in life."""
 
 import logging
 import os
@@ -14,10 +14,10 @@ from support.waiting import wait_until
 from taskqueue.errors import ExitStatus
 from taskqueue.process import children
 from taskqueue.process.daemon import Signals, foreground, notify, notify_through
-from taskqueue.process.keeper import Child, Keeper
+from taskqueue.process.supervisor_loop import Child, SupervisorLoop
 
 
-class House(Keeper):
+class House(SupervisorLoop):
     def __init__(self, children, stop_timeout):
         super().__init__("house", stop_timeout)
         self.children = children
@@ -28,7 +28,7 @@ class House(Keeper):
 
 @pytest.fixture
 def keep(forked):
-    """Keep children running in a keeper of its own: keep(name=function, ...)."""
+    """Keep children running in a supervisor of its own: keep(name=function, ...)."""
 
     def keep(stop_timeout=20.0, **children):
         def run():
@@ -70,26 +70,28 @@ def ignore_sigterm():
         signal.pause()
 
 
-def servers(keeper, number=1):
+def servers(supervisor, number=1):
     """Return the processes that ever served, once there were so many."""
-    keeper.wait_for("served by ", number)
-    wait_until(lambda: keeper.output().endswith("\n"))
-    return [int(line.split()[2]) for line in keeper.output().splitlines() if line.startswith("served by ")]
+    supervisor.wait_for("served by ", number)
+    wait_until(lambda: supervisor.output().endswith("\n"))
+    return [
+        int(line.split()[2]) for line in supervisor.output().splitlines() if line.startswith("served by ")
+    ]
 
 
 def test_a_keeper_is_ready_when_all_of_its_children_are(keep):
-    keeper = keep(a=serve, b=serve)
-    keeper.wait_for("ready: a runs, b runs")
-    assert keeper.output().count("ready:") == 1
+    supervisor = keep(a=serve, b=serve)
+    supervisor.wait_for("ready: a runs, b runs")
+    assert supervisor.output().count("ready:") == 1
 
 
 def test_a_keeper_is_not_ready_while_a_child_is_not(keep):
-    keeper = keep(a=serve, b=lambda: say("b is here") or wait_for_signals())
-    keeper.wait_for("served by")
-    keeper.wait_for("b is here")
-    keeper.signal(signal.SIGTERM)
-    keeper.wait()
-    assert "ready" not in keeper.output()
+    supervisor = keep(a=serve, b=lambda: say("b is here") or wait_for_signals())
+    supervisor.wait_for("served by")
+    supervisor.wait_for("b is here")
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait()
+    assert "ready" not in supervisor.output()
 
 
 def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypatch):
@@ -97,11 +99,11 @@ def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypat
         manager.bind("")
         manager.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
-        keeper = keep(a=serve)
+        supervisor = keep(a=serve)
         assert manager.recv(1000) == b"STATUS=a: runs"
         assert manager.recv(1000) == b"READY=1"
-        keeper.signal(signal.SIGTERM)
-        # the keeper's 20 s, 5 for what it kills then, and 5 in hand
+        supervisor.signal(signal.SIGTERM)
+        # the supervisor's 20 s, 5 for what it kills then, and 5 in hand
         assert manager.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"
 
 
@@ -110,12 +112,12 @@ def test_the_watchdog_is_told_within_half_its_time_and_no_more_by_a_keeper_that_
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + manager.getsockname()[1:].decode())
-        keeper = keep()
-        keeper.wait_for("ready:")
+        supervisor = keep()
+        supervisor.wait_for("ready:")
         manager.settimeout(0.5)
         heard = [manager.recv(1000) for _ in range(6)]
         assert heard.count(b"WATCHDOG=1") >= 4
-        keeper.signal(signal.SIGSTOP)
+        supervisor.signal(signal.SIGSTOP)
         with pytest.raises(TimeoutError):
             list(iter(lambda: manager.recv(1000), b""))
 
@@ -133,9 +135,9 @@ def test_a_watchdog_that_waits_for_another_process_is_left_alone(keep, monkeypat
 
 def test_nobody_else_can_speak_to_a_keeper(keep):
     """A socket with a name, in the abstract namespace above all, takes what every user sends."""
-    keeper = keep(a=serve)
-    keeper.wait_for("ready:")
-    held = {path.readlink().name for path in Path(f"/proc/{keeper.pid}/fd").iterdir()}
+    supervisor = keep(a=serve)
+    supervisor.wait_for("ready:")
+    held = {path.readlink().name for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()}
     rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     ours = [row for row in rows if f"socket:[{row[6]}]" in held]
     assert len(ours) >= 2
@@ -158,39 +160,39 @@ def test_a_line_to_the_keeper_that_is_closed_or_another_file_by_now_gets_nothing
 
 
 def test_sigterm_ends_the_children_and_then_the_keeper(keep):
-    keeper = keep(a=serve, b=serve)
-    pids = servers(keeper, 2)
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGTERM)
-    assert keeper.wait() == ExitStatus.OK
+    supervisor = keep(a=serve, b=serve)
+    pids = servers(supervisor, 2)
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == ExitStatus.OK
     assert not any(map(exists, pids))
-    assert keeper.output().endswith("stopping: 20 s to finish what is running\nstopped\n")
+    assert supervisor.output().endswith("stopping: 20 s to finish what is running\nstopped\n")
 
 
 def test_a_keeper_without_members_waits_for_its_end(keep):
-    keeper = keep()
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGINT)
-    assert keeper.wait() == ExitStatus.OK
+    supervisor = keep()
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGINT)
+    assert supervisor.wait() == ExitStatus.OK
 
 
 def test_a_child_that_is_killed_is_followed_at_once(keep):
-    keeper = keep(a=serve)
-    [pid] = servers(keeper)
+    supervisor = keep(a=serve)
+    [pid] = servers(supervisor)
     os.kill(pid, signal.SIGKILL)
-    keeper.wait_for(f"a, process {pid}, ended: killed by SIGKILL; the next one starts now")
-    _, follower = servers(keeper, 2)
+    supervisor.wait_for(f"a, process {pid}, ended: killed by SIGKILL; the next one starts now")
+    _, follower = servers(supervisor, 2)
     assert exists(follower)
 
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_child_that_ends_again_and_again_is_followed_ever_later(keep, status):
-    keeper = keep(a=lambda: status)
-    keeper.wait_for(f"ended: exit status {status}; the next one starts now", 1)
-    keeper.wait_for(f"ended: exit status {status}; the next one starts in 0.25 s", 1)
-    assert keeper.output().count("ended") == 2
-    keeper.signal(signal.SIGTERM)
-    assert keeper.wait() == ExitStatus.OK
+    supervisor = keep(a=lambda: status)
+    supervisor.wait_for(f"ended: exit status {status}; the next one starts now", 1)
+    supervisor.wait_for(f"ended: exit status {status}; the next one starts in 0.25 s", 1)
+    assert supervisor.output().count("ended") == 2
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == ExitStatus.OK
 
 
 def test_what_a_child_left_behind_is_killed(keep):
@@ -200,12 +202,12 @@ def test_what_a_child_left_behind_is_killed(keep):
             say(f"served by {os.getpid()}")
         wait_for_signals()
 
-    keeper = keep(a=leave_somebody)
-    [left] = servers(keeper)
+    supervisor = keep(a=leave_somebody)
+    [left] = servers(supervisor)
     os.kill(os.getpgid(left), signal.SIGKILL)
     wait_until(lambda: not exists(left))
-    keeper.signal(signal.SIGTERM)  # the follower leaves somebody behind, too
-    assert keeper.wait() == ExitStatus.OK
+    supervisor.signal(signal.SIGTERM)  # the follower leaves somebody behind, too
+    assert supervisor.wait() == ExitStatus.OK
 
 
 @pytest.mark.parametrize(
@@ -217,9 +219,9 @@ def test_what_a_child_left_behind_is_killed(keep):
     ],
 )
 def test_a_child_that_says_why_it_cannot_begin_ends_the_keeper(keep, status, reason):
-    keeper = keep(a=serve, b=lambda: status)
-    assert keeper.wait() == status
-    assert f"ended: {reason} (exit status {status})" in keeper.output()
+    supervisor = keep(a=serve, b=lambda: status)
+    assert supervisor.wait() == status
+    assert f"ended: {reason} (exit status {status})" in supervisor.output()
 
 
 def test_once_ready_the_same_end_is_followed_by_another_start(keep):
@@ -229,45 +231,45 @@ def test_once_ready_the_same_end_is_followed_by_another_start(keep):
         with Signals((signal.SIGTERM, signal.SIGHUP)) as signals:
             return 0 if signal.SIGTERM in signals.wait() else ExitStatus.REFUSED
 
-    keeper = keep(a=serve_until_reload)
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGHUP)
-    keeper.wait_for("ended: the broker refuses it (exit status 77); the next one starts now")
-    servers(keeper, 2)
+    supervisor = keep(a=serve_until_reload)
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGHUP)
+    supervisor.wait_for("ended: the broker refuses it (exit status 77); the next one starts now")
+    servers(supervisor, 2)
 
 
 def test_sighup_is_passed_on(keep):
-    keeper = keep(a=serve, b=serve)
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGHUP)
-    keeper.wait_for("reloaded", 2)
+    supervisor = keep(a=serve, b=serve)
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGHUP)
+    supervisor.wait_for("reloaded", 2)
 
 
 def test_who_does_not_end_in_time_is_killed(keep):
-    keeper = keep(0.1, a=ignore_sigterm, b=serve)
-    pids = servers(keeper, 2)
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGTERM)
-    assert keeper.wait() == ExitStatus.OK
+    supervisor = keep(0.1, a=ignore_sigterm, b=serve)
+    pids = servers(supervisor, 2)
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == ExitStatus.OK
     assert not any(map(exists, pids))
-    assert "killing 1 processes that did not end in time" in keeper.output()
+    assert "killing 1 processes that did not end in time" in supervisor.output()
 
 
 def test_a_second_sigterm_ends_everything_at_once(keep):
-    keeper = keep(a=ignore_sigterm)
-    [pid] = servers(keeper)
-    keeper.wait_for("ready:")
-    keeper.signal(signal.SIGTERM)
-    keeper.wait_for("stopping: 20 s")
+    supervisor = keep(a=ignore_sigterm)
+    [pid] = servers(supervisor)
+    supervisor.wait_for("ready:")
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait_for("stopping: 20 s")
     assert exists(pid)
-    keeper.signal(signal.SIGTERM)
-    assert keeper.wait() == ExitStatus.OK
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == ExitStatus.OK
     assert not exists(pid)
-    assert "stopping at once" in keeper.output()
+    assert "stopping at once" in supervisor.output()
 
 
 def test_the_children_die_with_a_keeper_that_is_killed(keep):
-    keeper = keep(a=serve, b=ignore_sigterm)
-    pids = servers(keeper, 2)
-    keeper.signal(signal.SIGKILL)
+    supervisor = keep(a=serve, b=ignore_sigterm)
+    pids = servers(supervisor, 2)
+    supervisor.signal(signal.SIGKILL)
     wait_until(lambda: not any(map(exists, pids)))

@@ -1,6 +1,6 @@
 """Keeping processes running: the loop that the worker pool, the dispatcher and `taskqueue up` share.
 
-A keeper holds what is wanted and converges on it. Start, crash, reload and stop are the same round:
+A supervisor holds what is wanted and converges on it. Start, crash, reload and stop are the same round:
 converge, wait, act on what was heard.
 """
 
@@ -80,11 +80,11 @@ class Member(Protocol):
         """Note the end of a process, if it was of this member; tell whether it was."""
 
 
-class Keeper:
+class SupervisorLoop:
     """Keeps members running until SIGTERM, then gives them `stop_timeout` seconds to finish."""
 
     def __init__(self, name: str, stop_timeout: float) -> None:
-        """Begin with no members; `name` is what the keeper is called in the log."""
+        """Begin with no members; `name` is what the supervisor is called in the log."""
         self.members: list[Member] = []
         self.stop_timeout = stop_timeout
         self.log = Log(name)
@@ -95,7 +95,7 @@ class Keeper:
         self._is_ready = False
         self._status = ExitStatus.OK
         self._readiness = Readiness()
-        self._told = ""  # what the keeper does, as last told
+        self._told = ""  # what the supervisor does, as last told
         self._watchdog: float | None = None
 
     def run(self, readiness: Readiness) -> ExitStatus:
@@ -111,7 +111,7 @@ class Keeper:
         self.log.info("stopped")
         return self._status
 
-    # --- what a keeper of a certain kind adds ---
+    # --- what a supervisor of a certain kind adds ---
 
     def begin(self) -> None:
         """Make the first members."""
@@ -131,7 +131,7 @@ class Keeper:
     def log_as(self, settings: LoggingSettings, owner: str) -> LoggingSettings:
         """Log as the settings say from now on; return what is in force.
 
-        A failed setup is a ConfigError before the keeper is ready, and a line in the log after.
+        A failed setup is a ConfigError before the supervisor is ready, and a line in the log after.
         owner -- the user whom log files are given to by root
         """
         try:
@@ -258,7 +258,7 @@ class Child:
         self.is_leaving = False
         self._run = run
         self._slot = Slot(name)
-        self._log = Log("keeper")
+        self._log = Log("supervisor")
         # Not by a name, as a service manager's: every user may send to a name in the abstract namespace.
         self._notices, self._line = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK

@@ -7,7 +7,7 @@ from taskqueue.broker.subscription import Delivery
 
 
 @dataclass(slots=True, eq=False)
-class Passage:
+class InFlightMessage:
     """One message on its way through the dispatcher."""
 
     delivery: Delivery

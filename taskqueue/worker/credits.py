@@ -1,4 +1,4 @@
-"""Leave to begin with a task, which can be taken back until the worker has used it.
+"""Credit to begin with a task, which can be taken back until the worker has used it.
 
 Beside each task its number goes to the worker, on a socket pair whose receiving end the consumer holds, too.
 The kernel gives each number to one of the two: to the worker, which then begins with that task, or to the
@@ -15,7 +15,7 @@ _NUMBER: Final = struct.Struct(">Q")
 _MOST: Final = 8192  # bytes; more than a worker is ever sent ahead
 
 
-class Permits:
+class Credits:
     """The consumer's side."""
 
     def __init__(self, giving: int, using: int) -> None:
@@ -40,7 +40,7 @@ class Permits:
         except OSError:  # there are none
             return set()
         if len(data) % _NUMBER.size:
-            raise ValueError("it took a part of a permit")
+            raise ValueError("it took a part of a credit")
         return {number for (number,) in _NUMBER.iter_unpack(data)}
 
     def end(self) -> None:
@@ -54,7 +54,7 @@ class Permits:
         self._using.close()
 
 
-def granted(permits: socket.socket) -> Iterator[int]:
+def granted(credit: socket.socket) -> Iterator[int]:
     """Yield the numbers of tasks as the worker may begin with them, until there will be no more."""
-    while data := permits.recv(_NUMBER.size):
+    while data := credit.recv(_NUMBER.size):
         yield _NUMBER.unpack(data)[0]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class FeedOptions:
     """How a feed is to run."""
 
     worker_type: str

@@ -19,7 +19,7 @@ from taskqueue.texts import shorten
 _ANY_NUMBER: Final = 1 << 31  # of jobs; an earlier run's chunk has a number only where they follow each other
 
 
-class Inbox:
+class ReceiptConsumer:
     """Takes receipts: enters in the books what is finished, and has run again what is not."""
 
     def __init__(

@@ -11,12 +11,12 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.consumer import control
-from taskqueue.consumer.crew import Crew
-from taskqueue.consumer.depth import Depth
-from taskqueue.consumer.ledger import Ledger
-from taskqueue.consumer.lobby import Lobby, may_be_given_back
+from taskqueue.consumer.in_flight import InFlightTable
+from taskqueue.consumer.pending import PendingQueue, may_be_given_back
+from taskqueue.consumer.prefetch import Prefetch
 from taskqueue.consumer.reports import Reports
 from taskqueue.consumer.suspects import Handling
+from taskqueue.consumer.workers import Workers
 from taskqueue.process.logs import Log
 from taskqueue.worker import frames
 
@@ -31,9 +31,9 @@ class Floor:
 
     def __init__(self):
         self.loop = EventLoop()
-        self.ledger = Ledger(lambda _assignment: False)
+        self.ledger = InFlightTable(lambda _assignment: False)
         self.ends = control.pair()
-        self.crew = Crew(
+        self.workers = Workers(
             self.loop,
             Reports(self.loop, self.ends[0]),
             Log("test"),
@@ -43,21 +43,21 @@ class Floor:
             on_progress=logging.debug,
             on_outcome=logging.debug,
         )
-        depth = Depth(self.loop, 100, 3, look=lambda: (0.0, False), on_change=lambda: None)
-        depth.value = 100
-        depth.took(0.0005)
+        prefetch = Prefetch(self.loop, 100, 3, look=lambda: (0.0, False), on_change=lambda: None)
+        prefetch.value = 100
+        prefetch.took(0.0005)
         self.crowded = []  # how many waited when the lobby was found crowded
         self.handling = Handling()
-        self.lobby = Lobby(
+        self.pending = PendingQueue(
             self.loop,
-            self.crew,
-            depth,
+            self.workers,
+            prefetch,
             self.handling.writer(),
-            lambda: self.crowded.append(len(self.lobby)),
+            lambda: self.crowded.append(len(self.pending)),
         )
         self.lines = [self.hire(pid) for pid in (1, 2, 3)]
         self.run(0.01)
-        assert self.crew.ready == 3
+        assert self.workers.ready == 3
 
     def hire(self, pid):
         link, line = socket.socketpair()
@@ -65,7 +65,7 @@ class Floor:
         output, written = os.pipe()
         os.close(written)
         files = (link.detach(), output, giving.detach(), using.detach())
-        self.crew.welcome(control.Message("worker", {"pid": pid, "name": f"good/{pid}"}, files))
+        self.workers.welcome(control.ControlMessage("worker", {"pid": pid, "name": f"good/{pid}"}, files))
         line.send(frames.ready())
         return line
 
@@ -74,16 +74,16 @@ class Floor:
 
     def enter(self, number):
         for _ in range(number):
-            self.lobby.enter(self.assignment())
+            self.pending.enter(self.assignment())
 
     def give(self, *numbers):
-        for link, number in zip(self.crew.with_room(100), numbers, strict=True):
+        for link, number in zip(self.workers.with_room(100), numbers, strict=True):
             for _ in range(number):
                 assert link.give(self.assignment())
 
     @property
     def loads(self):
-        return [len(self.crew._links[pid].tasks) for pid in (1, 2, 3)]
+        return [len(self.workers._links[pid].tasks) for pid in (1, 2, 3)]
 
     def run(self, seconds=0.0):
         self.loop.call_later(seconds, self.loop.stop)
@@ -91,7 +91,7 @@ class Floor:
 
     def close(self):
         for pid in (1, 2, 3):
-            self.crew.bury(pid)
+            self.workers.bury(pid)
         self.loop.close()
         for end in (*self.ends, *self.lines, self.handling):
             end.close()
@@ -116,14 +116,14 @@ def test_what_comes_in_one_round_is_given_away_at_its_end(floor):
     assert floor.loads == [0, 0, 0]
     floor.run()
     assert floor.loads == [2, 1, 1]
-    assert not floor.lobby
+    assert not floor.pending
 
 
 def test_nobody_is_given_more_than_there_is_room_for(floor):
     floor.enter(3 * AHEAD + 2)
     floor.run()
     assert floor.loads == [AHEAD] * 3
-    assert len(floor.lobby) == 2
+    assert len(floor.pending) == 2
 
 
 def test_nothing_is_given_to_who_has_been_at_one_workitem_for_long(floor):
@@ -136,21 +136,21 @@ def test_nothing_is_given_to_who_has_been_at_one_workitem_for_long(floor):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr("taskqueue.consumer.lobby._PATIENCE", 0.05)
+    monkeypatch.setattr("taskqueue.consumer.pending._PATIENCE", 0.05)
 
 
 def test_what_is_given_to_nobody_for_long_crowds_the_lobby(floor, impatient):
     floor.give(AHEAD, AHEAD, AHEAD)
     floor.enter(2)
     floor.run(0.2)
-    assert (floor.crowded, floor.lobby.is_crowded) == ([2], True)
+    assert (floor.crowded, floor.pending.is_crowded) == ([2], True)
 
 
 def test_what_is_given_away_meanwhile_crowds_nothing(floor, impatient):
     floor.give(AHEAD, AHEAD, AHEAD - 1)
     floor.enter(1)
     floor.run(0.2)
-    assert (floor.crowded, floor.lobby.is_crowded) == ([], False)
+    assert (floor.crowded, floor.pending.is_crowded) == ([], False)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from typing import Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.control import Message
+from taskqueue.consumer.control import ControlMessage
 from taskqueue.consumer.link import WorkerLink
 from taskqueue.consumer.reports import Reports
 from taskqueue.process.logs import Log
-from taskqueue.worker.frames import Outcome, Progress, Service
+from taskqueue.worker.frames import Outcome, ProgressFrame, Service
 
 _LONG: Final = 0.05  # seconds at one workitem after which a worker is given no other behind it
 
 
-class Crew:
+class Workers:
     """The workers that the supervisor has handed to a consumer."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Crew:
         *,
         on_ready: Callable[[tuple[Service, ...]], None],
         on_begin: Callable[[WorkerLink, Assignment], None],
-        on_progress: Callable[[Assignment, Progress], None],
+        on_progress: Callable[[Assignment, ProgressFrame], None],
         on_outcome: Callable[[WorkerLink, Assignment, Outcome], None],
     ) -> None:
         """Begin without workers.
@@ -53,7 +53,7 @@ class Crew:
         self._links: dict[int, WorkerLink] = {}  # by the worker's pid
         self._asked: dict[int, tuple[Service, ...]] = {}  # what workers have named and may not serve yet
 
-    def welcome(self, message: Message) -> None:
+    def welcome(self, message: ControlMessage) -> None:
         """Take over the files of a new worker."""
         pid = message.content["pid"]
         self._links[pid] = WorkerLink(
@@ -118,14 +118,14 @@ class Crew:
         """How many workers can take work, now or when they have done what they have."""
         return sum(link.is_ready for link in self._links.values())
 
-    def with_room(self, depth: int) -> list[WorkerLink]:
-        """Return the workers that can be given a workitem, where each may have `depth` of them.
+    def with_room(self, prefetch: int) -> list[WorkerLink]:
+        """Return the workers that can be given a workitem, where each may have `prefetch` of them.
 
         Nothing is given to who has been at one workitem for long: nobody knows for how long he will be.
         """
         late = time.monotonic() - _LONG
-        few = [link for link in self._links.values() if len(link.tasks) < depth]
-        return [link for link in few if link.has_room(depth) and (not link.tasks or link.begun > late)]
+        few = [link for link in self._links.values() if len(link.tasks) < prefetch]
+        return [link for link in few if link.has_room(prefetch) and (not link.tasks or link.begun > late)]
 
     def take_back(self, after: float = _LONG) -> list[Assignment]:
         """Return what waits behind workitems that have been in work for `after` seconds."""

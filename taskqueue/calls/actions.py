@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Inbox:
+class ActionQueue:
     """Takes actions from any thread; a loop that watches it is woken, and performs them in their order."""
 
     def __init__(self) -> None:

@@ -4,18 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from taskqueue.consumer.depth import Depth
+from taskqueue.consumer.prefetch import Prefetch
 
 MOST = 100
 LARGE = 16 * 1024 * 1024  # bytes
 
 
 class Looks:
-    """A Depth on a loop without time: it is looked at when the test says so."""
+    """A Prefetch on a loop without time: it is looked at when the test says so."""
 
     def __init__(self):
         self.busy_for, self.is_ahead, self.changes, self.due = 0.0, True, 0, []
-        self.depth = Depth(self, MOST, 1, look=self.look, on_change=self.changed)
+        self.prefetch = Prefetch(self, MOST, 1, look=self.look, on_change=self.changed)
 
     def look(self):
         return self.busy_for, self.is_ahead
@@ -28,11 +28,11 @@ class Looks:
 
     def take(self, number, seconds):
         for _ in range(number):
-            self.depth.took(seconds)
+            self.prefetch.took(seconds)
         (look,) = self.due
         self.due.clear()
         look()
-        return self.depth.value
+        return self.prefetch.value
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_what_is_taken_ahead_fills_a_moment(looks, seconds, value):
 
 def test_a_large_one_among_short_ones_is_the_last_that_is_taken_ahead(looks):
     assert looks.take(1, 0.0001) == MOST
-    looks.depth.came(1000)
-    assert looks.depth.value == MOST
-    looks.depth.came(LARGE)
-    assert (looks.depth.value, looks.changes) == (1, 2)
+    looks.prefetch.came(1000)
+    assert looks.prefetch.value == MOST
+    looks.prefetch.came(LARGE)
+    assert (looks.prefetch.value, looks.changes) == (1, 2)
 
 
 def test_after_a_long_one_no_more_are_taken_ahead_than_were_short_since(looks):
@@ -77,7 +77,7 @@ def test_nothing_is_looked_at_while_nothing_is_in_hand(looks):
     looks.is_ahead = False
     looks.take(0, 0)
     assert not looks.due
-    looks.depth.came(1)
+    looks.prefetch.came(1)
     assert len(looks.due) == 1
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_looked_at_while_nothing_is_in_hand(looks):
 def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsense):
     for _ in range(3):
         assert 1 <= looks.take(3, nonsense) <= MOST
-        assert 1 <= looks.depth.ahead <= MOST
+        assert 1 <= looks.prefetch.ahead <= MOST
     assert looks.take(500, 0.0001) == MOST
 
 
@@ -93,7 +93,7 @@ def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsens
 def test_the_more_workers_the_less_is_taken_ahead_for_each(workers, expected):
     due = []
     loop = SimpleNamespace(call_later=lambda _delay, callback: due.append(callback))
-    depth = Depth(loop, 10_000, workers, look=lambda: (0.0, False), on_change=list)
-    depth.took(0.0)
+    prefetch = Prefetch(loop, 10_000, workers, look=lambda: (0.0, False), on_change=list)
+    prefetch.took(0.0)
     due.pop()()
-    assert depth.value == expected  # 150 ms of workitems that take nothing but 0.1 ms on their way
+    assert prefetch.value == expected  # 150 ms of workitems that take nothing but 0.1 ms on their way

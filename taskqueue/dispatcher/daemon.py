@@ -10,11 +10,11 @@ from taskqueue.dispatcher.formats import load_formats
 from taskqueue.errors import ConfigError, TaskqueueError
 from taskqueue.process import children, privileges
 from taskqueue.process.daemon import Signals, notify
-from taskqueue.process.keeper import Child, Keeper
 from taskqueue.process.logs import Log
+from taskqueue.process.supervisor_loop import Child, SupervisorLoop
 
 
-class DispatcherFleet(Keeper):
+class DispatcherDaemon(SupervisorLoop):
     """Keeps `instances` dispatchers running; each reads the configuration when it starts."""
 
     def __init__(self, path: str | None, read_amqp: Callable[[], AmqpSettings]) -> None:

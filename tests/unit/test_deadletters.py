@@ -3,7 +3,7 @@
 import pytest
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.deadletters.message import Kept, origin, restored
+from taskqueue.deadletters.message import DeadLetter, origin, restored
 from taskqueue.errors import Unroutable
 from taskqueue.messages.forwarding import rejected, travelling
 
@@ -40,7 +40,7 @@ COUNTED = {
 
 
 def kept(properties):
-    return Kept.of(properties.encode(), b"body")
+    return DeadLetter.of(properties.encode(), b"body")
 
 
 def test_a_failed_workitem_loses_what_was_counted_and_nothing_else():
@@ -105,7 +105,7 @@ def test_a_failed_message_that_says_nothing_of_its_queue_has_nowhere_to_go(prope
 
 
 def test_properties_that_cannot_be_read_are_told_and_never_sent_back_without():
-    broken = Kept.of(b"\xff\xff", b"body")
+    broken = DeadLetter.of(b"\xff\xff", b"body")
     assert broken.reason.startswith("its properties cannot be read: ")
     assert (broken.id, broken.worker_type, broken.attempts, broken.when) == ("", "", None, None)
     for place in (FAILED, REJECTED):

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.chores import Deletion, Depth, Purge
+from taskqueue.broker.errands import count_messages, delete, purge
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Fate, Publication, Publisher
-from taskqueue.broker.session import Part, Session
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.subscription import Delivery, Subscription
 from taskqueue.broker.topology import Declaration, Provider, Queue, worker_queue
 from taskqueue.config import AmqpSettings
@@ -24,7 +24,7 @@ _START_TIMEOUT: Final = 60.0  # seconds for the first connection; the broker may
 _AGAIN: Final = 5.0  # seconds until a queue that cannot be declared is tried again
 
 
-class Line(Part):
+class ChunkPublisher(SessionListener):
     """Sends chunks until the broker has confirmed them, and takes receipts."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Line(Part):
             worker_queue(self._type),
             properties.encode(),
             chunk.body,
-            lambda publication, fate, reason: self._settled(chunk, publication, fate, reason),
+            lambda publication, result, reason: self._settled(chunk, publication, result, reason),
         )
         self._sent[chunk] = publication
         self._publisher.publish(publication)
@@ -129,12 +129,12 @@ class Line(Part):
     def count_waiting(self, done: Callable[[int], None]) -> None:
         """Ask how many chunks wait that no worker has been given; not answered without a connection."""
         if self._publishing.is_up:
-            Depth(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
+            count_messages(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
 
     def withdraw(self, done: Callable[[int], None]) -> None:
         """Remove the chunks that no worker has been given; `done` takes their number, if there is one."""
         if self._publishing.is_up:
-            Purge(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
+            purge(self._publishing, worker_queue(self._type), done=done, failed=self._log.error)
 
     def close(self, then: Callable[[], None], *, is_finished: bool) -> None:
         """Close both connections; where no receipt will be wanted any more, delete their queue before."""
@@ -145,7 +145,7 @@ class Line(Part):
 
         if is_finished and self._publishing.is_up:
             queue = receipts_queue(self._type)
-            Deletion(self._publishing, queue, done=leave, failed=leave)
+            delete(self._publishing, queue, done=leave, failed=leave)
         else:
             leave()
 
@@ -160,7 +160,7 @@ class Line(Part):
 
     def _discard(self) -> None:
         queue = worker_queue(self._type)
-        Purge(self._consuming, queue, done=self._discarded, failed=self._unusable)
+        purge(self._consuming, queue, done=self._discarded, failed=self._unusable)
 
     def _unusable(self, reason: str) -> None:
         self._on_error(BrokerRefused(f"queue {worker_queue(self._type)} cannot be used: {reason}"))
@@ -189,14 +189,14 @@ class Line(Part):
 
     # --- publishing ---
 
-    def _settled(self, chunk: Chunk, publication: Publication, fate: Fate, reason: str) -> None:
+    def _settled(self, chunk: Chunk, publication: Publication, result: PublishResult, reason: str) -> None:
         if self._sent.get(chunk) is not publication:
             return
-        if fate is Fate.RETURNED:
+        if result is PublishResult.RETURNED:
             self._provide(publication)
             return
         del self._sent[chunk]
-        if fate is Fate.REFUSED:
+        if result is PublishResult.REFUSED:
             self._on_refused(chunk, reason)
 
     def _provide(self, publication: Publication) -> None:
@@ -209,7 +209,7 @@ class Line(Part):
         )
 
     def _send_again(self) -> None:
-        """Publish once more what nobody knows the fate of; its receipt may come twice."""
+        """Publish once more what was unconfirmed; its receipt may come twice."""
         for publication in list(self._sent.values()):
             self._publisher.publish(publication)
         self._consuming.open()

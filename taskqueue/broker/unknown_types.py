@@ -3,7 +3,7 @@
 from taskqueue.broker.topology import WORKER_PREFIX
 
 
-class NewTypes:
+class UnknownTypes:
     """Counts the queues that messages had made by naming a type: each name that anybody invents is one."""
 
     def __init__(self, most: int) -> None:

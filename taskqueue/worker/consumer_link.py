@@ -16,7 +16,7 @@ _PROGRESS_DELAY: Final = 0.1  # seconds; who tells of progress more often is hea
 _NOTIFY: Final = NOTIFY.encode()
 
 
-class Line:
+class ConsumerLink:
     """This process's end of the socket pair to its consumer; the handler's threads may use it, too."""
 
     def __init__(self, link: socket.socket) -> None:
@@ -30,7 +30,7 @@ class Line:
         with self._lock:
             self._link.sendall(frame)
 
-    def begin(self, task: frames.Task) -> None:
+    def begin(self, task: frames.TaskFrame) -> None:
         """Send progress for this task from now on, if its caller asked for it, and label its output."""
         asked = _NOTIFY in task.properties  # what the header says exactly, the consumer looks at
         self._number, self._told = task.number if asked else None, 0.0
@@ -42,7 +42,7 @@ class Line:
         if number is not None and now - self._told >= _PROGRESS_DELAY:
             self._told = now
             with contextlib.suppress(ConnectionError):  # the consumer is dead, and we are next
-                self.send(frames.Progress(number, fraction, shorten(str(text), 1000)).encode())
+                self.send(frames.ProgressFrame(number, fraction, shorten(str(text), 1000)).encode())
 
 
 #: Receiver of progress in this process: in a worker, the line to its consumer.

@@ -7,17 +7,17 @@ from typing import Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.crew import Crew
-from taskqueue.consumer.depth import Depth
 from taskqueue.consumer.link import WorkerLink
+from taskqueue.consumer.prefetch import Prefetch
 from taskqueue.consumer.suspects import Writer
+from taskqueue.consumer.workers import Workers
 from taskqueue.messages.forwarding import is_worn
 
 _PATIENCE: Final = 1.0  # seconds that workitems of several queues wait for a worker of ours
 _LARGE: Final = 1024 * 1024  # bytes of a body for which there may be no memory when it is copied
 
 
-class Lobby:
+class PendingQueue:
     """Gives what waits to the workers that have room, the idlest first.
 
     Each queue may deliver as much as all workers together can begin. So where there are several queues,
@@ -26,13 +26,18 @@ class Lobby:
     """
 
     def __init__(
-        self, loop: EventLoop, crew: Crew, depth: Depth, handling: Writer, on_crowded: Callable[[], None]
+        self,
+        loop: EventLoop,
+        workers: Workers,
+        prefetch: Prefetch,
+        handling: Writer,
+        on_crowded: Callable[[], None],
     ) -> None:
-        """Begin empty; `depth` tells how many workitems a worker is given ahead."""
+        """Begin empty; `prefetch` tells how many workitems a worker is given ahead."""
         self._loop = loop
         self._handling = handling
-        self._crew = crew
-        self._depth = depth
+        self._workers = workers
+        self._prefetch = prefetch
         self._on_crowded = on_crowded
         self._waiting: deque[Assignment] = deque()
         self._given = 0  # how many workers were given something so far
@@ -78,8 +83,8 @@ class Lobby:
         self._assigns = False
         if not self._waiting and not self.is_crowded:
             return
-        depth = self._depth.ahead
-        links = self._crew.with_room(depth)
+        prefetch = self._prefetch.ahead
+        links = self._workers.with_room(prefetch)
         idlest = [(len(link.tasks), place) for place, link in enumerate(links)]
         heapq.heapify(idlest)
         while self._waiting and idlest:
@@ -88,7 +93,7 @@ class Lobby:
             if self._give(link, self._waiting[0]):
                 self._waiting.popleft()
                 self._given += 1
-            if link.has_room(depth):
+            if link.has_room(prefetch):
                 heapq.heapreplace(idlest, (number + 1, place))
             else:
                 heapq.heappop(idlest)

@@ -10,10 +10,10 @@ import click
 
 from taskqueue import deadletters, texts
 from taskqueue.amqp.tables import MalformedProperties
-from taskqueue.broker.topology import FAILED, REJECTED
+from taskqueue.broker.topology import FAILED_QUEUE, REJECTED_QUEUE
 from taskqueue.cli import options, tables
 from taskqueue.config import AmqpSettings
-from taskqueue.deadletters import Kept
+from taskqueue.deadletters import DeadLetter
 from taskqueue.errors import NotKept
 from taskqueue.process.logs import escape
 from taskqueue.texts import shorten
@@ -37,7 +37,7 @@ def _filters(command: _F) -> _F:
     return click.option("--type", "worker_type", metavar="T", help="Only those of worker type T.")(command)
 
 
-def _wanted(worker_type: str | None, error: str | None) -> Callable[[Kept], bool]:
+def _wanted(worker_type: str | None, error: str | None) -> Callable[[DeadLetter], bool]:
     part = (error or "").casefold()
     return lambda each: (
         (worker_type is None or each.worker_type == worker_type) and part in each.reason.casefold()
@@ -78,7 +78,7 @@ def list_kept(
     wanted = _wanted(worker_type, error)
     found: list[dict[str, Any]] = []
 
-    def look(each: Kept) -> bool:
+    def look(each: DeadLetter) -> bool:
         if wanted(each):
             found.append(_summary(each))
         return len(found) == limit
@@ -95,7 +95,7 @@ def list_kept(
             click.echo(f"These are the oldest {limit}; --limit shows more.", err=True)
 
 
-def _summary(each: Kept) -> dict[str, Any]:
+def _summary(each: DeadLetter) -> dict[str, Any]:
     return {
         "id": each.id,
         "type": each.worker_type,
@@ -149,12 +149,12 @@ def show(place: Place, *, beginning: str, style: str, path: str | None, amqp: st
         _show_text(each)
 
 
-def _everything(each: Kept) -> dict[str, Any]:
+def _everything(each: DeadLetter) -> dict[str, Any]:
     properties = each.properties.fields | {"headers": _headers(each)}
     return _summary(each) | {"history": each.history, "properties": properties} | _body(each.body)
 
 
-def _headers(each: Kept) -> dict[str, Any]:
+def _headers(each: DeadLetter) -> dict[str, Any]:
     try:
         return each.properties.headers
     except MalformedProperties as error:
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _show_text(each: Kept) -> None:
+def _show_text(each: DeadLetter) -> None:
     summary = _summary(each) | {"when": _time(each.when)}
     told = {name: value for name, value in summary.items() if value not in ("", None)}
     tables.show_table("Message", ("what", "value"), [(name, told[name]) for name in told])
@@ -242,7 +242,7 @@ def _retry_some(address: AmqpSettings, place: Place, beginnings: tuple[str, ...]
     missing = deadletters.find(address, place.queue, beginnings)
     ids = frozenset(missing)
 
-    def wanted(each: Kept) -> bool:
+    def wanted(each: DeadLetter) -> bool:
         missing.discard(each.id)
         return each.id in ids
 
@@ -303,10 +303,10 @@ def _group(place: Place, explanation: str) -> click.Group:
 
 
 failed: Final = _group(
-    Place("failed", FAILED),
+    Place("failed", FAILED_QUEUE),
     "List, show, retry or purge failed workitems.",
 )
 rejected: Final = _group(
-    Place("rejected", REJECTED),
+    Place("rejected", REJECTED_QUEUE),
     "List, show, retry or purge rejected messages.",
 )

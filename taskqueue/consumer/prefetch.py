@@ -19,8 +19,8 @@ _SHARE: Final = 0.05  # of the newest workitem in the mean
 _LONGEST: Final = 3600.0  # seconds; what a worker says of longer ones may be nonsense
 
 
-class Depth:
-    """Learns from how long workitems take, and tells when another depth is wanted.
+class Prefetch:
+    """Learns from how long workitems take, and tells when another prefetch is wanted.
 
     Short workitems are taken ahead, because the way from the broker to a worker takes longer than they do.
     Of long ones a worker has one at a time: whoever has room on another host takes the next.
@@ -88,7 +88,7 @@ class Depth:
         busy_for, is_ahead = self._look_at()
         self._is_looking = False
         before = self.value
-        if busy_for > _LONG:  # it counts as one, so that depth comes back with as many short ones
+        if busy_for > _LONG:  # it counts as one, so that prefetch comes back with as many short ones
             self._count, self._mean = 1, _MOMENT
             self._set(1)
         else:
@@ -108,5 +108,5 @@ class Depth:
         moment = _MOMENT + _CONFIRM * min(1.0, _SHORT / each) ** 2  # squared, so that long ones add nothing
         exact = max(1, min(moment / each, _MOST_BYTES / (self._size + 1), self._most))
         if self.value / 2 < exact < self.value * 2:
-            return self.value  # near enough: another depth costs another consumer
+            return self.value  # near enough: another prefetch costs another consumer
         return int(exact)
