@@ -1,7 +1,6 @@
 """The settings of taskqueue's processes, as frozen values.
 
-The defaults are those of configspec.ini, repeated here so that a test or a caller can make a value
-without a file; a unit test compares the two.
+Each option's default is that of configspec.ini.
 """
 
 import re
@@ -11,6 +10,11 @@ from typing import Any, Final
 
 from taskqueue.config.amqp import AmqpSettings
 from taskqueue.config.checks import SECRET_NAME
+from taskqueue.config.specification import GROUP, checked
+
+_DISPATCHER, _POOL, _LOGGING, _GROUP = (
+    checked(kind, {})[0] for kind in ("dispatcher", "workerpool", "logging", GROUP)
+)
 
 _URL_PASSWORD: Final = re.compile(r":(?!//)\S*@")
 
@@ -27,11 +31,11 @@ class DispatcherSettings:
         stop_timeout: seconds to wait for confirmations at the end.
     """
 
-    instances: int = 1
-    window: int = 1000
-    max_types: int = 1000
-    formats: tuple[str, ...] = ()
-    stop_timeout: float = 30.0
+    instances: int = _DISPATCHER["instances"]
+    window: int = _DISPATCHER["window"]
+    max_types: int = _DISPATCHER["max_types"]
+    formats: tuple[str, ...] = _DISPATCHER["formats"]
+    stop_timeout: float = _DISPATCHER["stop_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,9 @@ class PoolSettings:
         stop_timeout: seconds that running workitems are given to end.
     """
 
-    user: str = "taskqueue"
-    worker_user: str = "taskqueue-worker"
-    stop_timeout: float = 60.0
+    user: str = _POOL["user"]
+    worker_user: str = _POOL["worker_user"]
+    stop_timeout: float = _POOL["stop_timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,9 @@ class LoggingSettings:
         destination: stderr, syslog, or the absolute path of a file.
     """
 
-    level: str = "info"
-    format: str = "text"
-    destination: str = "stderr"
+    level: str = _LOGGING["level"]
+    format: str = _LOGGING["format"]
+    destination: str = _LOGGING["destination"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +104,29 @@ class GroupSettings:
 
     name: str
     worker_type: str
-    workers: int = 1
-    user: str | None = None
-    results_routing_key: str = "results"
-    report_results: bool = True
-    results_expire: float = 604800.0
+    workers: int = _GROUP["workers"]
+    user: str | None = _GROUP["user"]
+    results_routing_key: str = _GROUP["results_routing_key"]
+    report_results: bool = _GROUP["report_results"]
+    results_expire: float = _GROUP["results_expire"]
     keep_failed: bool = True
-    max_prefetch: int = 1000
-    retries: int = 0
-    retry_delay: float = 5.0
-    retry_backoff: float = 2.0
-    retry_max_delay: float = 3600.0
-    retry_jitter: float = 0.1
-    max_crashes: int = 3
-    timeout: float = 0.0
-    timeout_grace: float = 5.0
-    lease_after: float = 600.0
-    lease_timeout: float = 300.0
-    max_tasks: int = 0
-    max_memory: int = 0
-    memory_limit: int = 0
-    cpu_limit: int = 0
-    nice: int = 0
-    output_rate: int = 100
+    max_prefetch: int = _GROUP["max_prefetch"]
+    retries: int = _GROUP["retries"]
+    retry_delay: float = _GROUP["retry_delay"]
+    retry_backoff: float = _GROUP["retry_backoff"]
+    retry_max_delay: float = _GROUP["retry_max_delay"]
+    retry_jitter: float = _GROUP["retry_jitter"]
+    max_crashes: int = _GROUP["max_crashes"]
+    timeout: float = _GROUP["timeout"]
+    timeout_grace: float = _GROUP["timeout_grace"]
+    lease_after: float = _GROUP["lease_after"]
+    lease_timeout: float = _GROUP["lease_timeout"]
+    max_tasks: int = _GROUP["max_tasks"]
+    max_memory: int = _GROUP["max_memory"]
+    memory_limit: int = _GROUP["memory_limit"]
+    cpu_limit: int = _GROUP["cpu_limit"]
+    nice: int = _GROUP["nice"]
+    output_rate: int = _GROUP["output_rate"]
     show_output: bool = False
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
