@@ -18,6 +18,7 @@ from taskqueue.messages.names import DIRECT_REPLY
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0
 _MOST_CLOSES: Final = 2  # of connections, each with one message alone in flight, until that is to blame
+_NOT_FOUND: Final = 404  # the reply code for an exchange that is missing
 _STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
 
 
@@ -25,7 +26,7 @@ class PublishResult(Enum):
     """The outcome of a publication."""
 
     CONFIRMED = "confirmed"  # the broker has it, on disk where it is persistent and the queue durable
-    RETURNED = "returned"  # no queue of that name
+    RETURNED = "returned"  # no queue of that name, or no exchange
     REFUSED = "refused"  # the broker will never take it; the reason says why
     UNDECLARED = "undeclared"  # a queue that it needs cannot be declared; the reason says why
 
@@ -332,9 +333,11 @@ class Publisher(SessionListener):
         self._closes += 1
         if alone and len(open_ones) == 1:
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
+            is_missing = culprit.exchange and getattr(error, "reply_code", 0) == _NOT_FOUND
+            result = PublishResult.RETURNED if is_missing else PublishResult.REFUSED
             self._closes = 1  # it is found, and not sent again
             self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)
-            self._loop.call_later(0, lambda: self._settle_alone(culprit, PublishResult.REFUSED, reason))
+            self._loop.call_later(0, lambda: self._settle_alone(culprit, result, reason))
         self._suspects.extendleft(reversed(open_ones))
         self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)
 

@@ -212,7 +212,7 @@ class Settlement:
             return  # replaced, or settled after a reconnect
         if result is PublishResult.CONFIRMED:
             self._done(assignment, publication)
-        elif publication.exchange and (result is PublishResult.RETURNED or "no exchange" in reason):
+        elif publication.exchange and result is PublishResult.RETURNED:
             self._delays.publish_again(publication)
         elif result is PublishResult.RETURNED:
             self._provide_queue(assignment, publication)

@@ -176,7 +176,7 @@ class Dispatcher(SessionListener):
         if result is PublishResult.CONFIRMED:
             del self._open[in_flight]
             self._subscription.settle(in_flight.delivery)
-        elif publication.exchange and (result is PublishResult.RETURNED or "no exchange" in reason):
+        elif publication.exchange and result is PublishResult.RETURNED:
             self._delays.publish_again(publication)
         elif result is PublishResult.RETURNED:
             self._provide_queue(in_flight, publication)
