@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.feeding import CODE, MILLION, WORKERS
-from taskqueue.feed.pace import Pace
+from taskqueue.feed.chunker import Pace
 
 MOST_GROWTH = 1.05
 

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from taskqueue.calls.call import Call, lock_timeout
-from taskqueue.calls.caller import BROKER_TIMEOUT, Caller
-from taskqueue.calls.mapping import Results
+from taskqueue.calls.caller import BROKER_TIMEOUT, Caller, Results
 from taskqueue.calls.named import NamedEngine
 from taskqueue.calls.task import Task
 from taskqueue.errors import UnknownCall

@@ -12,8 +12,8 @@ from taskqueue.cli.watching import watching
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import TargetError
 from taskqueue.feed.feeding import Feeding
-from taskqueue.feed.main_thread import MainThread
 from taskqueue.feed.options import FeedOptions
+from taskqueue.feed.source import MainThread
 from taskqueue.feed.target import GET_JOBS, Target, worker_type
 from taskqueue.process import logs, startup
 

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from taskqueue.errors import ConfigError
-from taskqueue.feed.progress import FeedProgress, Watch
+from taskqueue.feed.options import FeedProgress, Watch
 from taskqueue.process import startup
 
 _RATE_TIME: Final = 5.0  # seconds over which the rate is taken

@@ -3,8 +3,8 @@
 from typing import Final
 
 from taskqueue.broker.session import Session
+from taskqueue.consumer.control import Reports
 from taskqueue.consumer.intake import Intake
-from taskqueue.consumer.reports import Reports
 from taskqueue.consumer.workers import Workers
 
 _ALARM: Final = "takes nothing new: the broker has an alarm"

@@ -16,8 +16,8 @@ from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.consumer import control
 from taskqueue.consumer.assignment import Assignment, Crash
 from taskqueue.consumer.condition import Condition
+from taskqueue.consumer.control import Reports
 from taskqueue.consumer.link import WorkerLink
-from taskqueue.consumer.reports import Reports
 from taskqueue.consumer.suspects import BEAT_DELAY, Suspects, Writer
 from taskqueue.consumer.workers import Workers
 from taskqueue.consumer.workload import Workload

@@ -9,13 +9,21 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.texts import shorten
 
+if TYPE_CHECKING:
+    from taskqueue.broker.loop import EventLoop  # at run time it would bring pika into the supervisor
+
 _LONGEST: Final = 160 * 1024  # bytes; a socket takes 208 KiB unless the machine is told otherwise
+
+
 _LONGEST_TEXT: Final = 4096  # characters of what is said in words
+
+
 _MOST_FILES: Final = 4
+
 
 #: Seconds until what found no room is sent again.
 AGAIN: Final = 0.1
@@ -117,3 +125,28 @@ def receive(end: socket.socket) -> ControlMessage | None:
         case [str(word), dict(content)]:
             return ControlMessage(word, content, tuple(files))
     raise ValueError("no word with its content")
+
+
+class Reports:
+    """Sends messages in their order; what finds no room waits for it."""
+
+    def __init__(self, loop: "EventLoop", end: socket.socket) -> None:
+        """Send through the consumer's end of the pair."""
+        self._loop = loop
+        self._end = end
+        self._sender = Sender()
+
+    def send(self, word: str, **content: Any) -> None:
+        """Send a message, at once or as soon as there is room for it."""
+        was_waiting = self._sender.is_waiting
+        self._sender.send(self._end, word, **content)
+        if not was_waiting:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._sender.is_waiting:
+            self._loop.call_later(AGAIN, self._send_again)
+
+    def _send_again(self) -> None:
+        self._sender.send_again(self._end)
+        self._go_on()

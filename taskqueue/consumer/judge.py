@@ -1,9 +1,11 @@
-"""The verdict on a run: a result, another run, or the end of all attempts."""
+"""The verdict on a run: a result, another run and when, or the end of all attempts."""
 
 import logging
+import random
 import time
+from typing import Final
 
-from taskqueue.consumer import retries
+from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment, Crash
 from taskqueue.consumer.notices import Notices
 from taskqueue.consumer.settlement import Settlement
@@ -11,6 +13,29 @@ from taskqueue.errors import CallCancelled
 from taskqueue.messages import results
 from taskqueue.process.logs import Log
 from taskqueue.worker.frames import Outcome, Verdict
+
+#: How often a handler may ask for another run by raising Retry.
+MOST_REQUESTS: Final = 100
+
+_CRASH_DELAY: Final = 1.0  # seconds after the second crash; the first is followed at once
+
+
+def retry_delay(group: GroupSettings, assignment: Assignment, outcome: Outcome) -> float | None:
+    """Return after how many seconds a workitem whose handler raised runs again; None if it does not."""
+    failures = assignment.failures + 1
+    most = max(group.retries, MOST_REQUESTS) if outcome.verdict is Verdict.RETRY else group.retries
+    if outcome.verdict is Verdict.REJECTED or failures > most:
+        return None
+    if outcome.delay >= 0:
+        return outcome.delay
+    delay = group.retry_delay * group.retry_backoff ** min(failures - 1, 100)
+    jitter = random.uniform(-group.retry_jitter, group.retry_jitter)  # noqa: S311 -- keeps no secret
+    return min(delay, group.retry_max_delay) * (1 + jitter)
+
+
+def crash_delay(group: GroupSettings, crashes: int) -> float:
+    """Return after how many seconds a workitem whose worker crashed runs again; ever later."""
+    return 0.0 if crashes == 1 else min(_CRASH_DELAY * 2 ** min(crashes - 2, 20), group.retry_max_delay)
 
 
 class Judge:
@@ -32,7 +57,7 @@ class Judge:
             self._settlement.succeed(assignment, run, outcome)
             return
         log = self._log.bind(workitem=assignment.id, worker=worker)
-        delay = retries.retry_delay(assignment.group, assignment, outcome)
+        delay = retry_delay(assignment.group, assignment, outcome)
         if delay is not None:
             log.warning("runs again in %.1f s, attempt %d: %s", delay, assignment.attempt + 1, outcome.error)
             self._notices.retrying(assignment, delay, outcome.error)
@@ -51,7 +76,7 @@ class Judge:
         log = self._log.bind(workitem=assignment.id, worker=worker)
         crashes, run = assignment.crashes + 1, assignment.run(worker, since, time.time())
         if crashes < assignment.group.max_crashes:
-            delay = retries.crash_delay(assignment.group, crashes)
+            delay = crash_delay(assignment.group, crashes)
             self._notices.retrying(assignment, delay, crash.text)
             log.warning(
                 "its worker crashed (%s); crash %d, it runs again in %g s", crash.text, crashes, delay

@@ -7,9 +7,8 @@ from typing import Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.control import ControlMessage
+from taskqueue.consumer.control import ControlMessage, Reports
 from taskqueue.consumer.link import WorkerLink
-from taskqueue.consumer.reports import Reports
 from taskqueue.process.logs import Log
 from taskqueue.worker.frames import Outcome, ProgressFrame, Service
 

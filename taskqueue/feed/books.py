@@ -6,13 +6,11 @@ from typing import Any, Final
 
 from taskqueue.broker.subscription import Delivery
 from taskqueue.errors import JobUnwritable
-from taskqueue.feed.chunks import ChunkName
+from taskqueue.feed.chunks import ChunkName, Job, Outbox
 from taskqueue.feed.codec import Codec
-from taskqueue.feed.failures import FailureLog
 from taskqueue.feed.frontier import Frontier
-from taskqueue.feed.outbox import Job, Outbox
 from taskqueue.feed.receipt import Report
-from taskqueue.feed.state import Pass, State, StateFile
+from taskqueue.feed.state import FailureLog, Pass, State, StateFile
 
 _SAVE_EVERY: Final = 1.0  # seconds
 

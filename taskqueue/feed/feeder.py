@@ -9,16 +9,12 @@ from taskqueue.config import AmqpSettings
 from taskqueue.errors import ExitStatus, JobUnwritable, TargetError, TaskqueueError
 from taskqueue.feed.books import Books
 from taskqueue.feed.chunk_publisher import ChunkPublisher
-from taskqueue.feed.chunker import PATIENCE, Chunker
-from taskqueue.feed.chunks import Chunk
+from taskqueue.feed.chunker import PATIENCE, Chunker, Pace
+from taskqueue.feed.chunks import Chunk, Outbox
 from taskqueue.feed.codec import Codec
-from taskqueue.feed.main_thread import MainThread
-from taskqueue.feed.options import FeedOptions
-from taskqueue.feed.outbox import Outbox
-from taskqueue.feed.pace import Pace
-from taskqueue.feed.progress import FeedProgress, Watch
+from taskqueue.feed.options import FeedOptions, FeedProgress, Watch
 from taskqueue.feed.receipt_consumer import ReceiptConsumer
-from taskqueue.feed.source import Begin, Source
+from taskqueue.feed.source import Begin, MainThread, Source
 from taskqueue.feed.state import Pass, State, StateFile
 from taskqueue.process.logs import Log
 

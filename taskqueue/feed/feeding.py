@@ -10,13 +10,10 @@ from typing import Any, Final
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ExitStatus, JobUnwritable, StateError, TargetError
 from taskqueue.feed.codec import Codec, codec
-from taskqueue.feed.failures import recorded
 from taskqueue.feed.feeder import Feeder
-from taskqueue.feed.main_thread import MainThread
-from taskqueue.feed.options import FeedOptions
-from taskqueue.feed.progress import Watch
-from taskqueue.feed.source import Begin, skip
-from taskqueue.feed.state import Identity, Pass, State, StateFile
+from taskqueue.feed.options import FeedOptions, Watch
+from taskqueue.feed.source import Begin, MainThread, skip
+from taskqueue.feed.state import Identity, Pass, State, StateFile, recorded
 from taskqueue.feed.target import Target, call, file_of, takes_last
 
 #: Next step when a feed is through, as `Feeding.run` may find.

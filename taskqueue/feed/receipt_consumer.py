@@ -9,9 +9,8 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.errors import ConfigError, TaskqueueError, WorkitemUnreadable
 from taskqueue.feed import receipt as receipts
 from taskqueue.feed.books import Books
-from taskqueue.feed.chunks import Chunk, ChunkName
-from taskqueue.feed.outbox import Outbox
-from taskqueue.feed.pace import Pace
+from taskqueue.feed.chunker import Pace
+from taskqueue.feed.chunks import Chunk, ChunkName, Outbox
 from taskqueue.feed.receipt import JobFailure
 from taskqueue.process.logs import Log, Tally
 from taskqueue.texts import shorten

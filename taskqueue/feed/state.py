@@ -1,11 +1,11 @@
-"""A feed's state file: what is finished, whose it is, and who may write it."""
+"""A feed's files: its state, whose it is and who may write it, and the jobs that failed, as lines of JSON."""
 
 import contextlib
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,6 +13,73 @@ from typing import Any, Final, Self
 from taskqueue.errors import ConfigError, StateError
 from taskqueue.feed.frontier import Frontier
 from taskqueue.process.daemon import PidFile
+
+
+class FailureLog:
+    """Appends to the file; what a state does not know of, because it was killed before, is taken back."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open the file, and cut off what is beyond `size` bytes: those jobs come again.
+
+        Raises StateError where that is not possible.
+        """
+        self._path = path
+        self.count = 0  # lines written by this object
+        try:
+            self._file = path.open("ab")
+            if self._file.tell() > size:
+                self._file.truncate(size)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write one line; StateError where that is not possible."""
+        try:
+            self._file.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.count += 1
+
+    def sync(self) -> int:
+        """Have all of it written down; return the file's size in bytes."""
+        try:
+            self._file.flush()
+            if self.count:
+                os.fsync(self._file.fileno())
+            return self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> StateError:
+        return StateError(f"{self._path} cannot be written: {error.strerror}")
+
+    def close(self) -> None:
+        """Close the file, and remove it if nothing is in it; what was not synced may be lost."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._path.exists() and not self._path.stat().st_size:
+            self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def recorded(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of such a file, in order; StateError for a line that is none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                entry = json.loads(line)
+                entry["index"], entry["job"]
+            except (ValueError, TypeError, KeyError):
+                raise StateError(
+                    f"{path}, line {number}: expected a failed job, found something else"
+                ) from None
+            yield entry
+
 
 _FORMAT: Final = "taskqueue feed state, version 1"
 _SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; nothing of ours is as large

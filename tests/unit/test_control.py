@@ -5,7 +5,7 @@ import pytest
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.consumer import control
-from taskqueue.consumer.reports import Reports
+from taskqueue.consumer.control import Reports
 
 
 @pytest.fixture

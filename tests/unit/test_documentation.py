@@ -15,11 +15,11 @@ from support.documentation import PAGES, PROJECT, blocks, commands, example, has
 
 import taskqueue as package
 from taskqueue.broker import session
-from taskqueue.calls import caller, mapping, named
+from taskqueue.calls import caller, named
 from taskqueue.calls.call import Status
 from taskqueue.cli import taskqueue
 from taskqueue.config import GroupSettings
-from taskqueue.consumer import cancellations, retries, settlement, workload
+from taskqueue.consumer import cancellations, judge, settlement, workload
 from taskqueue.errors import ExitStatus
 from taskqueue.feed import chunk_publisher, feeder
 from taskqueue.messages import jsonrpc
@@ -207,7 +207,7 @@ def test_the_statuses_of_a_call_that_the_page_lists_are_all_there_are():
 ]
 #: What the pages promise in numbers: a page, words around a number on it, and the number in the code.
 NUMBERS = [
-    ("docs/calling.md", "at most {} calls out", mapping._WINDOW),
+    ("docs/calling.md", "at most {} calls out", caller._WINDOW),
     ("docs/calling.md", "`broker_timeout` ({} seconds)", caller.BROKER_TIMEOUT),
     ("docs/calling.md", "At most {} of its calls may be out", named._MOST_OUT),
     (
@@ -221,7 +221,7 @@ NUMBERS = [
     ("docs/operations.md", "`lease_after` seconds ({} minutes)", DEFAULT.lease_after / 60),
     ("docs/operations.md", "`lease_timeout` seconds ({} minutes)", DEFAULT.lease_timeout / 60),
     ("docs/operations.md", "the oldest {}, or `--limit N`", LIMIT.default),
-    ("docs/plugins.md", "up to {} times, whatever `retries` is", retries.MOST_REQUESTS),
+    ("docs/plugins.md", "up to {} times, whatever `retries` is", judge.MOST_REQUESTS),
     ("docs/protocol.md", "its JSON may have at most {} MiB", LARGEST_READ / MEBIBYTE),
     ("docs/protocol.md", "decompressed, {} values", jsonrpc.MOST_VALUES),
     ("docs/protocol.md", "and {} members at the top", _MOST_MEMBERS),

@@ -8,9 +8,8 @@ import pytest
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.feed.books import Books
-from taskqueue.feed.chunks import Chunk, chunk_id
+from taskqueue.feed.chunks import Chunk, Job, Outbox, chunk_id
 from taskqueue.feed.codec import JsonCodec
-from taskqueue.feed.outbox import Job, Outbox
 from taskqueue.feed.state import Identity, Pass, State, StateFile
 
 JOBS, OUT = 10_000, 40  # a chunk's jobs; how many chunks are out at a time

@@ -21,15 +21,13 @@ from taskqueue.errors import (
 )
 from taskqueue.feed.books import Books
 from taskqueue.feed.chunk_worker import _performer
-from taskqueue.feed.chunks import ChunkName, as_numbers, chunk_id
+from taskqueue.feed.chunker import Pace
+from taskqueue.feed.chunks import ChunkName, Outbox, as_numbers, chunk_id
 from taskqueue.feed.codec import JsonCodec, PickleCodec
-from taskqueue.feed.failures import FailureLog, recorded
 from taskqueue.feed.frontier import Frontier
-from taskqueue.feed.outbox import Outbox
-from taskqueue.feed.pace import Pace
 from taskqueue.feed.receipt import JobFailure, Receipt, Report, failures
 from taskqueue.feed.source import Source, skip
-from taskqueue.feed.state import Identity, Pass, State, StateFile
+from taskqueue.feed.state import FailureLog, Identity, Pass, State, StateFile, recorded
 from taskqueue.feed.target import Target, call, takes_last, worker_type
 
 KEY = b"0123456789abcdef"
@@ -278,7 +276,7 @@ def test_workers_with_threads_get_a_job_for_each_of_them():
 
 def test_only_workers_that_were_not_heard_of_for_long_are_forgotten(monkeypatch):
     pace, now = Pace(10_000, 10_000), [100.0]
-    monkeypatch.setattr("taskqueue.feed.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("taskqueue.feed.chunker.time.monotonic", lambda: now[0])
     pace.note("gone", 1, 1, 0.1)
     now[0] += 6
     pace.note("there", 1, 1, 0.1)

@@ -11,10 +11,10 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
 from taskqueue.consumer import control
+from taskqueue.consumer.control import Reports
 from taskqueue.consumer.in_flight import InFlightTable
 from taskqueue.consumer.pending import PendingQueue, may_be_given_back
 from taskqueue.consumer.prefetch import Prefetch
-from taskqueue.consumer.reports import Reports
 from taskqueue.consumer.suspects import Handling
 from taskqueue.consumer.workers import Workers
 from taskqueue.process.logs import Log

@@ -9,7 +9,7 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import LADDER, rung
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.retries import MOST_REQUESTS, crash_delay, retry_delay
+from taskqueue.consumer.judge import MOST_REQUESTS, crash_delay, retry_delay
 from taskqueue.errors import Retry, Unroutable
 from taskqueue.messages import names
 from taskqueue.messages.forwarding import moment

@@ -4,7 +4,7 @@ import pytest
 
 from taskqueue.cli.watching import Rate, describe, watching
 from taskqueue.errors import ConfigError
-from taskqueue.feed.progress import FeedProgress
+from taskqueue.feed.options import FeedProgress
 
 
 def progress(done=0, elapsed=0.0, total=None, state="feeding"):
