@@ -242,6 +242,14 @@ def test_a_node_of_zerotask_serves_its_script(desk: Desk, url: str) -> None:
     assert node.stop() == 0
 
 
+def test_a_ruote_workitem_comes_back_with_its_digest(desk: Desk, url: str) -> None:
+    printed = desk.run(f"TASKQUEUE_AMQP={url}\n{example('docs/migrating.md', 'amqp-declare-queue')}")
+    workitem = json.loads(printed[printed.index("{") :])
+    digest = subprocess.run(["sha256sum", "/etc/hostname"], capture_output=True, text=True, check=True)
+    assert workitem["fields"]["digest"]["sha256"] == digest.stdout.split()[0]
+    assert workitem["fei"]["wfid"] == "20120304-bejeruwodi"
+
+
 # --- docs/calling.md ---
 
 
