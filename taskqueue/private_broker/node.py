@@ -246,14 +246,25 @@ class PrivateBroker:
         return environment(self.state_dir, scripts, self.port, self._control_port)
 
     def _await_ready(self, deadline: float) -> bool:
-        """Wait until the node accepts connections; False if somebody else listens on its port."""
+        """Wait until the node accepts connections; False if somebody else listens on its port.
+
+        A socket of this user's that the node does not hold is looked at twice: the node may have closed it
+        between the two looks at the kernel's tables that tell its holder.
+        """
+        doubted = None
         while True:
-            if listening := listener_at(self.port):
-                if listening.uid != os.geteuid() or not listening.is_held_in(self.pid):
+            listening = listener_at(self.port)
+            if listening is None:
+                pass
+            elif listening.uid != os.geteuid():
+                return False
+            elif not listening.is_held_in(self.pid):
+                if listening == doubted:
                     return False
-                if _speaks_amqp(self.port):
-                    self._state.write(self.address_file.name, self.url)
-                    return True
+                doubted = listening
+            elif _speaks_amqp(self.port):
+                self._state.write(self.address_file.name, self.url)
+                return True
             if not self.alive:
                 raise BrokerUnavailable(f"RabbitMQ does not start; {self._last_words()}")
             if time.monotonic() > deadline:

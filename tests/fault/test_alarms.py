@@ -47,13 +47,14 @@ def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_i
     begin, end = alarm
     dispatcher = site.dispatcher("[good]\nworkers: 2", heartbeat=HEARTBEAT, stop_timeout=4)
     pool = site.pool()
-    for process in children(dispatcher.pid):  # so that it has something to send under the alarm
+    # As long as this takes, there is something to publish when the alarm begins.
+    bodies = (json.dumps({"number": number, "seconds": 0.02}) for number in NUMBERS[:1000])
+    work.foreign.publish_many(bodies, "worker_good", type="good")
+    wait_until(lambda: (watch.foreign.depth("results") or 0) > 20)
+    # So that it has something to send under the alarm, too; not for long, or the broker would hang up.
+    for process in children(dispatcher.pid):
         os.kill(process, signal.SIGSTOP)
     work.submit_numbers(NUMBERS[1000:])
-    # As long as this takes, there is something to publish when the alarm begins.
-    bodies = (json.dumps({"number": number, "seconds": 0.01}) for number in NUMBERS[:1000])
-    work.foreign.publish_many(bodies, "worker_good", type="good")
-    wait_until(lambda: watch.foreign.depth("results") > 20)
     begin()
     begun = time.monotonic()
     for process in children(dispatcher.pid):
