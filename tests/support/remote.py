@@ -85,11 +85,13 @@ def count(lists):
 
 @task(timeout=0.3)
 async def charge(notes, is_deaf):
-    """Note one second after the timeout that a card is charged; heed a cancellation or not."""
+    """Note a second after the timeout that a card is charged; heed a cancellation, and note it, or not."""
+    note_process(notes)
     try:
         await asyncio.sleep(1.3)
     except asyncio.CancelledError:
         if not is_deaf:
+            Path(f"{notes}.cancelled").touch()  # noqa: ASYNC240 -- as below
             raise
         await asyncio.sleep(1)
     Path(notes).write_text("charged")  # noqa: ASYNC240 -- there is nothing else to do meanwhile
@@ -126,19 +128,17 @@ async def divided():
 @task(timeout=0.3)
 async def threaded(notes):
     """Leave a thread behind."""
+    note_process(notes)
     await asyncio.to_thread(note_later, notes)
+
+
+def note_process(notes):
+    Path(f"{notes}.pid").write_text(str(os.getpid()))
 
 
 def note_later(notes):
     time.sleep(3)
     Path(notes).write_text("written")
-
-
-@task
-async def linger(seconds):
-    """Give what else is on the loop so many seconds; return the process."""
-    await asyncio.sleep(seconds)
-    return os.getpid()
 
 
 @task
