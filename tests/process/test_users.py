@@ -129,7 +129,8 @@ def test_a_file_that_the_daemons_could_not_read_is_warned_of(site):
     password.chmod(0o640)
     assert site.run(*command).stderr == ""
     site.config.chmod(0o600)
-    assert f"{site.config}: expected a readable file, found Permission denied" in site.run(*command).stderr
+    advice = f"{site.config}: expected a readable file, found Permission denied: join its group, "
+    assert advice in site.run(*command).stderr
 
 
 @as_root
