@@ -41,7 +41,7 @@ def test_the_reference_in_docs_is_made_from_the_table():
 
 
 def test_the_reference_shows_type_default_and_meaning_of_an_option():
-    row = "| `window` | a number from 1 to 65535 | `1000` | How many workitems one process has in flight"
+    row = "| `window` | a number from 1 to 65535 | `1000` | Maximum number of workitems that one process has"
     assert row in reference()
     assert "| `retry_jitter` | a number from 0 to 1 | `0.1` |" in reference()
 

@@ -69,7 +69,7 @@ def test_the_page_of_the_configuration_has_every_section_and_the_defaults():
     text = " ".join(shown("taskqueue-config.ini.5").split())
     for section in ("[AMQP]", "[DISPATCHER]", "[WORKERPOOL]", "[LOGGING]", "[DEFAULT]"):
         assert section in text.upper()
-    assert "heartbeat After how many seconds without a sign of life" in text
+    assert "heartbeat Heartbeat timeout in seconds" in text
     assert "Expected: a number from 0 to 65535. Default: 20." in text
 
 
