@@ -13,6 +13,7 @@ from support.ground import Ground, peak_memory
 from support.node import Node
 from support.processes import Daemon, run_cli
 
+from taskqueue.messages.forwarding import new_id
 from taskqueue.private_broker.rabbitmq import USER
 
 CONFIG = """
@@ -194,10 +195,15 @@ def test_a_handler_gets_a_compressed_body_decompressed(
 
 def kept_reason(ground: Ground, body: bytes, *, is_named: bool, **fields: str) -> str:
     """Return why a message is kept: that names its worker type, which the worker reads, or that does not."""
-    ground.foreign.publish(body, **fields, **({"type": "echo"} if is_named else {}))
+    id_ = new_id()
+    ground.foreign.publish(body, message_id=id_, **fields, **({"type": "echo"} if is_named else {}))
     if is_named:
         ground.foreign.get("results", 60)
-    kept = ground.foreign.get("taskqueue_failed" if is_named else "taskqueue_rejected", 60)
+    kept = None
+    while (
+        kept is None or kept.properties["message_id"] != id_
+    ):  # of an earlier message there may be two copies
+        kept = ground.foreign.get("taskqueue_failed" if is_named else "taskqueue_rejected", 60)
     return str(kept.headers["x-taskqueue-reason"])
 
 

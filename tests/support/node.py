@@ -145,10 +145,10 @@ class Node(PrivateBroker):
         return int(self.evaluate(f"case rabbit_amqqueue:lookup({name}) of {there}; _ -> 0 end"))
 
     def set_alarm(self, *, on: bool) -> None:
-        """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes."""
-        action = (
-            "set_alarm({{resource_limit, memory, node()}, []})"
-            if on
-            else ("clear_alarm({resource_limit, memory, node()})")
-        )
-        self.evaluate(f"rabbit_alarm:{action}")
+        """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes.
+
+        When this returns, every connection has been told.
+        """
+        limit = "{resource_limit, memory, node()}"
+        event = f"{{set_alarm, {{{limit}, []}}}}" if on else f"{{clear_alarm, {limit}}}"
+        self.evaluate(f"gen_event:sync_notify(rabbit_alarm, {event})")
