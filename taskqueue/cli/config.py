@@ -12,7 +12,7 @@ import click
 from taskqueue import config as configuration
 from taskqueue import plugins as installed_plugins
 from taskqueue.cli import options, tables
-from taskqueue.config import GroupSettings, Settings, effective
+from taskqueue.config import Fault, GroupSettings, Settings, effective
 from taskqueue.config.checks import printable
 from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
 from taskqueue.plugins import Plugin
@@ -96,9 +96,9 @@ def _unreadable(settings: Settings) -> list[str]:
                 pipe.write(f"the daemons cannot run as user '{user}': {error}\n")
             except ConfigError as error:
                 mend = f"to mend it: chgrp {user} and chmod g+r that file, chmod o+x its folders"
-                pipe.writelines(
-                    f"the daemons run as user '{user}': {fault}; {mend}\n" for fault in error.faults
-                )
+                for fault in error.faults:
+                    mended = replace(fault, advice=mend) if isinstance(fault, Fault) else fault
+                    pipe.write(f"the daemons run as user '{user}': {mended}\n")
         return ExitStatus.OK
 
     pid = children.fork(read)

@@ -41,6 +41,7 @@ class Fault:
         option: the option; None where the fault is in no single option.
         expected: what would have been right, a noun.
         found: what is there instead.
+        advice: what whoever meets the fault can do, where that is not plain.
     """
 
     file: str | None
@@ -48,13 +49,14 @@ class Fault:
     option: str | None
     expected: str
     found: str
+    advice: str = ""
 
     def __str__(self) -> str:
         places = [f"section [{self.section}]" if self.section is not None else ""]
         places.append(f"option {self.option}" if self.option is not None else "")
         place = ", ".join(filter(None, places))
         line = ": ".join(filter(None, (self.file, place, f"expected {self.expected}, found {self.found}")))
-        return printable(line)
+        return printable("; ".join(filter(None, (line, self.advice))))
 
 
 class Complaint(NamedTuple):

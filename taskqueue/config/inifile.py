@@ -6,6 +6,7 @@ the value before them, option names have no case, and nothing is interpolated.
 """
 
 import configparser
+import contextlib
 import os
 import re
 import stat
@@ -42,22 +43,23 @@ def read(path: str) -> tuple[Sections, bool, list[Fault], list[str]]:
             text = file.read()
             sections, faults = parse(text, path)
     except OSError as error:
-        raise ConfigError([Fault(path, None, None, "a readable file", _why(path, error))]) from None
+        fault = Fault(path, None, None, "a readable file", str(error.strerror), _advice(path, error))
+        raise ConfigError([fault]) from None
     except UnicodeDecodeError as error:
         found = f"the byte 0x{error.object[error.start]:02x} at position {error.start}"
         raise ConfigError([Fault(path, None, None, "text in UTF-8", found)]) from None
     return sections, public, faults, list(_ignored(text))
 
 
-def _why(path: str, error: OSError) -> str:
-    """Return why a file cannot be read, and what a user without the right to read it can do."""
+def _advice(path: str, error: OSError) -> str:
+    """Return what a user who may not read a file can do; "" where something else is wrong with it."""
     if not isinstance(error, PermissionError):
-        return str(error.strerror)
-    try:
-        group = f"join its group, {Path(path).group()}"
-    except (OSError, KeyError):  # nor may the user look at it; or the group has no name
-        group = "ask for the right to read it"
-    return f"{error.strerror}: {group}, or name the broker by --amqp or TASKQUEUE_AMQP"
+        return ""
+    right = "ask for the right to read it"
+    with contextlib.suppress(OSError, KeyError):  # the user may not look at it, or its group has no name
+        if Path(path).stat().st_mode & stat.S_IRGRP:
+            right = f"join its group, {Path(path).group()}"
+    return f"{right}, or name the broker by --amqp or TASKQUEUE_AMQP"
 
 
 def _ignored(text: str) -> Iterator[str]:

@@ -129,8 +129,30 @@ def test_a_file_that_the_daemons_could_not_read_is_warned_of(site):
     password.chmod(0o640)
     assert site.run(*command).stderr == ""
     site.config.chmod(0o600)
-    advice = f"{site.config}: expected a readable file, found Permission denied: join its group, "
-    assert advice in site.run(*command).stderr
+    fault = f"{site.config}: expected a readable file, found Permission denied"
+    mend = "to mend it: chgrp taskqueue and chmod g+r that file, chmod o+x its folders"
+    [warning] = site.run(*command).stderr.splitlines()
+    assert warning == f"warning: the daemons run as user 'taskqueue': {fault}; {mend}"
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("mode", "advice"), [(0o640, "join its group, taskqueue,"), (0o600, "ask for the right to read it,")]
+)
+def test_a_user_who_may_not_read_the_configuration_is_told_in_one_line_what_to_do(site, mode, advice):
+    site.configure("[good]\nworkers: 1")
+    site.config.chmod(mode)
+    user = ["setpriv", f"--reuid={NOBODY}", "--regid=nogroup"]
+    submit = ("submit", "-c", str(site.config), "good", "{}")
+    done = site.run(*submit, prefix=[*user, "--clear-groups"])
+    fault = f"{site.config}: expected a readable file, found Permission denied"
+    ways = f"{advice} or name the broker by --amqp or TASKQUEUE_AMQP"
+    assert (done.returncode, done.stderr) == (78, f"taskqueue: {fault}; {ways}\n")
+    # Each of the ways leads there.
+    assert site.run(*submit, "--amqp", site.url, prefix=[*user, "--clear-groups"]).returncode == 0
+    assert site.run(*submit, prefix=[*user, "--clear-groups"], TASKQUEUE_AMQP=site.url).returncode == 0
+    joined = site.run(*submit, prefix=[*user, "--groups=taskqueue"])
+    assert joined.returncode == (0 if mode == 0o640 else 78)
 
 
 @as_root
