@@ -31,9 +31,7 @@ def script(site):
     path.write_text(text.replace("@DAEMON@", "dispatcher"))
 
     def act(action):
-        return subprocess.run(
-            ["sh", path, action], capture_output=True, text=True, timeout=60, check=False, env={"TERM": "dumb"}
-        )
+        return subprocess.run(["sh", path, action], capture_output=True, text=True, timeout=60, check=False)
 
     yield act
     act("stop")
