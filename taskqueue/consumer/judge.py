@@ -110,5 +110,5 @@ class Judge:
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Put aside what is no workitem."""
-        self._log.error("rejected: %s", reason)
+        self._log.warning("rejected: %s", reason, workitem=assignment.id)
         self._settlement.reject(assignment, reason)

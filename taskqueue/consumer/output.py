@@ -1,6 +1,7 @@
 """A worker's stdout and stderr, copied to the daemon's log line by line."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from taskqueue.worker.labels import LabelReader
 _CHUNK: Final = 65_536  # bytes read at a time
 _LONGEST_LINE: Final = 4096  # bytes; longer ones are cut up
 _BURST: Final = 2.0  # seconds' worth of lines that may come at once
+_TELL_DELAY: Final = 1.0  # seconds between two lines that tell how many were dropped
 
 
 class OutputPump:
@@ -35,6 +37,7 @@ class OutputPump:
         self._credit = rate * _BURST
         self._credited = time.monotonic()
         self.dropped = 0  # lines that nobody has been told of yet
+        self._told = -math.inf  # monotonic; when the log was told of some
 
     def fileno(self) -> int:
         """Return the pipe's file descriptor, to be watched."""
@@ -53,8 +56,9 @@ class OutputPump:
     def tell_dropped(self) -> None:
         """Write how many lines were dropped, if any were."""
         if self.dropped:
-            self._write(f"({self.dropped} lines dropped: more than {self._rate} a second)", None)
-            self.dropped = 0
+            lines = "1 line" if self.dropped == 1 else f"{self.dropped} lines"
+            self._write(f"({lines} dropped: more than {self._rate} a second)", None)
+            self.dropped, self._told = 0, time.monotonic()
 
     def close(self) -> None:
         """Pass on what is left, and close the pipe."""
@@ -102,5 +106,6 @@ class OutputPump:
             self.dropped += 1
             return
         self._credit -= 1
-        self.tell_dropped()
+        if self._credited - self._told >= _TELL_DELAY:
+            self.tell_dropped()
         self._write(line.decode("utf-8", "replace"), self._number)

@@ -141,6 +141,8 @@ def _read_object(body: bytes) -> Route:
         return Route(checked_type(ruote), body)
     if "method" in members and members.get("jsonrpc", ("",))[0] == "2.0":
         return Route(checked_type(members["method"][0]), body)
+    if "worker_type" in members:
+        raise Unroutable('the JSON object has "worker_type", but no "workitem" with the body for the worker')
     raise Unroutable(
         'the JSON object names no worker type: expected "worker_type" and "workitem", '
         '"fields.params.worker_type", or a JSON-RPC 2.0 request'
@@ -215,6 +217,8 @@ def _json_complaint(error: Exception) -> str:
 
 
 def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:
+    if not text[at:]:
+        raise Unroutable("the body is empty; expected a JSON object, or the worker type in the property type")
     if text[at : at + 1] != "{":
         raise Unroutable(f"the body is not a JSON object: it begins with {text[at : at + 20]!r}")
     members: dict[str, tuple[Any, str]] = {}

@@ -10,6 +10,7 @@ from taskqueue.errors import (
     BadArguments,
     InvalidRequest,
     Reject,
+    ResultUnwritable,
     Retry,
     UnknownTask,
     WorkitemUnreadable,
@@ -47,6 +48,10 @@ def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes
         with limits.on_workitem():  # what a producer wrote is decoded within them, too
             body = decode_body(workitem)
             kind, data = encode_answer(worker.handle_task(body), body)
+        if len(data) > frames.LARGEST_BODY:
+            raise ResultUnwritable(
+                f"the result has {len(data)} bytes; at most {frames.LARGEST_BODY} can be sent"
+            )
         return frames.Outcome(
             task.number, Verdict.SUCCEEDED, started, time.time(), _NO_DELAY, kind, "", data
         ).encode()

@@ -31,7 +31,7 @@ BAD_BODIES = {
     "truncated within a name": (b'{"worker_ty', "the body is not JSON: Unterminated string"),
     "truncated within UTF-8": (b'{"worker_type": "good", "workitem": "\xc3', "byte 37 is not UTF-8"),
     "zeros": (ZEROS, "the body is not a JSON object: it begins with "),
-    "empty": (b"", "the body is not a JSON object: it begins with ''"),
+    "empty": (b"", "the body is empty; expected a JSON object"),
     "nested": (NESTED, "the body is JSON nested too deeply to be read"),
     "nested in a native workitem": (
         b'{"worker_type": "good", "workitem": ' + NESTED + b"}",

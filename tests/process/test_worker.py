@@ -426,6 +426,11 @@ def test_a_handler_that_raises_makes_a_failure_with_the_traceback_of_its_own_cod
         ("(lambda f: f(f))(lambda f: f(f))", "RecursionError", "maximum recursion depth exceeded"),
         ("bytearray(10**15)", "MemoryError", ""),
         ("{1}", "ResultUnwritable", "handle_task returned a set "),
+        (
+            "bytes(160 * 2**20)",
+            "ResultUnwritable",
+            "the result has 167772160 bytes; at most 166723584 can be sent",
+        ),
         ("float('nan')", "ResultUnwritable", "handle_task returned a float "),
         ("'\\ud800'", "ResultUnwritable", "handle_task returned a str "),
     ],

@@ -136,7 +136,7 @@ def test_a_result_larger_than_the_broker_allows_makes_a_failure(site, work):
 
 def test_a_result_larger_than_any_frame_makes_a_failure(site, work):
     result, pool = failure(site, work, "huge", {"bytes": 170 * MEBIBYTE})
-    assert result.error.startswith("FrameError: ")
+    assert result.error.startswith(f"ResultUnwritable: the result has {170 * MEBIBYTE} bytes; at most ")
     assert "ended:" not in pool.output()
 
 

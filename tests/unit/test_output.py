@@ -1,4 +1,5 @@
 import os
+import time
 
 import pytest
 from support.waiting import wait_until
@@ -105,6 +106,22 @@ def test_of_a_flood_every_line_is_counted_and_the_last_one_goes_on(pipe):
     assert output.lines[-1] == "half a line"
     dropped = [int(line.split()[0][1:]) for line in output.lines if line.endswith("more than 10 a second)")]
     assert sum(dropped) + output.lines.count("") == 180_000
+
+
+def test_a_flood_that_lasts_is_told_of_once_a_second_and_not_beside_each_line_that_passes(pipe):
+    output = pipe(10)
+    output.write(b"flood\n" * 100)
+    output.pump._credit = 1.0
+    output.write(b"passes\n")
+    told = len(output.lines)
+    output.pump._told = time.monotonic() + 3600  # a moment ago, for as long as this takes
+    for _ in range(20):
+        output.pump._credit = 1.0
+        output.write(b"passes\n" + b"drops\n" * 4)
+    assert set(output.lines[told:]) == {"passes"}
+    lines = output.end()
+    notes = [int(line.split()[0][1:]) for line in lines if line.endswith("more than 10 a second)")]
+    assert sum(notes) == 100 + 1 + 20 * 5 - (len(lines) - len(notes))
 
 
 def test_pieces_of_long_lines_count_as_lines(pipe):
