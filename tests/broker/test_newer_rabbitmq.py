@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from support.ground import Ground
 from support.node import Node
+from support.processes import Daemon
 from support.waiting import wait_until
 
 from taskqueue import AsyncClient
@@ -22,6 +23,22 @@ PREFETCHES = """
     [integer_to_list(proplists:get_value(prefetch_count, Each))
      || Each <- rabbit_amqqueue:consumers_all(<<"{vhost}">>), proplists:get_value(ack_required, Each)]
 """
+#: Of each connection: the size of its frames, in bytes, on which client and broker have agreed.
+FRAMES = """
+    [integer_to_list(proplists:get_value(frame_max, Each))
+     || Each <- rabbit_networking:connection_info_all([vhost, frame_max]),
+        proplists:get_value(vhost, Each) =:= <<"{vhost}">>]
+"""
+
+JOBS = "def get_jobs():\n    return range(10)\ndef handle_job(job):\n    pass\n"
+
+
+def numbers(broker: Node, expression: str, ground: Ground) -> list[int]:
+    """Evaluate what comes to a list of numbers, written as strings, for the ground's virtual host."""
+    return [
+        int(each)
+        for each in re.findall(r'"(\d+)"', broker.evaluate(expression.format(vhost=vhost_of(ground))))
+    ]
 
 
 def vhost_of(ground: Ground) -> str:
@@ -40,7 +57,15 @@ def busy(ground: Ground, broker: Node) -> Iterator[Ground]:
         ground.foreign.publish("1", type="echo", content_type="application/json")
         ground.foreign.get("results")
         wait_until(lambda: any("lease" in name for name in broker.queues(vhost_of(ground))))
+        jobs = ground.directory / "jobs.py"
+        jobs.write_text(JOBS)
+        command = ground.command("feed", str(jobs), "--state", str(jobs.with_suffix(".state")))
+        feed = Daemon(command, ground.directory, env=ground.environment)
+        wait_until(
+            lambda: any("receipts" in name for name in broker.queues(vhost_of(ground))), what=feed.output
+        )
         yield ground
+        feed.clean_up()
 
 
 def test_every_queue_is_durable_or_belongs_to_a_connection(busy: Ground, broker: Node) -> None:
@@ -51,9 +76,15 @@ def test_every_queue_is_durable_or_belongs_to_a_connection(busy: Ground, broker:
 
 
 def test_every_consumer_has_a_prefetch_of_its_own(busy: Ground, broker: Node) -> None:
-    found = re.findall(r'"(\d+)"', broker.evaluate(PREFETCHES.format(vhost=vhost_of(busy))))
-    assert len(found) > 3
-    assert "0" not in found
+    found = numbers(broker, PREFETCHES, busy)
+    assert len(found) > 4
+    assert 0 not in found
+
+
+def test_no_connection_asks_for_smaller_frames_than_are_allowed(busy: Ground, broker: Node) -> None:
+    found = numbers(broker, FRAMES, busy)
+    assert len(found) > 4
+    assert min(found) >= 8192
 
 
 @pytest.fixture
@@ -65,9 +96,12 @@ def small_frames(broker: Node) -> Iterator[None]:
     broker.evaluate(f"application:set_env(rabbit, frame_max, {before})")
 
 
-def test_what_is_larger_than_the_smallest_frames_passes_whole(small_frames: None, ground: Ground) -> None:
+def test_what_is_larger_than_the_smallest_frames_passes_whole(
+    small_frames: None, ground: Ground, broker: Node
+) -> None:
     ground.start("dispatcher")
     ground.start("workerpool", "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 1\n")
     body = b"x" * 100_000
     ground.foreign.publish(body, type="echo", content_type="application/octet-stream")
     assert ground.foreign.get("results").body == body
+    assert set(numbers(broker, FRAMES, ground)) == {8192}
