@@ -24,7 +24,10 @@ def config_path(given: str | None) -> str | None:
         path = Path(given)
         # Without `..`: a daemon's user may have no right to search the directory that the command ran in.
         return str(path if path.is_absolute() else path.parent.resolve() / path.name)
-    return SYSTEM_CONFIG if Path(SYSTEM_CONFIG).exists() else None
+    try:
+        return SYSTEM_CONFIG if Path(SYSTEM_CONFIG).exists() else None
+    except PermissionError:  # what reads it says so, unless the address is given
+        return SYSTEM_CONFIG
 
 
 def given_address(amqp: str | None) -> AmqpSettings | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.configs import SECRET
 
+from taskqueue import address
 from taskqueue.address import config_path
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
@@ -73,3 +74,20 @@ def test_the_way_to_a_configuration_leads_through_no_directory_that_it_is_not_in
     (tmp_path / "private").mkdir()
     monkeypatch.chdir(tmp_path / "private")
     assert config_path(given) == str(tmp_path / found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become a user who may not look")
+def test_a_system_configuration_that_may_not_be_looked_for_holds_up_nobody_who_gives_the_address(
+    tmp_path, monkeypatch
+):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(address, "SYSTEM_CONFIG", str(closed / "config.ini"))
+    os.seteuid(65534)
+    try:
+        assert address.config_path(None) == address.SYSTEM_CONFIG
+        assert address.find_address("amqp://somewhere", address.SYSTEM_CONFIG).hosts == (("somewhere", 5672),)
+        with pytest.raises(ConfigError, match="Permission denied"):
+            address.find_address(None, address.SYSTEM_CONFIG)
+    finally:
+        os.seteuid(0)
