@@ -66,12 +66,18 @@ def fork(run: Callable[[], int]) -> int:
             _be_child(run, before)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    _ours.add(pid)
     return pid
+
+
+#: The children that `fork` made and `reap` has not collected; others are orphans that were adopted.
+_ours: Final[set[int]] = set()
 
 
 def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
     status: int = ExitStatus.SOFTWARE
     try:
+        _ours.clear()
         os.setsid()
         _forget_signals()
         signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, *_KEPT_BACK})
@@ -179,9 +185,10 @@ def set_title(title: str) -> None:
 
 
 def reap() -> list[Exit]:
-    """Collect every child that has ended, without waiting, and kill what it left in its group.
+    """Collect every child that has ended, without waiting, and kill what a child of ours left in its group.
 
     That is done while the kernel still keeps the child's id: afterwards it may be the group of somebody else.
+    An adopted orphan's group is left alone: a daemon of a plugin's may be in it.
     """
     ended: list[Exit] = []
     while True:
@@ -191,7 +198,9 @@ def reap() -> list[Exit]:
             return ended
         if found is None:
             return ended
-        kill_rest(found.si_pid)
+        if found.si_pid in _ours:
+            _ours.remove(found.si_pid)
+            kill_rest(found.si_pid)
         ended.append(_exit(*os.wait4(found.si_pid, 0)))
 
 

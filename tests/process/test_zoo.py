@@ -74,11 +74,16 @@ def test_a_forked_child_that_stays_dies_with_its_worker(site, work):
     pool.assert_nothing_left()
 
 
-def test_a_daemon_that_a_handler_leaves_ends_with_the_pool_and_is_told_of(site, work):
+@pytest.mark.parametrize("kind", ["daemon", "classic daemon"])
+def test_a_daemon_that_a_handler_leaves_ends_with_the_pool_and_is_told_of(site, work, kind):
     pool = site.pool("[forking]\nworkers: 2")
-    daemons = {work.ask("forking", {"child": "daemon"})["child"] for _ in range(2)}
-    kill(work.ask("forking", {"child": "returns"})["parent"])
+    left = [work.ask("forking", {"child": kind}) for _ in range(2)]
+    daemons = {each["child"] for each in left}
+    for parent in {each["parent"] for each in left}:
+        kill(parent)
+        wait_until(lambda parent=parent: not Path(f"/proc/{parent}").exists())
     pool.wait_for("the next one starts")
+    work.ask("forking", {"child": "returns"})
     assert all(map(exists, daemons))
     assert pool.stop() == 0
     assert not any(map(exists, daemons))
