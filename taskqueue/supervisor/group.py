@@ -17,13 +17,13 @@ from taskqueue.process.children import Exit, Slot
 from taskqueue.process.logs import Log
 from taskqueue.process.supervisor_loop import report, start
 from taskqueue.supervisor.departures import LOOK_DELAY, Departures
-from taskqueue.supervisor.members import Blueprint, Surroundings, be_consumer, be_worker
+from taskqueue.supervisor.members import Blueprint, SharedResources, be_consumer, be_worker
 
 
 class Group:
     """Keeps one consumer and the wanted number of workers running, until it is told to quiet down."""
 
-    def __init__(self, blueprint: Blueprint, surroundings: Surroundings) -> None:
+    def __init__(self, blueprint: Blueprint, surroundings: SharedResources) -> None:
         """Make a group in which nobody runs yet; `converge` starts them."""
         self.blueprint = blueprint
         self.name = blueprint.settings.name  # the section of the configuration
@@ -110,7 +110,7 @@ class Group:
         if self.consumer.pid:
             children.terminate(self.consumer.pid)
 
-    def surround(self, surroundings: Surroundings) -> None:
+    def surround(self, surroundings: SharedResources) -> None:
         """Take note that what all groups share has changed."""
         self._surroundings = surroundings
 

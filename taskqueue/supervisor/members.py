@@ -29,7 +29,7 @@ class Blueprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SharedResources:
     """The resources that all groups of a pool share."""
 
     pool: PoolSettings
@@ -43,7 +43,7 @@ class Surroundings:
 
 def be_consumer(
     blueprint: Blueprint,
-    surroundings: Surroundings,
+    surroundings: SharedResources,
     *,
     suspects: Suspects,
     supervisor: socket.socket,
@@ -112,7 +112,7 @@ def _become(user: str) -> None:
 
 def be_worker(
     blueprint: Blueprint,
-    surroundings: Surroundings,
+    surroundings: SharedResources,
     *,
     name: str,
     ends: tuple[socket.socket, socket.socket],

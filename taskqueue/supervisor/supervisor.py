@@ -18,7 +18,7 @@ from taskqueue.process.daemon import Readiness
 from taskqueue.process.supervisor_loop import SupervisorLoop
 from taskqueue.supervisor.grants import Grants
 from taskqueue.supervisor.group import Group
-from taskqueue.supervisor.members import Blueprint, Surroundings
+from taskqueue.supervisor.members import Blueprint, SharedResources
 
 _FILES: Final = 32  # open files of a supervisor or a consumer, beside those that follow
 _GROUP_FILES: Final = 2  # of the supervisor for each group
@@ -194,11 +194,11 @@ class Supervisor(SupervisorLoop):
         self._groups += made
         self.members += made
 
-    def _surroundings(self) -> Surroundings:
+    def _surroundings(self) -> SharedResources:
         logging = self.log_as(self.plan.logging, self.plan.pool.user)
         read, fd = self._read_amqp, self._amqp_fd
         as_root, files = self.plan.as_root, self._open_files
-        return Surroundings(self.plan.pool, logging, read, fd, self._grants, as_root, files)
+        return SharedResources(self.plan.pool, logging, read, fd, self._grants, as_root, files)
 
 
 def _number(count: int, noun: str, nouns: str = "") -> str:

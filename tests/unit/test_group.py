@@ -11,13 +11,13 @@ from taskqueue.plugins import Plugin
 from taskqueue.process import children
 from taskqueue.supervisor.grants import Grants
 from taskqueue.supervisor.group import Group
-from taskqueue.supervisor.members import Blueprint, Surroundings
+from taskqueue.supervisor.members import Blueprint, SharedResources
 
 
 @pytest.fixture
 def group():
     """A group whose consumer is a process that does nothing."""
-    around = Surroundings(
+    around = SharedResources(
         PoolSettings(), LoggingSettings(), pytest.fail, None, Grants(), as_root=False, open_files=1024
     )
     group = Group(
