@@ -48,4 +48,4 @@ def test_a_result_that_no_worker_can_hand_over_is_a_failure(site, work):
     work.submit("huge", {"bytes": 170_000_000})
     result = work.result(60)
     assert result.status == "failed"
-    assert "bytes do not fit into a frame" in result.error
+    assert "bytes; at most 166723584 can be sent" in result.error
