@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 FRAME_END: Final = 0xCE
+NOT_FOUND: Final = 404  # the reply code for a queue or an exchange that is missing
 FRAME_METHOD, FRAME_HEADER, FRAME_BODY = 1, 2, 3
 _CLASS: Final = 60  # basic
 _PUBLISH_METHOD, _DELIVER_METHOD, _ACK_METHOD = (_CLASS << 16 | method for method in (40, 60, 80))

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session, SessionListener
 
 _TRY_AGAIN: Final = 30.0  # seconds after the broker closed the channel
-_NOT_FOUND: Final = 404
 
 
 class BroadcastExchange(SessionListener):
@@ -45,7 +45,7 @@ class BroadcastExchange(SessionListener):
         self._session.errands.run(
             lambda channel, answered: channel.exchange_declare(self.name, passive=True, callback=answered),
             lambda _frame: self._declared(),
-            lambda code, text: self._make() if code == _NOT_FOUND else self._refused(code, text),
+            lambda code, text: self._make() if code == NOT_FOUND else self._refused(code, text),
         )
 
     def _make(self) -> None:

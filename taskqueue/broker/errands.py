@@ -7,14 +7,13 @@ And a broker may allow few channels on a connection (channel_max).
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.broker.loop import EventLoop
 
 if TYPE_CHECKING:
     from taskqueue.broker.session import Session
-
-_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def _ask(
     request: Callable[[Any, Callable[[Any], None]], Any],
 ) -> None:
     def refused(code: int, text: str) -> None:
-        if code == _NOT_FOUND:
+        if code == NOT_FOUND:
             done(0)
         else:
             failed(text)

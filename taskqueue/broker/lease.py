@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from pika import spec
 
+from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publication, Publisher, PublishResult
 from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import Provider, Queue
 
-_NOT_FOUND: Final = 404
 _TRY_AGAIN: Final = 5.0  # seconds after the broker refused something
 
 
@@ -233,7 +233,7 @@ class Lease(SessionListener):
         if channel is not self._channel or not self._session.is_up or self._is_over:
             return
         self.session_down()
-        if self._released is not None and getattr(error, "reply_code", 0) == _NOT_FOUND:
+        if self._released is not None and getattr(error, "reply_code", 0) == NOT_FOUND:
             self._leave(self._released)  # it was never made, or is gone already
             return
         self._log.error("the broker closed the channel of queue %s: %s", self.queue.name, error)

@@ -3,19 +3,15 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from pika.adapters.select_connection import IOLoop
 
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
 _P = ParamSpec("_P")
 _log = logging.getLogger(__name__)
-
-
-class HasFileno(Protocol):
-    """A socket, a pipe's end, or whatever else has a file descriptor."""
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
 
 
 class _Rounds(IOLoop):  # type: ignore[misc]
@@ -100,7 +96,7 @@ class EventLoop:
         self.ioloop.remove_timeout(timer)
 
     def watch(
-        self, file: HasFileno, on_readable: Callable[[], Any], on_writable: Callable[[], Any] | None = None
+        self, file: "HasFileno", on_readable: Callable[[], Any], on_writable: Callable[[], Any] | None = None
     ) -> None:
         """Call back whenever the file can be read, and, if `on_writable` is given, written."""
 
@@ -113,6 +109,6 @@ class EventLoop:
         events = IOLoop.READ | (IOLoop.WRITE if on_writable else 0)
         self.ioloop.add_handler(file.fileno(), self.guard(handle), events)
 
-    def unwatch(self, file: HasFileno) -> None:
+    def unwatch(self, file: "HasFileno") -> None:
         """Stop watching a file; it must still be open."""
         self.ioloop.remove_handler(file.fileno())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties, as_bytes
 from taskqueue.broker.connection import RawProperties
@@ -18,7 +19,6 @@ from taskqueue.messages.names import DIRECT_REPLY
 _FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
 _LONGEST_RETRY: Final = 30.0
 _MOST_CLOSES: Final = 2  # of connections, each with one message alone in flight, until that is to blame
-_NOT_FOUND: Final = 404  # the reply code for an exchange that is missing
 _STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
 
 
@@ -333,7 +333,7 @@ class Publisher(SessionListener):
         self._closes += 1
         if alone and len(open_ones) == 1:
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
-            is_missing = culprit.exchange and getattr(error, "reply_code", 0) == _NOT_FOUND
+            is_missing = culprit.exchange and getattr(error, "reply_code", 0) == NOT_FOUND
             result = PublishResult.RETURNED if is_missing else PublishResult.REFUSED
             self._closes = 1  # it is found, and not sent again
             self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)

@@ -83,7 +83,7 @@ class Session:
         )
         self._on_trouble = on_trouble
         self._longest_delay = longest_delay
-        self._parts: list[SessionListener] = []
+        self._listeners: list[SessionListener] = []
         self.errands = Errands(loop, self)
         self._channel_seekers: list[Callable[[Any], None]] = []  # for whom the broker allows no channel now
         self._short_by = 0  # how many of them there were at the last look
@@ -103,13 +103,13 @@ class Session:
         """Whether channels can be used: pika closes the channels first, and then says that it lost us."""
         return self._is_up and bool(self._connection.is_open)
 
-    def attach(self, part: SessionListener) -> None:
-        """Tell a part from now on when the session comes and goes."""
-        self._parts.append(part)
+    def attach(self, listener: SessionListener) -> None:
+        """Tell a listener from now on when the session comes and goes."""
+        self._listeners.append(listener)
 
-    def detach(self, part: SessionListener) -> None:
-        """Tell a part no more."""
-        self._parts.remove(part)
+    def detach(self, listener: SessionListener) -> None:
+        """Tell a listener no more."""
+        self._listeners.remove(listener)
 
     def open(self) -> None:
         """Begin to connect, if that has not begun; parts hear of it when it is done."""
@@ -147,8 +147,8 @@ class Session:
                 most + self._short_by,
                 most,
             )
-            for part in list(self._parts):
-                part.session_short()
+            for listener in list(self._listeners):
+                listener.session_short()
 
     @property
     def frame_room(self) -> int:
@@ -246,8 +246,8 @@ class Session:
             *self.amqp.hosts[self._next_host],
             self.name,
         )
-        for part in tuple(self._parts):
-            part.session_up()
+        for listener in tuple(self._listeners):
+            listener.session_up()
 
     def _open_failed(self, connection: Any, error: BaseException) -> None:
         if connection is not self._connection:
@@ -281,8 +281,8 @@ class Session:
             return
         self.errands.session_down()
         self._channel_seekers.clear()
-        for part in tuple(self._parts):
-            part.session_down()
+        for listener in tuple(self._listeners):
+            listener.session_down()
         if time.monotonic() - self._up_since >= _STEADY:
             self._failures = 0
         self._log.warning("lost the connection to the broker: %s", _say(error))
@@ -292,14 +292,14 @@ class Session:
     def _blocked(self, _connection: Any, frame: Any) -> None:
         self.is_blocked = True
         self._log.warning("the broker has an alarm and takes no messages: %s", frame.method.reason)
-        for part in tuple(self._parts):
-            part.session_blocked()
+        for listener in tuple(self._listeners):
+            listener.session_blocked()
 
     def _unblocked(self, _connection: Any, _frame: Any) -> None:
         self.is_blocked = False
         self._log.info("the broker takes messages again")
-        for part in tuple(self._parts):
-            part.session_unblocked()
+        for listener in tuple(self._listeners):
+            listener.session_unblocked()
 
 
 def _nothing() -> None:

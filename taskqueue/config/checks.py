@@ -41,7 +41,7 @@ class Fault:
         option: the option; None where the fault is in no single option.
         expected: what would have been right, a noun.
         found: what is there instead.
-        advice: what whoever meets the fault can do, where that is not plain.
+        advice: for the user who meets the fault; "" where it is plain what to do.
     """
 
     file: str | None

@@ -1,7 +1,7 @@
 """The consumer: the process that holds a group's AMQP connections and feeds its workers.
 
-It runs no plugin code and parses no body. It acknowledges a delivery only after the broker has confirmed its
-outcome.
+It runs no plugin code, and decodes a body only to quote it in the failure of a workitem that no worker could
+describe. It acknowledges a delivery only after the broker has confirmed its outcome.
 """
 
 import signal

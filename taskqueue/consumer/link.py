@@ -11,7 +11,7 @@ from typing import Any, Final
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
 from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.output import OutputPump
+from taskqueue.consumer.output import TELL_DELAY, OutputPump
 from taskqueue.process import startup
 from taskqueue.process.logs import Log
 from taskqueue.worker.credits import Credits
@@ -27,11 +27,8 @@ from taskqueue.worker.frames import (
 )
 
 _CHUNK: Final = 65_536  # bytes read from a worker at a time
-_MOST_LEFT: Final = (
-    16  # chunks; a socket buffers less (net.core.wmem_max, unless the machine is told otherwise)
-)
+_MOST_LEFT: Final = 16  # chunks; a socket buffers less, unless the machine's net.core.wmem_max says more
 _PROGRESS_DELAY: Final = 0.05  # seconds; a worker that tells of its progress more often is not heeded
-_TELL_DELAY: Final = 1.0  # seconds after lines were dropped until the log says how many
 
 
 class WorkerLink:
@@ -120,14 +117,14 @@ class WorkerLink:
 
     def take_back(self) -> list[Assignment]:
         """Return what the worker has not begun: somebody else can have it."""
-        back = self._take_permits()
+        back = self._take_credits()
         first, tasks = next(iter(self.tasks), None), self.tasks
         self.tasks = deque(each for each in tasks if each.number not in back)
         if first is not None and first.number in back:
             self._begin()
         return [each for each in tasks if each.number in back]
 
-    def _take_permits(self) -> set[int]:
+    def _take_credits(self) -> set[int]:
         """Return the numbers of the tasks that the worker has not begun and will not begin."""
         back = {number for number, _ in self._together}
         self._together.clear()
@@ -183,7 +180,7 @@ class WorkerLink:
         self._unwatch()
         self._close_output()
         self._socket.close()
-        self._unused = self._take_permits()
+        self._unused = self._take_credits()
         self._credits.close()
         self._stop_timer()
 
@@ -325,7 +322,7 @@ class WorkerLink:
         """See to it that dropped lines are told of even if no line follows."""
         if output.dropped and not self._is_telling:
             self._is_telling = True
-            self._loop.call_later(_TELL_DELAY, self._tell_dropped)
+            self._loop.call_later(TELL_DELAY, self._tell_dropped)
 
     def _tell_dropped(self) -> None:
         self._is_telling = False

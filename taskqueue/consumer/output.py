@@ -12,7 +12,7 @@ from taskqueue.worker.labels import LabelReader
 _CHUNK: Final = 65_536  # bytes read at a time
 _LONGEST_LINE: Final = 4096  # bytes; longer ones are cut up
 _BURST: Final = 2.0  # seconds' worth of lines that may come at once
-_TELL_DELAY: Final = 1.0  # seconds between two lines that tell how many were dropped
+TELL_DELAY: Final = 1.0  # seconds between two lines that tell how many were dropped
 
 
 class OutputPump:
@@ -106,6 +106,6 @@ class OutputPump:
             self.dropped += 1
             return
         self._credit -= 1
-        if self._credited - self._told >= _TELL_DELAY:
+        if self._credited - self._told >= TELL_DELAY:
             self.tell_dropped()
         self._write(line.decode("utf-8", "replace"), self._number)

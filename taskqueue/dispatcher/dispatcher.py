@@ -70,7 +70,7 @@ class Dispatcher(SessionListener):
         self._on_state = on_state
         self._log = Log("dispatcher")
         self._loop = EventLoop()
-        self._new_types = UnknownTypes(settings.max_types)
+        self._unknown_types = UnknownTypes(settings.max_types)
         self._open: dict[InFlightMessage, Publication] = {}  # what is unconfirmed of each delivery
         self._lost: list[
             tuple[InFlightMessage, Publication]
@@ -90,7 +90,7 @@ class Dispatcher(SessionListener):
             on_lost=self._publisher_lost,
             on_batch=self._leave_if_done,
         )
-        self._provider = Provider(self._loop, self._publishing, self._new_types.admit)
+        self._provider = Provider(self._loop, self._publishing, self._unknown_types.admit)
         self._delays = Delays(self._loop, self._publishing, self._publisher, self._provider)
         self._subscription = Subscription(
             self._loop,
@@ -276,7 +276,7 @@ class Dispatcher(SessionListener):
             reason = f"there is no queue {queue}: nobody serves it"  # no plugin will come for it
             self._reject(in_flight, reason, jsonrpc.METHOD_NOT_FOUND, UnknownTask)
             return
-        refusal = self._new_types.refusal(queue)
+        refusal = self._unknown_types.refusal(queue)
         if refusal:
             self._reject(in_flight, refusal)
             return
@@ -288,8 +288,8 @@ class Dispatcher(SessionListener):
 
     def _declaration_failed(self, in_flight: InFlightMessage, publication: Publication, reason: str) -> None:
         if publication.queue != REJECTED_QUEUE and not may_come_back(reason):
-            if reason != self._new_types.refusal(publication.queue):
-                self._new_types.forget(publication.queue)
+            if reason != self._unknown_types.refusal(publication.queue):
+                self._unknown_types.forget(publication.queue)
                 reason = f"its queue {publication.queue} cannot be declared: {reason}"
             self._reject(in_flight, reason)
             return

@@ -27,6 +27,9 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
+#: The children that `fork` made and `reap` has not collected; others are orphans that were adopted.
+_ours: Final[set[int]] = set()
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -68,10 +71,6 @@ def fork(run: Callable[[], int]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     _ours.add(pid)
     return pid
-
-
-#: The children that `fork` made and `reap` has not collected; others are orphans that were adopted.
-_ours: Final[set[int]] = set()
 
 
 def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:

@@ -79,13 +79,13 @@ def servers(supervisor, number=1):
     ]
 
 
-def test_a_keeper_is_ready_when_all_of_its_children_are(keep):
+def test_a_supervisor_is_ready_when_all_of_its_children_are(keep):
     supervisor = keep(a=serve, b=serve)
     supervisor.wait_for("ready: a runs, b runs")
     assert supervisor.output().count("ready:") == 1
 
 
-def test_a_keeper_is_not_ready_while_a_child_is_not(keep):
+def test_a_supervisor_is_not_ready_while_a_child_is_not(keep):
     supervisor = keep(a=serve, b=lambda: say("b is here") or wait_for_signals())
     supervisor.wait_for("served by")
     supervisor.wait_for("b is here")
@@ -107,7 +107,7 @@ def test_the_service_manager_is_told_when_all_children_are_ready(keep, monkeypat
         assert manager.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"
 
 
-def test_the_watchdog_is_told_within_half_its_time_and_no_more_by_a_keeper_that_hangs(keep, monkeypatch):
+def test_the_watchdog_is_told_within_half_its_time_and_no_more_by_a_supervisor_that_hangs(keep, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "600000")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")
@@ -133,7 +133,7 @@ def test_a_watchdog_that_waits_for_another_process_is_left_alone(keep, monkeypat
         assert manager.recv(1000) == b"READY=1"
 
 
-def test_nobody_else_can_speak_to_a_keeper(keep):
+def test_nobody_else_can_speak_to_a_supervisor(keep):
     """A socket with a name, in the abstract namespace above all, takes what every user sends."""
     supervisor = keep(a=serve)
     supervisor.wait_for("ready:")
@@ -144,7 +144,7 @@ def test_nobody_else_can_speak_to_a_keeper(keep):
     assert [row[7:] for row in ours] == [[]] * len(ours)
 
 
-def test_a_line_to_the_keeper_that_is_closed_or_another_file_by_now_gets_nothing(tmp_path, monkeypatch):
+def test_a_line_to_the_supervisor_that_is_closed_or_another_file_by_now_gets_nothing(tmp_path, monkeypatch):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         monkeypatch.setenv("TASKQUEUE_NOTIFY", "")
@@ -159,7 +159,7 @@ def test_a_line_to_the_keeper_that_is_closed_or_another_file_by_now_gets_nothing
         assert (tmp_path / "other").read_bytes() == b""
 
 
-def test_sigterm_ends_the_children_and_then_the_keeper(keep):
+def test_sigterm_ends_the_children_and_then_the_supervisor(keep):
     supervisor = keep(a=serve, b=serve)
     pids = servers(supervisor, 2)
     supervisor.wait_for("ready:")
@@ -169,7 +169,7 @@ def test_sigterm_ends_the_children_and_then_the_keeper(keep):
     assert supervisor.output().endswith("stopping: 20 s to finish what is running\nstopped\n")
 
 
-def test_a_keeper_without_members_waits_for_its_end(keep):
+def test_a_supervisor_without_members_waits_for_its_end(keep):
     supervisor = keep()
     supervisor.wait_for("ready:")
     supervisor.signal(signal.SIGINT)
@@ -218,7 +218,7 @@ def test_what_a_child_left_behind_is_killed(keep):
         (ExitStatus.PRIVILEGES, "it cannot become its user"),
     ],
 )
-def test_a_child_that_says_why_it_cannot_begin_ends_the_keeper(keep, status, reason):
+def test_a_child_that_says_why_it_cannot_begin_ends_the_supervisor(keep, status, reason):
     supervisor = keep(a=serve, b=lambda: status)
     assert supervisor.wait() == status
     assert f"ended: {reason} (exit status {status})" in supervisor.output()
@@ -268,7 +268,7 @@ def test_a_second_sigterm_ends_everything_at_once(keep):
     assert "stopping at once" in supervisor.output()
 
 
-def test_the_children_die_with_a_keeper_that_is_killed(keep):
+def test_the_children_die_with_a_supervisor_that_is_killed(keep):
     supervisor = keep(a=serve, b=ignore_sigterm)
     pids = servers(supervisor, 2)
     supervisor.signal(signal.SIGKILL)
