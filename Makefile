@@ -6,7 +6,7 @@ AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 # Kept byte code saves each process that is started the time to compile it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-trixie test-debian chaos check lint unit bench docs deb clean
+.PHONY: help setup demo test suite test-trixie test-debian chaos check lint unit bench pictures docs deb clean
 
 help: ## show the chores
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -17,12 +17,16 @@ setup: ## install what is missing: Debian packages, system users, .venv, .venv-o
 demo: setup ## see it work: digest some files through a broker, dispatcher and pool of its own
 	@$(PYTHON) scripts/demo.py
 
+# Each process has a broker and databases of its own, and waits a third of its time.
+WORKERS = $(shell n=$$(($$(nproc) * 3 / 2)); [ $$n -le 16 ] || n=16; echo $$n)
 # Files with long tests begin first, so that no process waits for the last of them.
-IN_PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
+IN_PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The environment that the tests run in; .venv-oldest is the other one.
 VENV = .venv
-test: setup lint ## style, types and every test: VENV=.venv-oldest, OPTIONS="--rabbitmq 4.0"
+test: lint suite ## style, types and every test: VENV=.venv-oldest, OPTIONS="--rabbitmq 4.0", WORKERS=3
+
+suite: setup ## every test, without style and types
 	$(VENV)/bin/python -m pytest $(IN_PARALLEL) $(OPTIONS)
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
@@ -47,19 +51,27 @@ lint: setup
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-# Half of the files each: that costs less than what hands each test to the next process that is free.
+# Half of the work each: that costs less than what hands each test to the next process that is free.
 unit: setup
-	@$(MAKE) --no-print-directory -j 2 --output-sync unit-a-f unit-g-z
+	@$(MAKE) --no-print-directory -j 2 --output-sync unit-a-e unit-f-z
 
+# Their files are in memory where that is possible: they are synced a thousand times.
 unit-%:
-	$(PYTHON) -m pytest -q -p no:xdist tests/unit/test_[$*]*.py
+	if [ -w /dev/shm ]; then export TMPDIR=/dev/shm; fi; \
+	$(PYTHON) -m pytest -q -p no:xdist -o tmp_path_retention_policy=failed tests/unit/test_[$*]*.py
 
-bench: ## measure it beside its peers and bare pika, twenty-five minutes; BENCH="--quick --only drain" for less
+bench: ## measure it beside its peers and bare pika, three quarters of an hour; BENCH="--quick --only drain" for less
 	@scripts/setup.sh bench
 	@.venv-bench/bin/python -m benchmarks $(BENCH)
 
+# PICTURES=/tmp/pictures writes them elsewhere.
+PICTURES = docs/pictures
+pictures: setup ## make the pictures of the documentation anew, in Chromium
+	@scripts/setup.sh clients
+	@PYTHONPATH=tests:scripts $(PYTHON) scripts/pictures.py $(PICTURES)
+
 docs: setup ## write docs/configuration.md anew from taskqueue/configspec.ini
-	$(PYTHON) -c 'from taskqueue.config import reference; print(reference(), end="")' >docs/configuration.md.new
+	PYTHONPATH=. $(PYTHON) scripts/reference.py >docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
 
 deb: ## build the Debian packages, and that of the example plugin, into dist/

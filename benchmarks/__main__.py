@@ -12,7 +12,22 @@ from typing import Final
 import click
 from rich.console import Console
 
-from benchmarks import calling, feeding, hosts, plugins, report, rows
+from benchmarks import (
+    calling,
+    commanding,
+    fairness,
+    feeding,
+    hosts,
+    limiting,
+    pages,
+    plugins,
+    record,
+    recording,
+    report,
+    rows,
+    scheduling,
+    uniqueness,
+)
 from benchmarks.findings import Finding
 from benchmarks.ground import BenchmarkFailed, Ground
 from benchmarks.racing import Race
@@ -34,7 +49,18 @@ ROWS: Final[dict[str, Callable[[rows.Bench], Iterable[Finding]]]] = {
     "start": hosts.start,
     "backlog": rows.backlog,
     "types": rows.types,
+    "commands": commanding.commands,
+    "lanes": fairness.lanes,
+    "limits": limiting.limits,
+    "rates": limiting.rates,
+    "unique": uniqueness.unique,
+    "schedules": scheduling.schedules,
     "feed": feeding.feed,
+    "events": recording.events,
+    "monitor": recording.monitor,
+    "memory": recording.memory,
+    "record": record.record,
+    "pages": pages.pages,
 }
 
 console = Console()
@@ -42,7 +68,7 @@ console = Console()
 
 @click.command()
 @click.option("--only", multiple=True, metavar="ROW", type=click.Choice(list(ROWS)), help="Just this row.")
-@click.option("--quick", is_flag=True, help="Less of everything: below five minutes.")
+@click.option("--quick", is_flag=True, help="Less of everything.")
 @click.option("--peers/--no-peers", default=True, help="Whether the peers are measured, too.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of each row; the median counts.")
 def main(*, only: tuple[str, ...], quick: bool, peers: bool, rounds: int | None) -> None:

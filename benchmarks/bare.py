@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pika
@@ -60,8 +60,19 @@ def result_properties() -> Encoded:
 class Submitter:
     """Publishes with a window of unconfirmed messages; prints the rate from the first to the last confirm."""
 
-    def __init__(self, queue: str, bodies: Sequence[bytes], types: Sequence[str], count: int) -> None:
-        """Publish `count` messages to `queue`, bodies and types in turn."""
+    def __init__(
+        self,
+        queue: str,
+        bodies: Sequence[bytes],
+        types: Sequence[str],
+        count: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Publish `count` messages to `queue`, bodies and types in turn.
+
+        headers -- the messages' headers; {} in a text becomes the message's number
+        """
+        self._headers = headers
         self._queue, self._bodies, self._types, self._count = queue, bodies, types, count
         self._sent = self._confirmed = 0
         self._begun = 0.0
@@ -80,8 +91,12 @@ class Submitter:
         while self._sent < self._count and self._sent - self._confirmed < WINDOW:
             name = self._types[self._sent % len(self._types)] if self._types else None
             body = self._bodies[self._sent % len(self._bodies)]
-            self._channel.basic_publish("", self._queue, body, properties(type=name), mandatory=True)
+            more: dict[str, Any] = {"headers": self._next_headers()} if self._headers else {}
+            self._channel.basic_publish("", self._queue, body, properties(type=name, **more), mandatory=True)
             self._sent += 1
+
+    def _next_headers(self) -> dict[str, str]:
+        return {name: text.format(self._sent) for name, text in self._headers.items()}
 
     def _on_confirm(self, frame: Any) -> None:
         # How many there are is all that counts here: the broker confirms each once.
@@ -226,9 +241,10 @@ def main(role: str, *arguments: str) -> None:
     """Play a role."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if role == "submit":
-        queue, file, names, count = arguments
+        queue, file, names, count, headers = arguments
         bodies = [line.encode() for line in json.loads(_read(file))]
-        serve(Submitter(queue, bodies, names.split(",") if names else [], int(count)).begin)
+        types = names.split(",") if names else []
+        serve(Submitter(queue, bodies, types, int(count), json.loads(headers)).begin)
     elif role in ("pass", "report"):
         serve(Passer(*arguments, reports=role == "report").begin)
     elif role == "nap":

@@ -56,7 +56,7 @@ def calls(bench: Bench) -> Iterator[Finding]:
     rate = median(one["rate"] for one in rates)
     growth = max(one["growth"] for one in rates)
     goals = [
-        Goal("≥ 3,000/s", rate, rate >= 3000),
+        Goal.at_least_a_second(rate, 3000),
         Goal("no growth after the first ten thousand (≤ 10 %)", growth, growth <= 1.1),
     ]
     yield Finding("calls", "10,000 calls out", "/s", rate, goals=goals, more={"rounds": rates})

@@ -46,7 +46,7 @@ def feed(bench: Bench) -> Iterator[Finding]:
         "rounds": [round(each) for each in rounds],
         "size 100,000": round(run(jobs, "--size", "100000", "--chunk-max", "20000")),
     }
-    goals = [Goal("≥ 1,000,000/s", rate, rate >= MILLION)]
+    goals = [Goal.at_least_a_second(rate, MILLION)]
     yield Finding("feed", "feed of integers", "/s", rate, peers=peers, goals=goals, more=more)
 
 

@@ -21,6 +21,11 @@ class Goal:
         return cls(text, value, value >= least, limit)
 
     @classmethod
+    def at_least_a_second(cls, rate: float, least: int) -> "Goal":
+        """Expect a rate of at least so many a second."""
+        return cls(f"≥ {least:,}/s", rate, rate >= least)
+
+    @classmethod
     def below(cls, mine: float, limit: float, peers: Collection[float]) -> "Goal":
         """Expect less than the least of the peers' figures."""
         best = min(peers)

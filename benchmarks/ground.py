@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 import pika
 
-from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.private_broker import PrivateBroker
 
 ROOT: Final = Path(__file__).parents[1]
 START_TIMEOUT: Final = 60.0  # seconds
@@ -111,7 +111,7 @@ class Ground:
     def __enter__(self) -> Self:
         """Start both nodes."""
         self._node.start()
-        self.redis_port = _free_port()
+        self.redis_port = free_port()
         self.start(["redis-server", str(self._redis_config())]).wait_for("Ready to accept")
         return self
 
@@ -129,6 +129,9 @@ class Ground:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every process, and remove the directory."""
+        if self._connection is not None:
+            with contextlib.suppress(pika.exceptions.AMQPError):  # it has broken
+                self._connection.close()
         for process in self._processes:
             process.kill()
         self._node.stop()
@@ -194,6 +197,29 @@ class Ground:
             self._open().queue_purge(queue)
             self._queues.add(queue)
 
+    @contextlib.contextmanager
+    def stream_of_events(self) -> Iterator[None]:
+        """Have a stream take all events, as the monitor's does."""
+        channel, name = self._open(), "taskqueue_events"
+        channel.exchange_declare(name, "fanout", durable=True)
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
+        channel.queue_bind(name, name)
+        yield
+        self.delete_events()
+
+    def publish_events(self, bodies: Iterable[bytes]) -> None:
+        """Publish batches of events."""
+        for body in bodies:
+            self._open().basic_publish("taskqueue_events", "", body)
+
+    def delete_events(self) -> None:
+        """Delete the stream of events."""
+        self.delete("taskqueue_events")
+
+    def delete(self, queue: str) -> None:
+        """Delete a queue, if there is one."""
+        self._open().queue_delete(queue)
+
     def depth(self, queue: str) -> int:
         """Return how many messages wait in a queue."""
         return int(self._open().queue_declare(queue, passive=True).method.message_count)
@@ -204,19 +230,35 @@ class Ground:
             self._open().queue_delete(queue)
         self._queues.clear()
 
-    def fill(self, queue: str, bodies: Sequence[str], types: Sequence[str], count: int) -> None:
-        """Put `count` messages into a queue."""
-        self.submit_bare(queue, bodies, types, count)
+    def fill(
+        self,
+        queue: str,
+        bodies: Sequence[str],
+        types: Sequence[str],
+        count: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put `count` messages into a queue; see `submit_bare`."""
+        self.submit_bare(queue, bodies, types, count, headers)
         wait_until(lambda: self.depth(queue) >= count, START_TIMEOUT, f"{count} messages in {queue}")
 
     def submit_bare(
-        self, queue: str, bodies: Sequence[str], types: Sequence[str], count: int
+        self,
+        queue: str,
+        bodies: Sequence[str],
+        types: Sequence[str],
+        count: int,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Publish `count` messages with bare pika; return rate and processor time."""
+        """Publish `count` messages with bare pika; return rate and processor time.
+
+        headers -- the messages' headers; {} in a text becomes the message's number
+        """
         file = self.directory / "bodies"
         file.write_text(json.dumps(list(bodies)), encoding="utf-8")
         names = ",".join(types)
-        return self.module("benchmarks.bare", "submit", queue, file, names, count).result(600)
+        asked = queue, file, names, count, json.dumps(headers or {})
+        return self.module("benchmarks.bare", "submit", *asked).result(600)
 
     def _open(self) -> Any:
         if self._connection is not None:
@@ -239,7 +281,8 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None
         time.sleep(0.005)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

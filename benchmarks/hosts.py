@@ -13,6 +13,7 @@ from benchmarks import ours
 from benchmarks.findings import Finding, Goal
 from benchmarks.ground import Ground, wait_until
 from benchmarks.meter import Pace, pace, tree, unique_memory
+from benchmarks.notes import Notes
 from benchmarks.rows import RESULTS, Bench
 
 NAP: Final = 0.01  # seconds
@@ -75,9 +76,9 @@ def idle(bench: Bench) -> Iterator[Finding]:
     ground = bench.ground
     used = {}
     for number in (2, 2 + _MORE):
-        notes = _notes(ground)
-        with ours.pool(ground, f"[note]\nworkers: {number}\nnotes: {notes}") as pids:
-            wait_until(lambda number=number, notes=notes: _count(notes) >= number, 60, "workers")  # type: ignore[misc]
+        notes = Notes(ground)
+        with ours.pool(ground, f"[note]\nworkers: {number}\nnotes: {notes.path}") as pids:
+            wait_until(lambda number=number, notes=notes: notes.ready >= number, 60, "workers")  # type: ignore[misc]
             used[number] = sum(unique_memory(pid) for pid in tree(pids))
             connections = _connections(ground, pids)
     each = (used[2 + _MORE] - used[2]) / _MORE
@@ -111,15 +112,15 @@ def recovery(bench: Bench) -> Iterator[Finding]:
     ground = bench.ground
     times = []
     for _ in range(bench.scale.rounds):
-        notes = _notes(ground)
+        notes = Notes(ground)
         ground.declare("worker_note", RESULTS)
         ground.fill("worker_note", ["null"], ["note"], 3000)
-        with ours.pool(ground, f"[note]\nworkers: 1\nnotes: {notes}"):
-            wait_until(lambda notes=notes: _count(notes, b"work") > 200, 60, "work")  # type: ignore[misc]
-            victim = _workers(notes)[-1]
+        with ours.pool(ground, f"[note]\nworkers: 1\nnotes: {notes.path}"):
+            wait_until(lambda notes=notes: notes.begun > 200, 60, "work")  # type: ignore[misc]
+            victim = notes.workers[-1]
             begun = time.perf_counter()
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda notes=notes, victim=victim: _workers(notes)[-1] != victim, 30, "a worker")  # type: ignore[misc]
+            wait_until(lambda notes=notes, victim=victim: notes.workers[-1] != victim, 30, "a worker")  # type: ignore[misc]
             times.append(time.perf_counter() - begun)
     goals = [Goal.at_most(median(times), 0.2, "s")]
     more = {"rounds": [round(each, 3) for each in times]}
@@ -131,29 +132,11 @@ def start(bench: Bench) -> Iterator[Finding]:
     ground = bench.ground
     times = []
     for _ in range(bench.scale.rounds):
-        notes = _notes(ground)
+        notes = Notes(ground)
         begun = time.perf_counter()
-        with ground.running([ours.start_pool(ground, f"[note]\nworkers: 100\nnotes: {notes}")]):
-            wait_until(lambda notes=notes: _count(notes) >= 100, 120, "100 workers")  # type: ignore[misc]
+        with ground.running([ours.start_pool(ground, f"[note]\nworkers: 100\nnotes: {notes.path}")]):
+            wait_until(lambda notes=notes: notes.ready >= 100, 120, "100 workers")  # type: ignore[misc]
             times.append(time.perf_counter() - begun)
     goals = [Goal.at_most(median(times), 5, "s")]
     more = {"rounds": [round(each, 2) for each in times]}
     yield Finding("start", "100 workers ready", "s", median(times), None, {}, goals, more)
-
-
-def _notes(ground: Ground) -> str:
-    path = ground.directory / "notes"
-    path.write_bytes(b"")
-    path.chmod(0o666)
-    return str(path)
-
-
-def _count(notes: str, word: bytes = b"ready") -> int:
-    with open(notes, "rb") as file:  # noqa: PTH123
-        return file.read().count(word)
-
-
-def _workers(notes: str) -> list[int]:
-    """Return the process ids of who has worked, in order."""
-    with open(notes, "rb") as file:  # noqa: PTH123
-        return [int(line.split()[1]) for line in file.read().splitlines() if line.startswith(b"work")]

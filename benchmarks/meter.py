@@ -63,12 +63,23 @@ def tree(pids: Sequence[int]) -> set[int]:
     return found
 
 
+def titled(pids: Sequence[int], title: str) -> list[int]:
+    """Return those of processes and their descendants whose titles begin so."""
+    return [pid for pid in sorted(tree(pids)) if _read(pid, "cmdline").startswith(title)]
+
+
 def unique_memory(pid: int) -> float:
     """Return the unique set size of a process in MiB: what ends with it."""
     private = [
         line.split() for line in _read(pid, "smaps_rollup").splitlines() if line.startswith("Private_")
     ]
     return sum(int(words[1]) for words in private) / 1024
+
+
+def shared_memory(pid: int) -> float:
+    """Return the proportional set size of a process in MiB: with its part of what it shares."""
+    lines = [line.split() for line in _read(pid, "smaps_rollup").splitlines() if line.startswith("Pss:")]
+    return sum(int(words[1]) for words in lines) / 1024
 
 
 def _stat(pid: int) -> list[str]:

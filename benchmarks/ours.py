@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ground import Ground, Process
+from benchmarks.ground import Ground, Process, free_port
 from taskqueue import Client
 
 BODY: Final = '{"number": %d, "text": "' + "x" * 160 + '"}'  # 200 bytes with the rest of the native form
@@ -35,28 +36,61 @@ def configure(ground: Ground, sections: str) -> Path:
 
 
 @contextlib.contextmanager
-def dispatcher(ground: Ground, sections: str = "") -> Iterator[list[int]]:
-    """Have a dispatcher run; yield its process ids."""
-    started = _daemon(ground, "dispatcher", sections).wait_for("takes work")
-    with ground.running([started]) as pids:
+def dispatcher(
+    ground: Ground, sections: str = "", *, number: int = 1, ready: str = "takes work"
+) -> Iterator[list[int]]:
+    """Have dispatchers run, each of which has said that it is ready; yield their process ids."""
+    with _daemons(ground, "dispatcher", sections, number, ready) as pids:
         yield pids
 
 
 @contextlib.contextmanager
-def pool(ground: Ground, sections: str) -> Iterator[list[int]]:
-    """Have a worker pool run; yield its process ids."""
-    started = _daemon(ground, "workerpool", sections).wait_for("takes work")
-    with ground.running([started]) as pids:
+def pool(ground: Ground, sections: str, *, number: int = 1) -> Iterator[list[int]]:
+    """Have worker pools run; yield their process ids."""
+    with _daemons(ground, "workerpool", sections, number, "takes work") as pids:
         yield pids
+
+
+@contextlib.contextmanager
+def monitor(ground: Ground) -> Iterator[tuple[int, Path]]:
+    """Have a monitor record into a new directory, at nice 10; yield its process id and the directory."""
+    with tempfile.TemporaryDirectory(dir=ground.directory) as directory:
+        record = Path(directory) / "record"
+        if os.geteuid() == 0:  # the daemon's processes need a way to it
+            Path(directory).chmod(0o711)
+            ground.directory.chmod(0o711)
+        path = configure(ground, f"[monitor]\ndatabase: {record}\nlisten: 127.0.0.1:{free_port()}")
+        command = [
+            "nice",
+            "-n",
+            "10",
+            sys.executable,
+            "-P",
+            "-m",
+            "taskqueue",
+            "monitor",
+            "-f",
+            "-c",
+            str(path),
+        ]
+        with ground.running([ground.start(command).wait_for("records")]) as [pid]:
+            yield pid, record
 
 
 def start_pool(ground: Ground, sections: str) -> Process:
     """Start a worker pool and do not wait for it."""
-    return _daemon(ground, "workerpool", sections)
+    return _daemon(ground, "workerpool", configure(ground, sections))
 
 
-def _daemon(ground: Ground, name: str, sections: str) -> Process:
+@contextlib.contextmanager
+def _daemons(ground: Ground, name: str, sections: str, number: int, ready: str) -> Iterator[list[int]]:
     path = configure(ground, sections)
+    started = [_daemon(ground, name, path) for _ in range(number)]
+    with ground.running([each.wait_for(ready) for each in started]) as pids:
+        yield pids
+
+
+def _daemon(ground: Ground, name: str, path: Path) -> Process:
     return ground.module("taskqueue", name, "-f", "-c", path)
 
 

@@ -42,7 +42,7 @@ class Nap(BaseWorker):
 
 
 class Note(BaseWorker):
-    """Writes its process id into a file when it is ready, and with each workitem."""
+    """Writes its process id into a file when it is ready, and with the time when it begins a workitem."""
 
     def setup(self) -> None:
         """Open the file `notes` of the settings."""
@@ -51,5 +51,5 @@ class Note(BaseWorker):
 
     def handle_task(self, _body: Any) -> Any:
         """Write a line, and take a millisecond."""
-        os.write(self._notes, b"work %d\n" % os.getpid())
+        os.write(self._notes, b"work %d %d\n" % (os.getpid(), time.monotonic_ns()))
         time.sleep(0.001)

@@ -25,11 +25,23 @@ class Scale:
     calls: int = 2_000
     backlog: int = 1_000_000
     jobs: int = 20_000_000  # of a feed
+    recorded: int = 1_000_000  # workitems
+    ticks: int = 1_000  # of schedules
+    killing: float = 600.0  # seconds in which processes are killed
     seconds: float = 2.0  # of work for each number of workers
 
 
 QUICK: Final = Scale(
-    rounds=1, messages=15_000, tasks=4_000, calls=800, backlog=100_000, jobs=5_000_000, seconds=1.0
+    rounds=1,
+    messages=15_000,
+    tasks=4_000,
+    calls=800,
+    backlog=100_000,
+    jobs=5_000_000,
+    recorded=100_000,
+    ticks=300,
+    killing=20.0,
+    seconds=1.0,
 )
 
 
@@ -51,11 +63,11 @@ class Bench:
         return [list(column) for column in zip(*taken, strict=True)]
 
 
-def _rate(paces: Sequence[Pace]) -> float:
+def median_rate(paces: Sequence[Pace]) -> float:
     return median(each.rate for each in paces)
 
 
-def _detail(**paces: Sequence[Pace]) -> dict[str, Any]:
+def details(**paces: Sequence[Pace]) -> dict[str, Any]:
     rates = {f"{name}_rates": [round(each.rate) for each in column] for name, column in paces.items()}
     cpus = {f"{name}_cpu": round(median(each.cpu for each in column), 1) for name, column in paces.items()}
     return rates | cpus
@@ -80,12 +92,12 @@ def submit(bench: Bench) -> Iterator[Finding]:
 
     rivals = Rivals(bench.race, ("Dramatiq", "Huey"))
     limit, mine = bench.rounds(by_pika, by_us, rivals=rivals)
-    peers, rate, most = rivals.of("submit"), _rate(mine), _rate(limit)
+    peers, rate, most = rivals.of("submit"), median_rate(mine), median_rate(limit)
     goals = [Goal.at_least(rate / most, 0.85, "the limit")]
     for name, least, what in (("Dramatiq", 7, "Dramatiq"), ("Huey", 1, "Huey, unconfirmed")):
         if peers:
             goals.append(Goal.at_least(rate / peers[name], least, what, most / peers[name]))
-    detail = _detail(ours=mine, limit=limit)
+    detail = details(ours=mine, limit=limit)
     yield Finding("submit", "submit, confirmed", "/s", rate, most, peers, goals, detail)
 
 
@@ -97,12 +109,12 @@ def relay(bench: Bench) -> Iterator[Finding]:
     ):
         limit, mine = bench.rounds(
             lambda: _relay_bare(bench, "worker_noop", ours.BODY % 1, ["noop"]),
-            lambda body=body, types=types: _relay_ours(bench, body, types),  # type: ignore[misc]
+            lambda body=body, types=types: relay_ours(bench, body, types),  # type: ignore[misc]
         )
-        ratio = _rate(mine) / _rate(limit)
+        ratio = median_rate(mine) / median_rate(limit)
         goals = [Goal.at_least(ratio, least, "the limit")]
-        detail = _detail(ours=mine, limit=limit)
-        yield Finding("relay", what, "/s", _rate(mine), _rate(limit), {}, goals, detail)
+        detail = details(ours=mine, limit=limit)
+        yield Finding("relay", what, "/s", median_rate(mine), median_rate(limit), {}, goals, detail)
 
 
 def _relay_bare(bench: Bench, target: str, body: str, types: Sequence[str]) -> Pace:
@@ -112,7 +124,7 @@ def _relay_bare(bench: Bench, target: str, body: str, types: Sequence[str]) -> P
         return _pace_relay(bench, types, pids)
 
 
-def _relay_ours(bench: Bench, body: str, types: Sequence[str]) -> Pace:
+def relay_ours(bench: Bench, body: str, types: Sequence[str]) -> Pace:
     _fill_taskqueue(bench, body, types)
     with ours.dispatcher(bench.ground) as pids:
         return _pace_relay(bench, types, pids)
@@ -136,14 +148,14 @@ def drain(bench: Bench) -> Iterator[Finding]:
     count = 2 * bench.scale.messages  # so that starting up, of which a part is measured, hardly counts
     rivals = Rivals(bench.race, bench.race.best("drain"))
     limit, mine = bench.rounds(
-        lambda: _drain_bare(bench, count), lambda: _drain_ours(bench, count), rivals=rivals
+        lambda: _drain_bare(bench, count), lambda: drain_ours(bench, count), rivals=rivals
     )
-    peers, rate, most = rivals.of("drain"), _rate(mine), _rate(limit)
+    peers, rate, most = rivals.of("drain"), median_rate(mine), median_rate(limit)
     goals = [Goal.at_least(rate / most, 0.9, "the limit")]
     if peers:
         best = max(peers.values())
         goals.append(Goal.at_least(rate / best, 2, "the best peer without results", most / best))
-    detail = _detail(ours=mine, limit=limit)
+    detail = details(ours=mine, limit=limit)
     yield Finding("drain", "drain, with results", "/s", rate, most, peers, goals, detail)
 
 
@@ -152,7 +164,7 @@ def _drain_bare(bench: Bench, count: int) -> Pace:
     return _perform_bare(bench, count)
 
 
-def _drain_ours(bench: Bench, count: int) -> Pace:
+def drain_ours(bench: Bench, count: int) -> Pace:
     _fill_worker(bench, count)
     return _perform_ours(bench, count)
 
@@ -195,12 +207,12 @@ def whole(bench: Bench) -> Iterator[Finding]:
     limit, mine = bench.rounds(
         lambda: run(lambda: passers(ground, RESULTS, role="report")), by_us, rivals=rivals
     )
-    peers, rate, most = rivals.of("drain"), _rate(mine), _rate(limit)
+    peers, rate, most = rivals.of("drain"), median_rate(mine), median_rate(limit)
     goals = []
     if peers:
         best = max(peers.values())
         goals.append(Goal.at_least(rate / best, 1, "the best peer's drain alone", most / best))
-    detail = _detail(ours=mine, limit=limit)
+    detail = details(ours=mine, limit=limit)
     yield Finding("whole", "whole way", "/s", rate, most, peers, goals, detail)
 
 
@@ -214,15 +226,15 @@ def passers(ground: Ground, target: str, workers: int = 2, role: str = "pass") -
 def backlog(bench: Bench) -> Iterator[Finding]:
     """Drain with little in the queue, and with so much that each round takes a small part of it."""
     few, many = 10_000, bench.scale.backlog
-    bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: _drain_ours(bench, few))
+    bare_few, few_ours = bench.rounds(lambda: _drain_bare(bench, few), lambda: drain_ours(bench, few))
     _fill_worker(bench, many)
     part = min(4 * few, many // (2 * bench.scale.rounds + 1))  # of each round; some must be left at the end
     bare_many, many_ours = bench.rounds(
         lambda: _perform_bare(bench, part), lambda: _perform_ours(bench, part)
     )
-    rate, most = _rate(many_ours), _rate(bare_many)
-    goals = [_flat(rate / _rate(few_ours), most / _rate(bare_few))]
-    detail = _detail(few=few_ours, many=many_ours, bare_few=bare_few, bare_many=bare_many)
+    rate, most = median_rate(many_ours), median_rate(bare_many)
+    goals = [_flat(rate / median_rate(few_ours), most / median_rate(bare_few))]
+    detail = details(few=few_ours, many=many_ours, bare_few=bare_few, bare_many=bare_many)
     measure = f"drain, {many // 1000:,} thousand queued"
     yield Finding("backlog", measure, "/s", rate, most, {}, goals, detail)
 
@@ -232,14 +244,16 @@ def types(bench: Bench) -> Iterator[Finding]:
     many = [f"type{number}" for number in range(500)]
     body = ours.BODY % 1
     one, all_of_them, bare_one, bare = bench.rounds(
-        lambda: _relay_ours(bench, body, ["noop"]),
-        lambda: _relay_ours(bench, body, many),
+        lambda: relay_ours(bench, body, ["noop"]),
+        lambda: relay_ours(bench, body, many),
         lambda: _relay_bare(bench, "type", body, ["noop"]),
         lambda: _relay_bare(bench, "type", body, many),
     )
-    goals = [_flat(_rate(all_of_them) / _rate(one), _rate(bare) / _rate(bare_one))]
-    detail = _detail(one=one, many=all_of_them, bare_one=bare_one, bare_many=bare)
-    yield Finding("types", "relay, 500 types", "/s", _rate(all_of_them), _rate(bare), {}, goals, detail)
+    goals = [_flat(median_rate(all_of_them) / median_rate(one), median_rate(bare) / median_rate(bare_one))]
+    detail = details(one=one, many=all_of_them, bare_one=bare_one, bare_many=bare)
+    yield Finding(
+        "types", "relay, 500 types", "/s", median_rate(all_of_them), median_rate(bare), {}, goals, detail
+    )
 
 
 def _flat(ratio: float, limit: float) -> Goal:

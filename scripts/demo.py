@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from stage import ROOT, project_files, stage
 
-from taskqueue.private_broker import node as private
+from taskqueue import private_broker as private
 
 LICENSES = Path("/usr/share/common-licenses")
 START_TIMEOUT = 120.0  # seconds
@@ -70,10 +70,13 @@ def prepare(directory: Path) -> tuple[Path, list[Path]]:
 
 
 @contextlib.contextmanager
-def running_taskqueue(python: Path, directory: Path) -> Iterator[str]:
-    """Have `taskqueue up` run, with a broker of its own; yield the broker's address."""
+def running_taskqueue(python: Path, directory: Path, settings: str = "") -> Iterator[str]:
+    """Have `taskqueue up` run, with a broker of its own; yield the broker's address.
+
+    settings -- what the configuration has besides the number of workers
+    """
     config, log = directory / "config.ini", directory / "up.log"
-    config.write_text(f"[DEFAULT]\nworkers = {os.cpu_count()}\n")
+    config.write_text(f"[DEFAULT]\nworkers = {os.cpu_count()}\n{settings}")
     os.environ |= {"XDG_STATE_HOME": str(directory / "state"), MARK: directory.name}
     os.environ.pop("TASKQUEUE_AMQP", None)
     begin = time.monotonic()

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+from reference import sections
 
 from taskqueue import cli
 from taskqueue.cli import taskmaster
-from taskqueue.config.reference import sections
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS, FORMATS = 1, 5  # of the manual's sections
@@ -114,8 +114,16 @@ def command_entries(context: click.Context) -> Iterator[str]:
         if is_first:
             yield item(f"taskqueue-{each.info_name}(1)", each.command.get_short_help_str(limit=200))
         else:
-            yield f".SS {roff(each.info_name or '')}\n{usage(each)}{prose(each.command.help or '')}"
-            yield options("", each)
+            yield from entry(each)
+
+
+def entry(context: click.Context) -> Iterator[str]:
+    """Yield all there is to say of a command, and of those below it."""
+    words = context.command_path.split()[2:]  # after "taskqueue" and the page's own command
+    yield f".SS {roff(' '.join(words))}\n{usage(context)}{prose(context.command.help or '')}"
+    yield options("", context)
+    for each in subcommands(context):
+        yield from entry(each)
 
 
 def see_also(names: Iterable[str]) -> tuple[str, str]:

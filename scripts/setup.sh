@@ -2,8 +2,8 @@
 # Makes a checkout ready to run and to test: what is missing from Debian's packages, as root the
 # system users, and two virtual environments: .venv (newest) and .venv-oldest (Debian 12's versions, or this Debian's).
 # `setup.sh bench` makes it ready to be measured beside its peers, too: Redis, and .venv-bench. `setup.sh clients`
-# installs the clients of other languages that tests/broker/test_clients.py uses, and the shells that
-# tests/process/test_completion.py uses: half a gigabyte, two minutes.
+# installs the clients of other languages that tests/broker/test_clients.py uses, the shells that
+# tests/process/test_completion.py uses, and the browser that tests/browser uses: a gigabyte, three minutes.
 # Does nothing, quickly, when nothing is missing. Other arguments are Debian packages to install beside.
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,10 +26,10 @@ install_packages() {
     [ -z "$missing" ] || as_root sh scripts/install-packages.sh $missing
 }
 
-# A pool that root starts gives up root: its consumers become the one, its workers the other.
+# Daemons that root starts give up root: consumers, workers and the monitor's web process become these.
 add_users() {
     [ "$(id -u)" = 0 ] || return 0
-    for user in taskqueue taskqueue-worker; do
+    for user in taskqueue taskqueue-worker taskqueue-monitor; do
         getent passwd "$user" >/dev/null ||
             adduser --system --quiet --group --home "/var/lib/$user" --no-create-home --gecos "$user" "$user" ||
             die "cannot add the system user $user"
@@ -48,6 +48,7 @@ recipe() {
 make_venv() {
     venv=$1
     shift
+    [ ! -L "$venv" ] || return 0 # another checkout's: to make it anew would take it from under that one
     wanted=$(recipe "$@")
     [ "$(cat "$venv/recipe" 2>/dev/null)" != "$wanted" ] || return 0
     echo "setup: making $venv (takes up to a minute)"
@@ -60,25 +61,30 @@ make_venv() {
 # Java's and Go's compilers are large; a JDK or a Node.js that is here already may be of another source.
 client_packages() {
     echo zsh fish ruby-bunny php-cli php-amqp php-amqplib golang-go golang-github-rabbitmq-amqp091-go-dev
-    echo librabbitmq-client-java
+    echo librabbitmq-client-java prometheus chromium chromium-driver pngquant
     command -v javac >/dev/null || echo default-jdk-headless
     command -v node >/dev/null || echo nodejs
-    [ -d .clients/node_modules/amqplib ] || command -v npm >/dev/null || echo npm
+    has_node_packages || command -v npm >/dev/null || echo npm
 }
 
-add_node_client() {
-    [ -d .clients/node_modules/amqplib ] ||
-        npm install --silent --no-audit --no-fund --prefix .clients amqplib@0.10 ||
-        die "npm could not install amqplib: is there a network?"
+has_node_packages() {
+    [ -d .clients/node_modules/amqplib ] && [ -d .clients/node_modules/axe-core ]
+}
+
+# axe-core judges the monitor's pages. Its rules change with each release: raise it in a commit of its own.
+add_node_packages() {
+    has_node_packages ||
+        npm install --silent --no-audit --no-fund --prefix .clients amqplib@0.10 axe-core@4.14.1 ||
+        die "npm could not install amqplib and axe-core: is there a network?"
 }
 
 wants_bench= wants_clients=
 # shellcheck disable=SC2046 # a list of words
 [ "${1-}" != clients ] || { wants_clients=yes && shift && set -- $(client_packages) "$@"; }
 [ "${1-}" != bench ] || { wants_bench=yes && shift && set -- redis-server "$@"; }
-install_packages adduser rabbitmq-server amqp-tools python3-venv "$@"
+install_packages adduser rabbitmq-server amqp-tools curl python3-venv postgresql "$@"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is older than 3.11"
-[ -z "$wants_clients" ] || add_node_client
+[ -z "$wants_clients" ] || add_node_packages
 add_users
 # Debian 12's versions do not know the Python of newer releases.
 oldest=scripts/debian12.txt
@@ -87,4 +93,4 @@ make_venv .venv -e '.[dev]' -e examples/digest
 make_venv .venv-oldest -c "$oldest" -e '.[test]' -e examples/digest
 [ -n "$wants_bench" ] || exit 0
 # shellcheck disable=SC2046 # a list of words
-make_venv .venv-bench -e . $(grep -v '^#' scripts/bench.txt)
+make_venv .venv-bench -e '.[postgresql]' $(grep -v '^#' scripts/bench.txt)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskqueue.errors import Reject, Retry, TaskTimeout
 from taskqueue.messages.workitem import Workitem
-from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.consumer_link import progress
+from taskqueue.worker.base import BaseWorker, progress
 
 if TYPE_CHECKING:
     from taskqueue.calls.call import Call
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
         CallCancelled,
         CallError,
         CallTimeout,
+        DuplicateCall,
         ReplyLost,
         TaskFailed,
         UnknownCall,
@@ -37,6 +37,7 @@ __all__ = [
     "CallError",
     "CallTimeout",
     "Client",
+    "DuplicateCall",
     "Reject",
     "ReplyLost",
     "Retry",
@@ -51,7 +52,7 @@ __all__ = [
     "task",
 ]
 
-#: What is imported when it is asked for: the daemons have no use for it, and clients bring AMQP along.
+#: Names that are imported on demand: the daemons have no use for them, and clients bring AMQP along.
 _LATER: Final = {
     "AsyncClient": "taskqueue.calls.client",
     "Client": "taskqueue.calls.client",

@@ -1,36 +1,38 @@
-"""Every exception that taskqueue raises on purpose, and the exit statuses of its processes."""
+"""Every exception that taskqueue raises deliberately, and the exit statuses of its processes."""
 
 from collections.abc import Sequence
 from enum import IntEnum
 from numbers import Real
 from typing import Any, Final
 
-#: Seconds: ten years. Nothing waits longer; most numbers beyond are milliseconds by mistake.
+#: Maximum delay in seconds: ten years. A larger number is most likely in milliseconds by mistake.
 LONGEST_DELAY: Final = 10 * 365.25 * 86400.0
 
 
 class ExitStatus(IntEnum):
-    """How a process of taskqueue ends; the numbers from 64 on are those of sysexits.h.
+    """The exit status of a process of taskqueue; the numbers from 64 to 78 are those of sysexits.h.
 
     Children, parents, init scripts and unit files share this vocabulary.
     """
 
     OK = 0
-    FAILED = 1  # what was asked for failed: a workitem, an import, or the name of something that is not there
+    FAILED = 1  # the requested action failed: a workitem or an import failed, or a given name does not exist
     USAGE = 2  # the command line is wrong (click's number)
-    STOPPED = 3  # a feed ended early because too many jobs had failed; it can go on
+    STOPPED = 3  # a feed ended early because too many jobs had failed; it can be resumed
+    UNSEEN = 4  # the record has no workitem of the given id
     PLUGIN = 65  # EX_DATAERR: a worker could not load or set up its plugin
     UNAVAILABLE = 69  # EX_UNAVAILABLE: the broker cannot be reached
     SOFTWARE = 70  # EX_SOFTWARE: a bug of ours; the log has the traceback
-    PRIVILEGES = 71  # EX_OSERR: a process could not become the user it must run as
+    PRIVILEGES = 71  # EX_OSERR: a process could not switch to its user
     LOCKED = 73  # EX_CANTCREAT: another instance holds the pid file, or a feed's state cannot be used
     SYSTEM = (
-        74  # EX_IOERR: the system refused: stdout cannot be written, a limit on files or processes is reached
+        74  # EX_IOERR: a system error: stdout cannot be written, a limit on files or processes is reached
     )
-    TIMEOUT = 75  # EX_TEMPFAIL: no result within the time that was given
+    TIMEOUT = 75  # EX_TEMPFAIL: no result within the given time
+    CUT_OFF = 76  # EX_PROTOCOL: a worker's plugin closed the worker's connection to the consumer
     REFUSED = 77  # EX_NOPERM: the broker refused user, password or virtual host
     CONFIG = 78  # EX_CONFIG: the configuration has faults
-    PAUSED = 130  # a feed was asked to end before it was through (a shell's number for Ctrl-C); it can go on
+    PAUSED = 130  # Ctrl-C ended a command (a shell's number for that); a feed can be resumed
 
 
 class TaskqueueError(Exception):
@@ -39,7 +41,7 @@ class TaskqueueError(Exception):
     status = ExitStatus.SOFTWARE
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Have it pickled as it is: Exception's own way gives `__init__` the text instead of its arguments.
+        """Pickle arguments and attributes, without `__init__`, to which Exception would pass the text.
 
         A pool of processes (multiprocessing) waits for ever for an exception that cannot be unpickled.
         """
@@ -56,12 +58,12 @@ def _made_again(
 
 
 class ConfigError(TaskqueueError):
-    """The configuration has faults; all of them are listed, one a line."""
+    """The configuration has faults; all of them are listed, one on each line."""
 
     status = ExitStatus.CONFIG
 
     def __init__(self, faults: Sequence[object], warnings: Sequence[str] = ()) -> None:
-        """Take the faults, each of which prints itself as one line, and what is odd but no fault."""
+        """Take the faults, each of which converts to one line of text, and warnings, which are no faults."""
         self.faults = tuple(faults)
         self.warnings = tuple(warnings)
         super().__init__("\n".join(str(fault) for fault in self.faults))
@@ -74,49 +76,53 @@ class AlreadyRunning(TaskqueueError):
 
 
 class PluginError(TaskqueueError):
-    """A plugin cannot be loaded, or is not what its entry point promises."""
+    """A plugin cannot be loaded, or does not fit its entry point."""
 
     status = ExitStatus.PLUGIN
 
 
 class PrivilegeError(TaskqueueError):
-    """A process could not give up its privileges, and refuses to go on with them."""
+    """A process could not give up its privileges, and refuses to continue with them."""
 
     status = ExitStatus.PRIVILEGES
 
 
 class LimitReached(TaskqueueError):
-    """The system allows this process too little of something, such as open files."""
+    """This process has reached a limit of the system, such as the number of open files."""
 
     status = ExitStatus.SYSTEM
 
 
+class CgroupsUnavailable(TaskqueueError):
+    """The host has no control groups for this pool; the message is the reason."""
+
+
 class BrokerUnavailable(TaskqueueError):
-    """The broker cannot be reached now; trying again later may help."""
+    """The broker cannot be reached now; a later attempt may succeed."""
 
     status = ExitStatus.UNAVAILABLE
 
 
 class ReplyLost(BrokerUnavailable):
-    """The connection that a reply was to come by was lost; whether the function ran is not known."""
+    """The connection for a reply was lost; it is unknown whether the function ran."""
 
 
 class BrokerRefused(TaskqueueError):
-    """The broker answered and refused: user, password, virtual host or protocol are wrong."""
+    """The broker answered and refused: the user, password, virtual host or protocol is wrong."""
 
     status = ExitStatus.REFUSED
 
 
 class ResultTimeout(TaskqueueError):
-    """No result came within the time that was given; the workitem itself stays submitted."""
+    """No result came within the given time; the workitem itself stays submitted."""
 
     status = ExitStatus.TIMEOUT
 
 
 def checked_delay(delay: Any) -> float:
-    """Return a delay in seconds; what is negative is no delay.
+    """Return a delay in seconds; 0 for a negative one.
 
-    Raises TypeError for what is no number, and ValueError for more than ten years, NaN included.
+    Raises TypeError if it is not a number, and ValueError if it is more than ten years or NaN.
     """
     if isinstance(delay, bool) or not isinstance(delay, Real):
         raise TypeError(f"expected a delay in seconds, found {delay!r:.100}")
@@ -126,37 +132,43 @@ def checked_delay(delay: Any) -> float:
 
 
 class Retry(TaskqueueError):
-    """A handler raises this to have its workitem run again later; in `retry_delay` or in `delay` seconds."""
+    """A handler raises this to run its workitem again later, after `retry_delay` or `delay` seconds."""
 
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
-        """Say why in `message`; `delay` of None leaves it to the group's settings.
+        """Give the reason as `message`; with a `delay` of None, the group's settings apply.
 
-        Raises ValueError or TypeError for a delay that is no number of seconds, or longer than ten years.
+        Raises ValueError or TypeError for a delay that is not a number of seconds, or more than ten years.
         """
         super().__init__(message)
         self.delay = None if delay is None else checked_delay(delay)
 
 
 class Reject(TaskqueueError):
-    """A handler raises this to have its workitem put aside, with the reason, in `taskqueue_rejected`."""
+    """A handler raises this to move its workitem to `taskqueue_rejected`, with the reason."""
+
+
+class CommandFailed(TaskqueueError):
+    """The program of a group with `command` has failed; the text is the end of its stderr, or the cause."""
+
+    has_traceback = False  # it would show nothing of the program
 
 
 class TaskTimeout(TaskqueueError):
-    """A workitem has run for `timeout` seconds; raised in its handler, whose worker is soon killed."""
+    """Raised in a handler that has run for `timeout` seconds. If it continues, its worker is killed."""
 
 
 class CallError(TaskqueueError):
-    """A call has no value; every reason for that is one of these."""
+    """A call has failed or has no result; the base class of these errors."""
 
     status = ExitStatus.FAILED
-    code = -32000  # of JSON-RPC; this one is free for servers to use
+    code = -32000  # of JSON-RPC; -32000 to -32099 are for servers (JSON-RPC 2.0, section 5.1)
 
 
 class TaskFailed(CallError):
-    """The function that was called raised, or its worker died; `type`, `message`, `traceback` say of what."""
+    """The called function raised, or its worker died; `type`, `message` and `traceback` give the cause."""
 
     def __init__(self, type_: str, message: str, traceback: str = "") -> None:
-        """Take the remote exception's type, message and traceback; the last is shown below our own."""
+        """Take the remote exception's type, message and traceback, which is shown below the local one."""
         super().__init__(f"{type_}: {message}" if message else type_)
         self.type, self.message, self.traceback = type_, message, traceback
         if traceback:
@@ -164,13 +176,13 @@ class TaskFailed(CallError):
 
 
 class InvalidRequest(CallError):
-    """The message is no JSON-RPC request."""
+    """The message is not a valid JSON-RPC request."""
 
     code = -32600
 
 
 class UnknownTask(CallError):
-    """Nobody serves a function of that name."""
+    """No worker serves a task of that name."""
 
     code = -32601
 
@@ -187,8 +199,14 @@ class CallCancelled(CallError):
     code = -32001
 
 
+class DuplicateCall(CallError):
+    """The call was not run: another one with its key is over, and its result is not known any more."""
+
+    code = -32002
+
+
 class CallTimeout(CallError):
-    """The call has no result within the time that was given; it goes on, and the result may come later."""
+    """The call has no result within the given time; it continues, and the result may come later."""
 
     status = ExitStatus.TIMEOUT
 
@@ -198,41 +216,144 @@ class UnknownCall(CallError):
 
 
 class NotKept(TaskqueueError):
-    """No failed or rejected message has the id that was given, or several have ids that begin so."""
+    """No failed or rejected message has the given id, or several ids begin with it."""
+
+    status = ExitStatus.FAILED
+
+
+class NotRetried(TaskqueueError):
+    """Some failed or rejected messages cannot be sent back to a queue; they stay where they are."""
 
     status = ExitStatus.FAILED
 
 
 class TaskError(TaskqueueError):
-    """A function cannot be a task: its name cannot be one, or is another's."""
+    """A task or client is declared with invalid values.
+
+    The name of a task or client is not allowed, two tasks have the same name, or a task's `timeout` or
+    `retries` is out of range.
+    """
 
     status = ExitStatus.PLUGIN
 
 
+class BadSchedule(TaskqueueError):
+    """A schedule's definition has a fault: its cron expression, its time zone or another value."""
+
+    status = ExitStatus.CONFIG
+
+    def __init__(self, message: str = "", *, option: str = "", fault: str = "") -> None:
+        """Say what is wrong.
+
+        Args:
+            message: the whole line.
+            option: the option that has the fault; "" if it is not one of them.
+            fault: the part of `message` that is about this option.
+        """
+        super().__init__(message)
+        self.option, self.fault = option, fault or message
+
+
+class BadClaim(TaskqueueError):
+    """A message in the log of claims is none, or a key cannot be one."""
+
+    status = ExitStatus.FAILED
+
+
+class NoKeeper(TaskqueueError):
+    """No keeper answers: no dispatcher runs, or the broker has an alarm."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class KeyRefused(TaskqueueError):
+    """The keeper refuses a command, as for a key that nobody has."""
+
+    status = ExitStatus.FAILED
+
+
+class NoScheduler(TaskqueueError):
+    """No scheduler answers: no dispatcher runs, or the broker has an alarm."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class ScheduleRefused(TaskqueueError):
+    """The scheduler refuses a command, as for a schedule that does not exist."""
+
+    status = ExitStatus.FAILED
+
+
+class BadLimitMessage(TaskqueueError):
+    """A message to the gate, of it or in its log cannot be read."""
+
+
+class NoGate(TaskqueueError):
+    """No gate answers: no dispatcher with a section [limit NAME] runs, or the broker has an alarm."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class NoPool(TaskqueueError):
+    """No worker pool takes commands: none runs with a control key, or none with this one."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class NoRegister(TaskqueueError):
+    """Standing commands cannot be written: the broker has no streams, or takes no messages now."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class CommandRefused(TaskqueueError):
+    """A command to pools cannot be carried out, as for a host that no register knows."""
+
+    status = ExitStatus.FAILED
+
+
 class TargetError(TaskqueueError):
-    """The code that a feed is about cannot be loaded, or what it defines cannot be used."""
+    """The code of a feed cannot be loaded, or its definitions cannot be used."""
 
     status = ExitStatus.PLUGIN
 
 
 class StateError(TaskqueueError):
-    """A feed's state file is damaged, is another feed's, or cannot be written."""
+    """A feed's state file is damaged, belongs to another feed, or cannot be written."""
 
     status = ExitStatus.LOCKED
 
 
+class RecordUnavailable(TaskqueueError):
+    """The monitor's record cannot be read or written now; a later attempt may succeed."""
+
+    status = ExitStatus.SYSTEM
+
+
+class RecordRefused(RecordUnavailable):
+    """The database of the monitor's record refuses the user, the password or the database's name."""
+
+    status = ExitStatus.REFUSED
+
+
+class RecordDamaged(TaskqueueError):
+    """The monitor's record is damaged, or a later release has written it."""
+
+    status = ExitStatus.SYSTEM
+
+
 class JobUnwritable(TaskqueueError):
-    """A job cannot be sent in the form that was chosen."""
+    """A job cannot be sent in the chosen form."""
 
     status = ExitStatus.PLUGIN
 
 
 class Unroutable(TaskqueueError):
-    """A message names no worker type that a workitem could be routed by."""
+    """A message names no worker type by which it can be routed."""
 
 
 class WorkitemUnreadable(TaskqueueError):
-    """A workitem's body is not what its content type says."""
+    """A workitem's body does not match its content type."""
 
 
 class ResultUnwritable(TaskqueueError):

@@ -1,9 +1,8 @@
-"""What is installed: worker plugins and formats, found through their entry points."""
+"""The installed worker plugins and formats, found through their entry points."""
 
 import importlib.metadata
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import Distribution, EntryPoint
@@ -35,6 +34,7 @@ class OwnPlugin(Plugin):
     """One of taskqueue's own, which no entry point names: it is loaded by its target."""
 
     argument: str = ""  # that its factory is called with, if it is called with one
+    has_tasks: bool = True  # whether its workers name the worker types that they serve
 
 
 def installed(group: str = WORKERS) -> tuple[Plugin, ...]:
@@ -135,8 +135,4 @@ def _raise(_manager: object, _entry: object, error: BaseException) -> None:
 
 
 def _owners(name: str, group: str) -> str:
-    return ", ".join(_distributions([p for p in installed(group) if p.name == name]))
-
-
-def _distributions(plugins: Sequence[Plugin]) -> list[str]:
-    return [f"{plugin.distribution} {plugin.version}" for plugin in plugins]
+    return ", ".join(f"{each.distribution} {each.version}" for each in installed(group) if each.name == name)

@@ -1,4 +1,4 @@
-"""What the tests share: a real RabbitMQ, a client of it, a line that can be cut, real processes."""
+"""Fixtures: a real RabbitMQ, a client of it, a line that can be cut, real processes."""
 
 import itertools
 import os
@@ -13,23 +13,47 @@ from support import rabbitmq as rabbitmq_releases
 from support.foreign import Foreign
 from support.forked import Forked
 from support.node import Node
+from support.postgresql import PostgreSQL, running_server
 from support.processes import Daemon
 from support.proxy import Proxy
 
 _numbers = itertools.count(1)
 
+#: In its turn it would begin late, and last when all others have ended.
+LONGEST = "test_surroundings.py"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=20,
+        metavar="NUMBER",
+        help="how often tests/broker/test_recorder.py kills the monitor, each time while 250 workitems pass; "
+        "beside it --timeout 0",
+    )
     parser.addoption(
         "--rabbitmq",
         choices=sorted(rabbitmq_releases.RELEASES),
         help="use another release's RabbitMQ than the installed one: 4.0 is Debian 13's, 4 the newest",
+    )
+    parser.addoption(
+        "--alarm",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="how long an alarm of the broker lasts in tests/fault/test_alarms.py; beside it --timeout 0",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if version := config.getoption("--rabbitmq"):
         Node.start_script = rabbitmq_releases.server(version)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file, so that no process has to wait for another one at the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,7 +68,8 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("TASKQUEUE_AMQP", raising=False)
+        for variable in ("TASKQUEUE_AMQP", "TASKQUEUE_MONITOR", "TASKQUEUE_MONITOR_TOKEN"):
+            patch.delenv(variable, raising=False)
         yield
 
 
@@ -142,3 +167,19 @@ def forked(tmp_path: Path) -> Iterator[Callable[[Callable[[], object]], Forked]]
     yield fork
     for each in started:
         each.clean_up()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """The one PostgreSQL server of all tests; a test that stops it makes its own."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """The URL of a new PostgreSQL database for a record; None for SQLite."""
+    if request.param == "SQLite":
+        return None
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()

@@ -1,8 +1,7 @@
-"""The properties of an AMQP message, kept as the bytes they came in.
+"""The properties of an AMQP message; the header table stays encoded.
 
-The layout is that of the content header in AMQP 0-9-1, section 4.2.6.1. A header table that nobody looks
-into passes through byte for byte: other codecs lose floats, the sign of integers and the difference between
-their widths.
+The layout is that of the content header (AMQP 0-9-1, section 4.2.6.1). A header table passes through byte for
+byte unless a header is read or changed: other codecs lose floats, the sign of integers and their widths.
 """
 
 import struct
@@ -23,11 +22,11 @@ from taskqueue.amqp.tables import (
 
 
 class Properties(NamedTuple):
-    """The properties of a message; the fields are AMQP's, None where absent."""
+    """The properties of a message. The fields are AMQP's; None: absent."""
 
     content_type: str | None = None
     content_encoding: str | None = None
-    header_table: bytes | None = None  # the table's entries, without the length before them
+    header_table: bytes | None = None  # the table's entries, without the length
     delivery_mode: int | None = None  # 2 is persistent
     priority: int | None = None
     correlation_id: str | None = None
@@ -42,9 +41,9 @@ class Properties(NamedTuple):
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
-        """Read a property list: its flags, then the fields that the flags announce.
+        """Decode a property list: the flags, then the fields that they announce.
 
-        Raises MalformedProperties where the bytes end early or announce what AMQP does not know.
+        Raises MalformedProperties if the bytes end early or announce unknown fields.
         """
         try:
             (flags,) = _SHORT.unpack_from(raw)
@@ -53,7 +52,7 @@ class Properties(NamedTuple):
             at = 2
             values: list[Any] = [None] * len(_LAYOUT)
             for place, read in _announced(flags):
-                if read is read_short_string:  # most are, and calling it takes as long as what it does
+                if read is read_short_string:  # inlined: a call would double the time
                     start = at + 1
                     at = start + raw[at]
                     values[place] = raw[start:at].decode("utf-8", "surrogateescape")
@@ -66,10 +65,10 @@ class Properties(NamedTuple):
                 raise IndexError(at)
         except (struct.error, IndexError):
             raise MalformedProperties("the property list ends early") from None
-        return tuple.__new__(cls, values)  # what _make does, which looks at their number, too
+        return tuple.__new__(cls, values)  # _make without its check of the length
 
     def encode(self) -> bytes:
-        """Return the property list as AMQP writes it."""
+        """Return the encoded property list."""
         flags, parts = 0, [b""]
         for place, value in enumerate(self):
             if value is not None:
@@ -81,11 +80,11 @@ class Properties(NamedTuple):
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The header table as a dict, decoded anew at each access."""
+        """The decoded header table. Each access decodes it again."""
         return read_table(self.header_table or b"", 0)
 
     def header(self, name: str) -> Any:
-        """Return one header, or None; the others are not decoded."""
+        """Return one header, or None. The other headers are not decoded."""
         table = self.header_table
         if table is None or name.encode() not in table:
             return None
@@ -97,9 +96,11 @@ class Properties(NamedTuple):
     def with_headers(
         self, headers: Mapping[str, Any], drop: Collection[str] | Callable[[str], bool] = ()
     ) -> Self:
-        """Return a copy with these headers set, and others dropped by name or by a test of the name.
+        """Return a copy with these headers set and others dropped.
 
-        All others keep their bytes. A header given as None is dropped.
+        The other headers keep their bytes. A header with the value None is dropped.
+
+        drop -- the names of headers to drop, or a test of a name
         """
         dropped = drop if callable(drop) else frozenset(drop).__contains__
         table = self.header_table or b""
@@ -116,39 +117,39 @@ class Properties(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields that are present, without the headers, which are not decoded."""
+        """The fields that are present, without the header table."""
         fields = {name: getattr(self, name) for _, name, _ in _LAYOUT if name != "header_table"}
         return {name: value for name, value in fields.items() if value is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields that are present, headers decoded, as one dict."""
+        """Return the fields that are present and the decoded headers as one dict."""
         return self.fields | ({"headers": self.headers} if self.header_table else {})
 
 
 def content_type_of(raw: bytes) -> str | None:
-    """Read the content type alone, which is the first field, from a property list that can be decoded."""
+    """Decode only the content type, the first field, of a valid property list."""
     if raw[0] & _FIRST_FIELD:
         return read_short_string(raw, 2)[0]
     return None
 
 
 def has_content_encoding(raw: bytes) -> bool:
-    """Tell whether a property list that can be decoded has a content encoding."""
+    """Tell whether a valid property list has a content encoding."""
     return bool(raw[0] & _SECOND_FIELD)
 
 
-#: Encoders by kind of field: bytes, and the codes that struct has for values that differ.
+#: The encoded field as a sequence of fixed bytes, and of struct codes for the values that vary.
 Pieces = Sequence[bytes | str]
 
 
 class Form:
-    """Properties that are the same for many messages but for a few values, each of a known size."""
+    """A template of encoded properties in which only a few values of known sizes vary."""
 
     def __init__(self, fixed: Properties, varying: Mapping[str, Pieces]) -> None:
-        """Encode what stays the same.
+        """Encode the fixed fields.
 
-        fixed -- the fields that do
-        varying -- the pieces of the other fields, by name
+        fixed -- the fixed fields
+        varying -- the pieces of the varying fields, by name
         """
         flags, written, codes = 0, [b""], []
         for (bit, write), (name, value) in zip(_WRITERS, fixed._asdict().items(), strict=True):
@@ -169,7 +170,7 @@ class Form:
         self._pieces = pieces
 
     def encode(self, *values: Any) -> bytes:
-        """Return the property list of a message that has these values, text as bytes, in their order."""
+        """Return a property list with these values, in order; text as bytes."""
         pieces = self._pieces.copy()
         pieces[1::2] = values
         return self._struct.pack(*pieces)
@@ -235,5 +236,5 @@ _WRITERS: Final = tuple(
 
 @lru_cache(maxsize=256)
 def _announced(flags: int) -> tuple[tuple[int, Callable[[bytes, int], tuple[Any, int]]], ...]:
-    """Return the place of each field that flags announce, and what reads it."""
+    """Return the position and the reader of each field that the flags announce."""
     return tuple((place, read) for place, (bit, _, read) in enumerate(_LAYOUT) if flags & bit)

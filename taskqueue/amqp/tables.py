@@ -1,6 +1,6 @@
-"""The header table of an AMQP message: names and typed values, read and written.
+"""The header table of an AMQP message: names and typed values, decoded and encoded.
 
-The layout is that of AMQP 0-9-1, section 4.2.5.5, with the field types as RabbitMQ reads them
+The layout is that of AMQP 0-9-1, section 4.2.5.5, with RabbitMQ's field types
 (https://www.rabbitmq.com/amqp-0-9-1-errata, "Field types").
 """
 
@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from types import NoneType
 from typing import Any, Final
 
-#: How deep tables and lists in headers may nest before we call them malformed.
+#: Maximum nesting of tables and lists in headers; deeper ones are malformed.
 MAX_DEPTH: Final = 64
 
 _FIXED_SIZES: Final = {
@@ -31,7 +31,7 @@ _NUMBERS: Final[Mapping[int, struct.Struct]] = {
 
 
 class MalformedProperties(ValueError):
-    """The bytes are not a content header's property list."""
+    """The bytes are not a valid property list."""
 
 
 _LONG: Final = struct.Struct(">I")
@@ -43,21 +43,21 @@ _TEXT_HEAD: Final = struct.Struct(">cI")
 
 
 def read_short_string(raw: bytes, at: int) -> tuple[str, int]:
-    """Return the short string that begins at `at`, and where it ends; IndexError where that is beyond."""
+    """Return the short string at `at`, and its end; IndexError if it ends early."""
     end = at + 1 + raw[at]
     if end > len(raw):
         raise IndexError(end)
-    # Names of foreign encodings must leave as they came: surrogateescape is exact both ways.
+    # Names in foreign encodings must leave unchanged: surrogateescape is exact both ways.
     return raw[at + 1 : end].decode("utf-8", "surrogateescape"), end
 
 
 def as_bytes(text: str) -> bytes:
-    """Return a text as the bytes it came in: those that are not UTF-8 were made surrogates."""
+    """Return a decoded text's original bytes; those that are not UTF-8 were decoded as surrogates."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def write_short_string(value: str) -> bytes:
-    """Return a short string; ValueError for more than 255 bytes."""
+    """Encode a short string; ValueError for more than 255 bytes."""
     data = as_bytes(value)
     if len(data) > 255:
         raise ValueError(f"{len(data)} bytes are too long for an AMQP short string (255 bytes)")
@@ -66,22 +66,22 @@ def write_short_string(value: str) -> bytes:
 
 _OCTETS: Final = tuple(bytes((number,)) for number in range(256))
 
-#: The names of our headers are few, and so are some fields' values.
+#: Cached: our header names are few, and so are the values of some fields.
 write_known: Final = lru_cache(maxsize=1024)(write_short_string)
 
 
 def short_string_pieces(size: int) -> tuple[bytes, str]:
-    """Return what a short string of `size` bytes is written with, in a form (properties.Form)."""
+    """Return the pieces of a short string of `size` bytes, for properties.Form."""
     return _OCTETS[size], f"{size}s"
 
 
 def table_pieces(fixed: bytes, texts: Mapping[str, int], doubles: Iterable[str]) -> list[bytes | str]:
-    """Return what a header table is written with, in a form (properties.Form).
+    """Return the pieces of a header table, for properties.Form.
 
     Args:
-        fixed: entries that stay the same.
-        texts: how many bytes the texts have that differ, by the names of their headers.
-        doubles: the names of headers with floating-point numbers that differ.
+        fixed: encoded entries that do not vary.
+        texts: bytes of each text that varies, by header name.
+        doubles: names of the headers whose floating-point numbers vary.
     """
     pieces: list[bytes | str] = [fixed]
     for name, size in texts.items():
@@ -93,7 +93,7 @@ def table_pieces(fixed: bytes, texts: Mapping[str, int], doubles: Iterable[str])
 
 
 def header_table(headers: Mapping[str, Any]) -> bytes:
-    """Return headers as `Properties.header_table` holds them; those that are None are left out."""
+    """Encode headers as `Properties.header_table`, without those that are None."""
     parts: list[bytes] = []
     for name, value in headers.items():
         if value is not None:
@@ -103,7 +103,7 @@ def header_table(headers: Mapping[str, Any]) -> bytes:
 
 
 def entries(table: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Walk a table's entries: name, where the entry starts, where its value starts, where it ends."""
+    """Yield a table's entries: name, start of the entry, start of the value, end."""
     at = 0
     try:
         while at < len(table):
@@ -131,14 +131,14 @@ def _value_end(table: bytes, at: int) -> int:
 
 
 def read_table(table: bytes, depth: int = 0) -> dict[str, Any]:
-    """Return a table's entries, decoded; `depth` counts the tables and lists around it."""
+    """Decode a table. `depth` is the number of tables and lists around it."""
     if depth > MAX_DEPTH:
         raise MalformedProperties(f"headers nest deeper than {MAX_DEPTH} levels")
     return {name: read_value(table[start:end], depth) for name, _, start, end in entries(table)}
 
 
 def read_value(value: bytes, depth: int = 0) -> Any:
-    """Return a value, which begins with its type; `depth` counts the tables and lists around it."""
+    """Decode a value, which begins with its type. `depth` is the number of tables and lists around it."""
     kind, content = value[0], value[1:]
     if kind in _SIZED:
         return _read_sized(kind, content[4:], depth)
@@ -155,7 +155,7 @@ def read_value(value: bytes, depth: int = 0) -> Any:
 def _read_instant(seconds: int) -> datetime | int:
     try:
         return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):  # beyond the year 9999
+    except (ValueError, OverflowError, OSError):  # after the year 9999
         return seconds
 
 
@@ -184,7 +184,7 @@ def _read_list(content: bytes, depth: int) -> list[Any]:
 
 
 def _writer(value: Any) -> Callable[[Any], bytes]:
-    """Return what writes a header value of ours, as the widest type of its kind, which every client reads."""
+    """Return the encoder of a header value: the widest type of its kind, which every client reads."""
     write = _VALUE_WRITERS.get(type(value))
     if write is None:
         kinds = (kind for kind in _VALUE_WRITERS if isinstance(value, kind))
@@ -199,7 +199,7 @@ def _write_value(value: Any) -> bytes:
 def _write_integer(value: int) -> bytes:
     if -(2**63) <= value < 2**63:
         return b"l" + _SIGNED.pack(value)
-    return _write_value(str(value))  # a timestamp may be wider than every integer that a header can hold
+    return _write_value(str(value))  # a timestamp may exceed the widest integer of a header
 
 
 def _write_sized(kind: bytes, content: bytes) -> bytes:
@@ -224,7 +224,7 @@ def _write_no_value(value: object) -> bytes:
     raise TypeError(f"a header cannot hold a {type(value).__name__}")
 
 
-#: By type; one that is another's, too, stands before it.
+#: By type; a subtype (bool) precedes its base (int).
 _VALUE_WRITERS: Final[Mapping[type, Callable[[Any], bytes]]] = {
     NoneType: lambda _: b"V",
     bool: lambda value: b"t" + bytes((value,)),

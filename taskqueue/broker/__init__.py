@@ -1,5 +1,5 @@
-"""RabbitMQ: connections, publishing, consuming, queues; nothing outside this package speaks AMQP.
+"""RabbitMQ: connections, publishing, consuming, queues. No other package imports the AMQP client.
 
-The package itself imports nothing, so that a command which needs only the private node does not pay
-for the AMQP client.
+The package itself imports nothing: a command that needs only the private node does not wait for the import of
+the AMQP client.
 """

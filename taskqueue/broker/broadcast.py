@@ -1,4 +1,4 @@
-"""Broadcasts to all who are connected now: a fanout exchange, and a queue for each listener."""
+"""Broadcasts to all connected processes: a fanout exchange with an exclusive queue for each listener."""
 
 import logging
 from collections.abc import Callable
@@ -13,42 +13,44 @@ _TRY_AGAIN: Final = 30.0  # seconds after the broker closed the channel
 
 
 class BroadcastExchange(SessionListener):
-    """A durable fanout exchange, looked for once in each session, and made where it is missing."""
+    """A durable fanout exchange.
+
+    Each session checks once that it exists, and declares it if it is missing.
+    """
 
     def __init__(self, loop: EventLoop, session: Session, name: str) -> None:
-        """Prepare; nothing is declared before `provide`."""
         self.name = name
         self._loop = loop
         self._session = session
-        self._is_there = False
+        self._exists = False
         self._waiting: list[tuple[Callable[[], None], Callable[[str], None]]] = []
         session.attach(self)
 
     def provide(self, then: Callable[[], None], failed: Callable[[str], None]) -> None:
-        """Call back when the exchange is there, or cannot be; never, if the session ends before.
+        """Call back once the exchange exists or cannot be declared; never, if the session is lost before.
 
         failed -- takes the reason
         """
-        if self._is_there:
+        if self._exists:
             then()
         elif self._session.is_up:
             self._waiting.append((then, failed))
             if len(self._waiting) == 1:
-                self._find()
+                self._check()
 
     def session_down(self) -> None:
-        """Know nothing; the session calls this."""
-        self._is_there = False
+        """Forget whether the exchange exists, and the callers that wait for it."""
+        self._exists = False
         self._waiting.clear()
 
-    def _find(self) -> None:
+    def _check(self) -> None:
         self._session.errands.run(
             lambda channel, answered: channel.exchange_declare(self.name, passive=True, callback=answered),
             lambda _frame: self._declared(),
-            lambda code, text: self._make() if code == NOT_FOUND else self._refused(code, text),
+            lambda code, text: self._declare() if code == NOT_FOUND else self._refused(code, text),
         )
 
-    def _make(self) -> None:
+    def _declare(self) -> None:
         self._session.errands.run(
             lambda channel, answered: channel.exchange_declare(
                 self.name, "fanout", durable=True, callback=answered
@@ -58,7 +60,7 @@ class BroadcastExchange(SessionListener):
         )
 
     def _declared(self) -> None:
-        self._is_there = True
+        self._exists = True
         for then, _ in self._take_waiting():
             then()
 
@@ -72,7 +74,7 @@ class BroadcastExchange(SessionListener):
 
 
 class BroadcastConsumer(SessionListener):
-    """Hears what is published to a fanout exchange while the session is up, by an exclusive queue."""
+    """Consumes messages of a fanout exchange through an exclusive queue, while the session is up."""
 
     def __init__(
         self,
@@ -83,10 +85,10 @@ class BroadcastConsumer(SessionListener):
         on_message: Callable[[bytes, bytes], None],
         on_settled: Callable[[], None],
     ) -> None:
-        """Listen from when the session is up.
+        """Consume while the session is up.
 
         on_message -- takes properties and body
-        on_settled -- it listens from now on, or the broker does not let it
+        on_settled -- called once it consumes, or once the broker refuses that
         """
         self.is_settled = False
         self._loop = loop
@@ -94,16 +96,16 @@ class BroadcastConsumer(SessionListener):
         self._exchange = BroadcastExchange(loop, session, exchange)
         self._on_message, self._on_settled = on_message, on_settled
         self._channel: Any = None
-        self._told = ""  # why it cannot listen, as it was said last
+        self._logged_reason = ""  # the reason that was logged last
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
     def session_up(self) -> None:
-        """Begin to listen; the session calls this."""
+        """Declare the exchange and begin to consume."""
         self._begin()
 
     def session_down(self) -> None:
-        """Hear nothing; the session calls this."""
+        """Forget the channel."""
         self.is_settled, self._channel = False, None
 
     def _begin(self) -> None:
@@ -125,14 +127,14 @@ class BroadcastConsumer(SessionListener):
         channel.queue_bind(queue, self._exchange.name)
         guard = self._loop.guard
         channel.basic_consume(
-            queue, guard(self._heard), auto_ack=True, callback=guard(lambda _frame: self._settle())
+            queue, guard(self._deliver), auto_ack=True, callback=guard(lambda _frame: self._settle())
         )
 
     def _settle(self) -> None:
         self.is_settled = True
         self._on_settled()
 
-    def _heard(self, _channel: Any, _method: Any, properties: RawProperties, body: bytes) -> None:
+    def _deliver(self, _channel: Any, _method: Any, properties: RawProperties, body: bytes) -> None:
         self._on_message(properties.raw, body)
 
     def _closed(self, channel: Any, error: BaseException) -> None:
@@ -141,9 +143,9 @@ class BroadcastConsumer(SessionListener):
             self._refused(getattr(error, "reply_text", str(error)))
 
     def _refused(self, reason: str) -> None:
-        """Say once why it cannot listen, and try again; whoever waits for it need not wait any more."""
-        if reason != self._told:
-            self._told = reason
-            self._log.warning("cannot listen to %s: %s", self._exchange.name, reason)
+        """Log a new reason once, try again later, and let the owner start without broadcasts."""
+        if reason != self._logged_reason:
+            self._logged_reason = reason
+            self._log.warning("cannot consume from exchange %s: %s", self._exchange.name, reason)
         self._loop.call_later(_TRY_AGAIN, self._begin)
         self._settle()

@@ -1,9 +1,8 @@
-"""pika's connection, made faster and exact: properties pass as bytes, and a round's output as one piece.
+"""pika's connection with raw properties, fast parsing of deliveries and confirms, and write coalescing.
 
-Message properties pass through as the bytes they came in: pika's codec is not exact (floats, negative
-integers, integer widths, strings that are not UTF-8), and a message that it cannot encode again would kill
-the process that relays it. And pika hands every frame to the socket by itself: three for each message that
-is published.
+Message properties stay bytes. pika's codec is not exact (floats, negative integers, integer widths, strings
+that are not UTF-8), and a message that it cannot encode again would kill the process that relays it. pika
+also writes each frame to the socket separately: three for each published message.
 """
 
 import socket
@@ -33,35 +32,34 @@ _MOST_READ: Final = 65_536  # bytes at a time
 
 
 class RawProperties(spec.BasicProperties):  # type: ignore[misc]
-    """Properties that are encoded by doing nothing."""
+    """Properties that stay encoded."""
 
     def __init__(self, raw: bytes = b"\0\0") -> None:
-        """Take a property list as AMQP writes it."""
+        """Take an encoded property list (AMQP 0-9-1, section 4.2.6.1)."""
         self.raw = raw
 
     def encode(self) -> list[bytes]:
-        """Return the bytes in the form that pika joins."""
+        """Return the bytes as a list, which pika joins."""
         return [self.raw]
 
     def __repr__(self) -> str:
-        """Show the bytes; the fields that pika's own repr looks for are not there."""
+        """Show the bytes. pika's own repr reads fields that this object does not have."""
         return f"RawProperties({self.raw!r})"
 
 
 class RawConnection(pika.SelectConnection):  # type: ignore[misc]
-    """A connection that hands over RawProperties; others in this process go on as pika made them.
+    """A connection whose deliveries carry RawProperties. Other connections of the process are not affected.
 
-    A client lives in its user's process, which may well use pika for something else. A test of each supported
-    version of pika sees to it that the methods are still called that are overridden here.
+    A client lives in its user's process, which may use pika for other things. A test with each supported
+    version of pika checks that pika still calls the methods overridden here.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Connect as pika's own does."""
-        self._on_confirm: dict[int, tuple[Any, Callable[[int, bool], None]]] = {}  # by a channel's number
+        self._on_confirm: dict[int, tuple[Any, Callable[[int, bool], None]]] = {}  # by channel number
         super().__init__(*arguments, **options)
 
     def take_confirms(self, channel: Any, on_confirm: Callable[[int, bool], None]) -> None:
-        """Call back at each confirm on an open channel: its tag, and whether it is for all up to that.
+        """Call back at each confirm on an open channel, with its delivery tag and its `multiple`.
 
         Refusals (basic.nack) are left to pika.
         """
@@ -70,11 +68,11 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _MOST_READ  # noqa: SLF001 -- pika reads 4096 bytes at a time,
         if self.params.ssl_options is None:
-            transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 -- and again, until it is told that there is no more
+            transport._MAX_CONSUME_BYTES = 1  # noqa: SLF001 -- and repeats until the socket is empty
         super()._proto_connection_made(transport)
 
     def _on_data_available(self, data: bytes) -> None:
-        """Hand over the deliveries and confirms in what has come, and leave to pika all between them."""
+        """Pass on the received deliveries and confirms; leave all other frames to pika."""
         self._frame_buffer += data
         while self._hand_over():
             size, frame_value = self._read_frame()
@@ -84,7 +82,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
             self._process_frame(frame_value)
 
     def _hand_over(self) -> bool:
-        """Hand over the deliveries and confirms with which the buffer begins; tell whether more is in it."""
+        """Pass on the deliveries and confirms at the buffer's start; tell whether other bytes follow."""
         data, end = self._frame_buffer, 0
         while end < len(data):
             if (found := delivered_at(data, end)) is not None and self._pass_on(found):
@@ -97,7 +95,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         return end < len(data)
 
     def _confirm(self, confirm: Confirmed) -> bool:
-        """Pass on a confirm; False if it is for pika."""
+        """Pass on a confirm; return False to leave it to pika."""
         channel, on_confirm = self._on_confirm.get(confirm.channel, (None, None))
         if on_confirm is None or self._channels.get(confirm.channel) is not channel:
             return False
@@ -105,7 +103,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         return True
 
     def _pass_on(self, found: Delivered) -> bool:
-        """Pass on a delivery as pika's channel does; False if pika has to decide what becomes of it."""
+        """Pass a delivery to its consumer, as pika's channel does; return False to leave it to pika."""
         channel, tag = self._channels.get(found.channel), found.consumer_tag
         if channel is None or tag in channel._cancelled:  # noqa: SLF001
             return False
@@ -116,7 +114,7 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         return True
 
     def _read_frame(self) -> tuple[int, Any]:
-        """Return the first frame in the buffer and how many bytes it has; (0, None) while some is missing."""
+        """Return the size and value of the first frame in the buffer; (0, None) if it is incomplete."""
         data = self._frame_buffer
         if data[:1] != _HEADER or len(data) < HEAD.size:
             return frame.decode_frame(data)  # type: ignore[no-any-return]
@@ -125,31 +123,41 @@ class RawConnection(pika.SelectConnection):  # type: ignore[misc]
         if end > len(data):
             return 0, None
         if data[end - 1] != spec.FRAME_END or size < CONTENT.size:
-            raise exceptions.InvalidFrameError("a content header that ends early")
+            raise exceptions.InvalidFrameError("truncated content header")
         body_size = CONTENT.unpack_from(data, HEAD.size)[2]
         properties = RawProperties(bytes(data[HEAD.size + CONTENT.size : end - 1]))
         return end, frame.Header(channel, body_size, properties)
 
 
-_ENOUGH: Final = 65_536  # bytes that are sent without waiting for the round's end
-_FRAME_OVERHEAD: Final = 8  # bytes of a frame beside its payload (AMQP 0-9-1, section 4.2.3)
+def close_at_once(channel: Any) -> None:
+    """Close a channel with its consumers.
+
+    pika would cancel them before it closes the channel. In between, the broker would give newer messages to
+    the next single active consumer, and only then the older ones that this channel holds.
+    """
+    channel._cancelled.update(channel._consumers)  # noqa: SLF001 -- pika cancels none twice
+    channel.close()
 
 
-class StrangerAnswers(Exception):
-    """Another user answered instead of the broker's owner; it was not told the password."""
+_ENOUGH: Final = 65_536  # bytes that are sent before the round's end
+_FRAME_OVERHEAD: Final = 8  # bytes of a frame in addition to its payload (AMQP 0-9-1, section 4.2.3)
+
+
+class ForeignServer(Exception):
+    """Another user's process listens in place of the broker; it was not sent the password."""
 
 
 class CoalescingConnection(RawConnection):
-    """A connection with the methods overridden by which pika writes, ends and shows its credentials.
+    """A connection that joins the writes of a round, and that checks the listener's user before it logs in.
 
-    A test of each supported version of pika sees to it that they are still called.
+    A test with each supported version of pika checks that pika still calls the methods overridden here.
     """
 
     def __init__(self, loop: EventLoop, *arguments: Any, owner: int | None = None, **options: Any) -> None:
-        """Connect as pika's own does.
+        """Connect.
 
-        loop -- runs it
-        owner -- the id of the user who must be at the other end, on this machine; None for anybody
+        loop -- the event loop that runs the connection
+        owner -- the user id that the process at the other end, on this machine, must have; None: any
         """
         self._rounds = loop
         self._owner = owner
@@ -160,22 +168,22 @@ class CoalescingConnection(RawConnection):
     def publish(
         self, channel: int, exchange: str, queue: str, properties: bytes, body: bytes, *, mandatory: bool
     ) -> None:
-        """Publish a message on an open channel; `properties` are as AMQP writes them."""
+        """Publish a message on an open channel. `properties` are an encoded property list."""
         most = self.params.frame_max - _FRAME_OVERHEAD
         self._adapter_emit_data(
             message_frames(channel, exchange, queue, properties, body, mandatory=mandatory, most=most)
         )
 
     def acknowledge(self, channel: int, tag: int, *, multiple: bool) -> None:
-        """Acknowledge a delivery, or all up to it, on an open channel."""
+        """Acknowledge one delivery, or all up to it, on an open channel."""
         self._adapter_emit_data(ack_frame(channel, tag, multiple=multiple))
 
     def _get_credentials(self, method_frame: Any) -> Any:
-        """Return what proves to the broker who we are, unless it is somebody else who has answered."""
+        """Return the login for the broker; refuse if another user's process listens."""
         if self._owner is not None:
-            other = other_end(self._transport._sock)  # noqa: SLF001 -- no other way to it
+            other = other_end(self._transport._sock)  # noqa: SLF001 -- pika has no public name for it
             if other is None or not other.inode or other.uid != self._owner:
-                raise StrangerAnswers
+                raise ForeignServer
         return super()._get_credentials(method_frame)
 
     def _adapter_emit_data(self, data: bytes) -> None:
@@ -200,9 +208,9 @@ class CoalescingConnection(RawConnection):
             self._transport.write(rest)
 
     def _send_now(self, data: bytes) -> int:
-        """Send what there is room for, without TLS: pika's transport waits for a round first, even so.
+        """Send as much as the socket takes, without TLS. pika's transport would wait for the next round.
 
-        An error here occurs there, too, and is handled there.
+        An error is ignored here: pika's transport meets it again and handles it.
         """
         line = getattr(self._transport, "_sock", None)
         if type(line) is not socket.socket or self._transport.get_write_buffer_size():
@@ -214,34 +222,34 @@ class CoalescingConnection(RawConnection):
 
 
 class Backpressure:
-    """The loop as one connection sees it: it watches the connection's socket, and may stop reading from it.
+    """pika's loop as one connection sees it; it can stop reading from the connection's socket.
 
-    Then the rest waits in TCP and not in our memory. A prefetch counts messages, whatever their size; 500 of
-    them may be 500 x 16 MiB.
+    Unread bytes then wait in TCP and not in our memory. A prefetch counts messages of any size: 500 of them
+    can be 500 x 16 MiB.
     """
 
     READ, WRITE, ERROR = IOLoop.READ, IOLoop.WRITE, IOLoop.ERROR
 
     def __init__(self, ioloop: IOLoop, on_error: Callable[[ValueError], None]) -> None:
-        """Pass everything on to `ioloop`, and read.
+        """Forward to `ioloop`, and read.
 
-        on_error -- takes a ValueError of pika's own, which would else end the loop
+        on_error -- takes a ValueError that pika raises; it would end the loop
         """
         self.reads = True
         self._on_error = on_error
         self._ioloop = ioloop
-        self._events: dict[int, int] = {}  # what the connection wants to hear of, by file descriptor
+        self._events: dict[int, int] = {}  # the events that the connection watches, by file descriptor
 
     def __getattr__(self, name: str) -> Any:
-        """Timers and callbacks are the loop's own."""
+        """Forward timers and callbacks to the loop."""
         return getattr(self._ioloop, name)
 
     def release(self) -> None:
-        """Read again."""
+        """Read from the socket again."""
         self._set(reads=True)
 
     def apply(self) -> None:
-        """Read no more; what the broker sends waits in the socket."""
+        """Stop reading from the socket."""
         self._set(reads=False)
 
     def _set(self, *, reads: bool) -> None:
@@ -253,14 +261,14 @@ class Backpressure:
     def _admitted(self, events: int) -> int:
         return events if self.reads else events & ~self.READ
 
-    # --- what pika calls ---
+    # --- called by pika ---
 
     def add_handler(self, descriptor: int, handler: Callable[[int, int], None], events: int) -> None:
         """Watch a file descriptor."""
 
         def handle(ready: int, found: int) -> None:
             if not self.reads and found & ~self.WRITE:
-                self.release()  # an error or a hang-up: the connection must see it
+                self.release()  # the connection must see an error or a hang-up
             try:
                 handler(ready, found)
             except ValueError as error:
@@ -270,11 +278,11 @@ class Backpressure:
         self._ioloop.add_handler(descriptor, handle, self._admitted(events))
 
     def update_handler(self, descriptor: int, events: int) -> None:
-        """Watch for other events."""
+        """Change the watched events."""
         self._events[descriptor] = events
         self._ioloop.update_handler(descriptor, self._admitted(events))
 
     def remove_handler(self, descriptor: int) -> None:
-        """Watch no more."""
+        """Stop watching a file descriptor."""
         del self._events[descriptor]
         self._ioloop.remove_handler(descriptor)

@@ -1,13 +1,13 @@
-"""Short errands at the broker, one after the other over one channel.
+"""Short requests to the broker, one after the other over one channel.
 
-A declaration that is refused closes its channel, so it must not go over one that is used for anything else.
-And a broker may allow few channels on a connection (channel_max).
+A refused declaration closes its channel, so these requests use a channel that carries nothing else.
+One channel for all of them stays below channel_max.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.broker.loop import EventLoop
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One request and what is done with the answer to it."""
+    """A request and the callbacks for its two possible answers."""
 
     request: Callable[[Any, Callable[[Any], None]], Any]
     answered: Callable[[Any], None]
@@ -26,11 +26,13 @@ class Errand:
 
 
 class Errands:
-    """The errands of one session."""
+    """The queue of requests of one session.
+
+    Its channel is opened for the first request, and again after a refusal.
+    """
 
     def __init__(self, loop: EventLoop, session: "Session") -> None:
-        """Begin without a channel: it is opened for the first errand, and anew after a refusal."""
-        self.epoch = 0  # counts the connections that were lost, and with them what was asked for
+        self.epoch = 0  # counts lost connections; each of them drops the open requests
         self._loop = loop
         self._session = session
         self._waiting: deque[Errand] = deque()
@@ -44,19 +46,19 @@ class Errands:
         answered: Callable[[Any], None],
         refused: Callable[[int, str], None],
     ) -> None:
-        """Ask the broker for something when all that was asked for before is answered.
+        """Send a request to the broker, after all earlier ones are answered.
 
-        The session must be up. Nothing is called once it is lost.
+        The session must be up. If it is lost, neither callback is called.
 
-        request -- sends the request on a channel, with the callback that it is given
-        answered -- takes the frame that answers
-        refused -- takes code and text with which the broker closed the channel
+        request -- sends the request on the given channel, with the given callback
+        answered -- takes the frame of the answer
+        refused -- takes the code and the text of the broker's channel.close
         """
         self._waiting.append(Errand(request, answered, refused))
         self._go_on()
 
     def session_down(self) -> None:
-        """Forget what was asked for; the session calls this."""
+        """Drop all requests."""
         self.epoch += 1
         self._waiting.clear()
         self._current = self._channel = None
@@ -95,14 +97,51 @@ class Errands:
 def count_messages(
     session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
 ) -> None:
-    """Ask how many messages are ready to be delivered; a queue that is missing is not made, and has none.
+    """Count the messages in a queue that are ready for delivery; a missing queue is not declared: 0.
 
     done -- takes the number
-    failed -- takes the reason; neither is called once the session is lost
+    failed -- takes the reason; if the session is lost, neither is called
     """
+    measure(session, queue, done=lambda found: done(found.messages), failed=failed)
+
+
+class QueueSize(NamedTuple):
+    """The numbers of ready messages in a queue and of its consumers."""
+
+    messages: int = 0
+    consumers: int = 0
+
+
+def measure(
+    session: "Session",
+    queue: str,
+    *,
+    done: Callable[[QueueSize], None],
+    failed: Callable[[str], None],
+) -> None:
+    """Measure a queue; one that is missing is not declared, and has nothing.
+
+    Arguments are those of `count_messages`, but done takes both numbers.
+    """
+
+    def measured(method: Any) -> None:
+        done(QueueSize() if method is None else QueueSize(method.message_count, method.consumer_count))
+
     _ask(
         session,
-        done,
+        measured,
+        failed,
+        lambda channel, reply: channel.queue_declare(queue, passive=True, callback=reply),
+    )
+
+
+def exists(
+    session: "Session", queue: str, *, done: Callable[[bool], None], failed: Callable[[str], None]
+) -> None:
+    """Tell whether a queue exists; one that is missing is not declared. See `count_messages`."""
+    _ask(
+        session,
+        lambda method: done(method is not None),
         failed,
         lambda channel, reply: channel.queue_declare(queue, passive=True, callback=reply),
     )
@@ -111,30 +150,34 @@ def count_messages(
 def purge(
     session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
 ) -> None:
-    """Remove all that waits in a queue; what was delivered and is not acknowledged stays.
+    """Remove all ready messages from a queue; unacknowledged deliveries stay.
 
     Arguments are those of `count_messages`.
     """
-    _ask(session, done, failed, lambda channel, reply: channel.queue_purge(queue, callback=reply))
+    _ask(session, _number(done), failed, lambda channel, reply: channel.queue_purge(queue, callback=reply))
 
 
 def delete(
     session: "Session", queue: str, *, done: Callable[[int], None], failed: Callable[[str], None]
 ) -> None:
-    """Delete a queue with all that is in it. Arguments are those of `count_messages`."""
-    _ask(session, done, failed, lambda channel, reply: channel.queue_delete(queue, callback=reply))
+    """Delete a queue with its messages. Arguments are those of `count_messages`."""
+    _ask(session, _number(done), failed, lambda channel, reply: channel.queue_delete(queue, callback=reply))
+
+
+def _number(done: Callable[[int], None]) -> Callable[[Any], None]:
+    return lambda method: done(0 if method is None else method.message_count)
 
 
 def _ask(
     session: "Session",
-    done: Callable[[int], None],
+    done: Callable[[Any], None],
     failed: Callable[[str], None],
     request: Callable[[Any, Callable[[Any], None]], Any],
 ) -> None:
     def refused(code: int, text: str) -> None:
         if code == NOT_FOUND:
-            done(0)
+            done(None)
         else:
             failed(text)
 
-    session.errands.run(request, lambda frame: done(frame.method.message_count), refused)
+    session.errands.run(request, lambda frame: done(frame.method), refused)

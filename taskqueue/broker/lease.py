@@ -1,7 +1,7 @@
-"""A lease: what takes longer than the broker waits for an acknowledgement, in a queue of its own meanwhile.
+"""A lease: a queue with a copy of a workitem that runs longer than the broker's acknowledgement timeout.
 
-The queue has a time to live and dead-letters to where the message is worked on, so that it goes back to
-work by itself if the lease is not renewed. Renewing puts a new copy into it and takes out the older ones.
+The queue has a time to live and dead-letters to the worker queue: without a renewal the workitem returns to
+work. A renewal publishes a new copy and removes the older ones.
 """
 
 import logging
@@ -14,59 +14,57 @@ from pika import spec
 from taskqueue.amqp.frames import NOT_FOUND
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.session import Session, SessionListener
-from taskqueue.broker.topology import Provider, Queue
+from taskqueue.broker.topology import Queue
 
-_TRY_AGAIN: Final = 5.0  # seconds after the broker refused something
+_TRY_AGAIN: Final = 5.0  # seconds after a refusal by the broker
 
 
 class Lease(SessionListener):
-    """One message in a queue of its own, from its first renewal to its release.
+    """One message in a queue that holds no other, from its first renewal to its release.
 
-    A renewal takes several round trips on two connections; when one of these is lost it begins anew.
+    A renewal takes several round trips on two connections; after the loss of one of them it begins again.
     """
 
     def __init__(
         self,
         loop: EventLoop,
         session: Session,
-        publisher: Publisher,
-        provider: Provider,
+        outbound: Outbound,
         *,
         queue: Queue,
         properties: bytes,
         body: bytes,
     ) -> None:
-        """Prepare; the broker knows nothing of it before the first `renew`.
+        """Prepare; the first `renew` declares the queue.
 
         Args:
             loop: has the timers.
-            session: over it older copies are taken out, on a channel of the lease's own.
-            publisher: puts new copies in.
-            provider: declares the queue.
-            queue: the queue, which must be nobody else's.
+            session: removes older copies, on a channel for this lease only.
+            outbound: declares the queue and publishes new copies.
+            queue: the queue; nothing else may use it.
             properties: of the message, as Properties.encode returns them.
             body: of the message.
         """
         self.queue = queue
         self.is_held = False  # whether the broker has a copy, as far as is known
-        self.is_lost = False  # whether a copy that should have been there was not
+        self.is_lost = False  # whether a copy is missing that should exist
         self.renewed = time.monotonic()
         self._loop = loop
         self._session = session
-        self._publisher = publisher
-        self._provider = provider
+        self._outbound = outbound
         self._properties, self._body = properties, body
-        self._round = 0  # counts the beginnings of renewals
+        self._round = 0  # counts the started renewals
         self.is_renewing = False
-        self._waiting: list[Callable[[], None]] = []  # for the renewal to end
-        self._copy: Publication | None = None  # that is not confirmed yet
+        self._waiting: list[Callable[[], None]] = []  # called at the renewal's end
+        self._copy: Publication | None = None  # the unconfirmed copy
         self._unknown: Publication | None = None  # a copy that was unconfirmed when the connection was lost
-        self._older: list[int] = []  # delivery tags of copies that are taken out and not acknowledged
+        self._older: list[int] = []  # delivery tags of older copies that are not acknowledged yet
         self._is_getting = False
         self._channel: Any = None
-        self._released: Callable[[], None] | None = None  # called at the end of a release
+        self._released: Callable[[], None] | None = None  # called at the release's end
         self._is_over = False
         self._log = logging.getLogger(__name__)
         session.attach(self)
@@ -74,9 +72,9 @@ class Lease(SessionListener):
             self.session_up()
 
     def renew(self, then: Callable[[], None]) -> None:
-        """Begin the time to live anew, however long that takes; then call back.
+        """Renew, however long that takes; then call back.
 
-        Afterwards one of `is_held` and `is_lost` is true.
+        Afterwards `is_held` or `is_lost` is true.
         """
         self._waiting.append(then)
         if not self.is_renewing:
@@ -84,10 +82,10 @@ class Lease(SessionListener):
             self._begin()
 
     def release(self, then: Callable[[], None]) -> None:
-        """Empty the queue, as soon as there is a connection; then call back.
+        """Empty the queue, once there is a connection; then call back.
 
-        It goes away by itself. To delete a queue that dead-letters just after the broker was started can end
-        all safe dead-lettering of RabbitMQ 3.10 (rabbit_fifo_dlx_sup does not survive it).
+        The queue expires by itself. To delete a dead-lettering queue just after the broker's start can end
+        all at-least-once dead-lettering of RabbitMQ 3.10 (rabbit_fifo_dlx_sup does not survive it).
         """
         self._released = then
         copy = self._copy
@@ -97,15 +95,15 @@ class Lease(SessionListener):
         self._collect()
 
     def abandon(self) -> None:
-        """Renew no more and leave the message to its time to live."""
+        """Stop renewing; the message returns to work after the queue's time to live."""
         self._waiting.clear()
         self._end_renewal()
-        self._leave(lambda: None)
+        self._finish(lambda: None)
 
-    # --- a renewal: declare the queue, take out what is in it, publish, acknowledge what was taken out ---
+    # --- a renewal: declare the queue, get the older copies, publish, acknowledge the older copies ---
 
     def resume(self) -> None:
-        """Go on after the publisher's connection was lost: nobody knows whether the copy arrived."""
+        """Continue after the outbound connection was lost; it is unknown whether the copy arrived."""
         self._unknown, self._copy = self._copy, None
         if self.is_renewing:
             self._begin()
@@ -116,9 +114,9 @@ class Lease(SessionListener):
         self._round += 1
         beginning = self._round
         self._copy = None
-        if not self._publisher.is_ready:
-            return  # `resume` comes when it is
-        self._provider.provide(
+        if not self._outbound.is_ready:
+            return  # `resume` follows
+        self._outbound.provider.provide(
             self.queue,
             done=lambda: self._collect() if beginning == self._round else None,
             failed=lambda _reason: self._begin_later(),
@@ -129,23 +127,23 @@ class Lease(SessionListener):
         self._loop.call_later(_TRY_AGAIN, lambda: self._begin() if beginning == self._round else None)
 
     def _collect(self) -> None:
-        """Take out one copy after the other, until there is none."""
+        """Get one copy after the other until the queue is empty."""
         is_wanted = self.is_renewing or self._released is not None
         if is_wanted and self._copy is None and self._is_usable and not self._is_getting:
             self._is_getting = True
-            self._channel.basic_get(self.queue.name, self._loop.guard(self._got))
+            self._channel.basic_get(self.queue.name, self._loop.guard(self._get_ok))
 
-    def _got(self, _channel: Any, method: Any, _properties: RawProperties, _body: bytes) -> None:
+    def _get_ok(self, _channel: Any, method: Any, _properties: RawProperties, _body: bytes) -> None:
         self._is_getting = False
         self._older.append(method.delivery_tag)
         if self._released is not None:
             self._discard()
         self._collect()
 
-    def _empty(self, _frame: Any) -> None:
+    def _get_empty(self, _frame: Any) -> None:
         self._is_getting = False
         if self._released is not None:
-            self._leave(self._released)
+            self._finish(self._released)
         elif self.is_renewing and self._copy is None:
             if self.is_held and not self._older:
                 self.is_held, self.is_lost = False, True
@@ -154,9 +152,9 @@ class Lease(SessionListener):
                 self._publish()
 
     def _publish(self) -> None:
-        copy, self._unknown = self._unknown, None  # the same again: it may be why the connection was lost
+        copy, self._unknown = self._unknown, None  # the same copy: it may have cost the connection
         self._copy = copy or Publication(self.queue.name, self._properties, self._body, self._published)
-        self._publisher.publish(self._copy)
+        self._outbound.publisher.publish(self._copy)
 
     def _published(self, copy: Publication, result: PublishResult, reason: str) -> None:
         if copy is not self._copy:
@@ -166,9 +164,9 @@ class Lease(SessionListener):
             self._collect()
             return
         if result is not PublishResult.CONFIRMED:
-            self._log.error("queue %s takes no message: %s", self.queue.name, reason)
+            self._log.error("queue %s refused a message: %s", self.queue.name, reason)
             if copy.closes and not self.is_held:
-                self._end_renewal()  # there will be no lease: each attempt would cost the connection
+                self._end_renewal()  # without a lease: each attempt would cost the connection
             else:
                 self._begin_later()
             return
@@ -178,7 +176,7 @@ class Lease(SessionListener):
         self._end_renewal()
 
     def _discard(self) -> None:
-        """Acknowledge the copies that were taken out."""
+        """Acknowledge the older copies."""
         if self._is_usable:
             for tag in self._older:
                 self._channel.basic_ack(tag)
@@ -193,7 +191,7 @@ class Lease(SessionListener):
 
     # --- the end ---
 
-    def _leave(self, then: Callable[[], None]) -> None:
+    def _finish(self, then: Callable[[], None]) -> None:
         self._is_over = True
         self._session.detach(self)
         if self._is_usable:
@@ -203,11 +201,11 @@ class Lease(SessionListener):
     # --- the channel ---
 
     def session_up(self) -> None:
-        """Open a channel; the session calls this."""
+        """Open the channel."""
         self._session.channel(self._channel_open)
 
     def session_down(self) -> None:
-        """Forget what was taken out, which goes back to the queue; the session calls this."""
+        """Forget the older copies: the broker requeues them."""
         self._channel = None
         self._is_getting = False
         self._older.clear()
@@ -223,7 +221,7 @@ class Lease(SessionListener):
         guard = self._loop.guard
         self._channel = channel
         channel.add_on_close_callback(guard(self._channel_closed))
-        channel.add_callback(guard(self._empty), [spec.Basic.GetEmpty], one_shot=False)
+        channel.add_callback(guard(self._get_empty), [spec.Basic.GetEmpty], one_shot=False)
         if self._released is not None:
             self._collect()
         elif self.is_renewing:
@@ -234,7 +232,7 @@ class Lease(SessionListener):
             return
         self.session_down()
         if self._released is not None and getattr(error, "reply_code", 0) == NOT_FOUND:
-            self._leave(self._released)  # it was never made, or is gone already
+            self._finish(self._released)  # the queue does not exist, or has expired
             return
         self._log.error("the broker closed the channel of queue %s: %s", self.queue.name, error)
         self._loop.call_later(_TRY_AGAIN, self._reopen)

@@ -1,6 +1,8 @@
-"""The event loop of a process that talks to the broker: sockets, timers and signals in one thread."""
+"""The event loop of a process with a broker connection: sockets, timers and signals in one thread."""
 
 import logging
+import os
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -15,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Rounds(IOLoop):  # type: ignore[misc]
-    """pika's loop, which calls back when all that was ready has been handled."""
+    """pika's loop with callbacks at the end of each round."""
 
     def __init__(self, call: Callable[[Callable[[], Any]], None]) -> None:
         self._call = call
@@ -26,12 +28,12 @@ class _Rounds(IOLoop):  # type: ignore[misc]
         self._at_end.append(callback)
 
     def process_timeouts(self) -> None:
-        """Do what is asked for after each round."""
+        """Run the due timers, then the callbacks for the round's end."""
         super().process_timeouts()
         self.end_round()
 
     def end_round(self) -> None:
-        while self._at_end:  # what is written by one of them is sent by another
+        while self._at_end:  # a callback may add another one
             callbacks, self._at_end = self._at_end, []
             for callback in callbacks:
                 self._call(callback)
@@ -40,18 +42,18 @@ class _Rounds(IOLoop):  # type: ignore[misc]
 class EventLoop:
     """pika's loop with every callback guarded.
 
-    An exception in a callback is a bug of ours: pika would take it for a lost connection, or leave
-    timers of the same round uncalled. Here it ends `run`, which raises it.
+    An exception in a callback is a bug of ours. pika would take it for a lost connection, or skip other
+    timers of the same round. Here it ends `run`, which raises it.
     """
 
     def __init__(self) -> None:
-        """Make a loop that watches nothing yet."""
         self.ioloop = _Rounds(self._call)
         self.is_stopped = False
-        self._error: Exception | None = None
+        self._error: Exception | None = None  # of a callback
+        self._failure: Exception | None = None  # of `fail`
 
     def run(self) -> None:
-        """Serve until `stop`; raise what a callback raised."""
+        """Serve until `stop`; raise the exception of a callback, or that of `fail`."""
         self.ioloop.activate_poller()
         self.ioloop.end_round()
         while not self.is_stopped:
@@ -59,19 +61,24 @@ class EventLoop:
             self.ioloop.process_timeouts()
         self.is_stopped = False
         self.ioloop.deactivate_poller()
-        if self._error is not None:
-            raise self._error
+        if error := self._error or self._failure:
+            raise error
 
     def stop(self) -> None:
         """Make `run` return after the callbacks of this round."""
         self.is_stopped = True
 
+    def fail(self, error: Exception) -> None:
+        """Stop, and make `run` raise the error; only the first error counts."""
+        self._failure = self._failure or error
+        self.stop()
+
     def close(self) -> None:
-        """Release what the loop holds, after `run`."""
+        """Release the loop's file descriptors, after `run`."""
         self.ioloop.close()
 
     def guard(self, callback: Callable[_P, Any]) -> Callable[_P, None]:
-        """Return the callback in a form that may be given to pika."""
+        """Return a callback for pika that passes its exception to `run`."""
         return partial(self._call, callback)
 
     def _call(self, callback: Callable[_P, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -84,7 +91,7 @@ class EventLoop:
             self.stop()
 
     def at_round_end(self, callback: Callable[[], Any]) -> None:
-        """Call back once, when all that is ready in this round has been handled."""
+        """Call back once at the end of this round, after all ready sockets and timers."""
         self.ioloop.at_end(callback)
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> object:
@@ -92,13 +99,13 @@ class EventLoop:
         return self.ioloop.call_later(delay, self.guard(callback))
 
     def cancel(self, timer: object) -> None:
-        """Forget a timer that `call_later` returned and that has not fired."""
+        """Cancel a timer of `call_later` that has not fired."""
         self.ioloop.remove_timeout(timer)
 
     def watch(
         self, file: "HasFileno", on_readable: Callable[[], Any], on_writable: Callable[[], Any] | None = None
     ) -> None:
-        """Call back whenever the file can be read, and, if `on_writable` is given, written."""
+        """Call back whenever the file is readable and, with `on_writable`, whenever it is writable."""
 
         def handle(_fd: int, events: int) -> None:
             if on_writable is not None and events & IOLoop.WRITE:
@@ -112,3 +119,48 @@ class EventLoop:
     def unwatch(self, file: "HasFileno") -> None:
         """Stop watching a file; it must still be open."""
         self.ioloop.remove_handler(file.fileno())
+
+
+class ActionQueue:
+    """Takes actions from any thread; it wakes the loop that watches it, which performs them in order."""
+
+    def __init__(self) -> None:
+        self._actions: deque[Callable[[], None]] = deque()
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __len__(self) -> int:
+        """Return the number of waiting actions."""
+        return len(self._actions)
+
+    def fileno(self) -> int:
+        """Return the file descriptor, for the event loop."""
+        return self._descriptor
+
+    def put(self, action: Callable[[], None]) -> None:
+        """Append an action; any thread may call this."""
+        self._actions.append(action)
+        os.eventfd_write(self._descriptor, 1)
+
+    def run_all(self) -> None:
+        """Perform the waiting actions when the file descriptor is readable."""
+        os.eventfd_read(self._descriptor)
+        self.empty()
+
+    def empty(self) -> None:
+        """Perform the waiting actions now."""
+        while True:
+            try:
+                action = self._actions.popleft()
+            except IndexError:
+                return
+            action()
+
+    def close(self) -> None:
+        """Close the file descriptor, once."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        """Close the file descriptor when no reference to the queue is left."""
+        self.close()

@@ -1,4 +1,4 @@
-"""Publishing with confirms: what was sent and is not confirmed yet, and what became of it."""
+"""Publishing with confirms: the window of unconfirmed messages, and the result of each."""
 
 import logging
 import time
@@ -14,53 +14,62 @@ from taskqueue.amqp.tables import MalformedProperties, as_bytes
 from taskqueue.broker.connection import RawProperties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session, SessionListener
+from taskqueue.broker.signing import signed
 from taskqueue.messages.names import DIRECT_REPLY
 
-_FIRST_RETRY: Final = 0.5  # seconds until a refused (nacked) message is sent again
+_FIRST_RETRY: Final = 0.5  # seconds until a nacked message is sent again
 _LONGEST_RETRY: Final = 30.0
-_MOST_CLOSES: Final = 2  # of connections, each with one message alone in flight, until that is to blame
-_STALE: Final = 1.0  # seconds; a channel on which a message is refused is no older when that is sent again
+_MOST_CLOSES: Final = 2  # connections that one message, alone in flight, may cost before it is refused
+_STALE: Final = 1.0  # seconds; when a refused message is sent again, its channel is at most so old
 
 
 class PublishResult(Enum):
     """The outcome of a publication."""
 
-    CONFIRMED = "confirmed"  # the broker has it, on disk where it is persistent and the queue durable
-    RETURNED = "returned"  # no queue of that name, or no exchange
-    REFUSED = "refused"  # the broker will never take it; the reason says why
-    UNDECLARED = "undeclared"  # a queue that it needs cannot be declared; the reason says why
+    CONFIRMED = "confirmed"  # the broker has it; on disk if it is persistent and the queue durable
+    RETURNED = "returned"  # no such queue, or no such exchange
+    REFUSED = "refused"  # the broker will never take it; for the given reason
+    UNDECLARED = "undeclared"  # a queue that it needs cannot be declared; for the given reason
 
 
-#: Takes the result of a publication, and the reason where it was refused.
+#: Takes a publication, its result, and the reason of a refusal.
 Settled = Callable[["Publication", PublishResult, str], None]
+
+
+def _ignore(_publication: "Publication", _result: PublishResult, _reason: str) -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """One message on its way to a queue; `settled` is called once with what became of it."""
+    """One message on its way to a queue. `settled` is called once with its result."""
 
     queue: str
     properties: bytes  # as Properties.encode returns them
     body: bytes
-    settled: Settled
-    exchange: str = ""  # the default one; another holds the message back and sends it to `queue` later
-    mandatory: bool = True  # a message for a queue that is missing comes back instead of vanishing
+    settled: Settled = _ignore
+    exchange: str = ""  # the default exchange, or that of a delay queue
+    mandatory: bool = True  # whether the broker returns it, and does not drop it, if it is unroutable
+    declares: bool = True  # whether a missing queue is declared
+    is_signed: bool = False  # whether it gets our user_id: for internal queues
+    is_own: bool = False  # whether it results from no delivery, so that the broker redelivers no origin
+    due: float | None = field(default=None, init=False)  # monotonic; None: at once
     returned: bool = field(default=False, init=False)  # unroutable; its confirm is no delivery
-    doubted: bool = field(default=False, init=False)  # perhaps returned; its confirm proves nothing
+    maybe_returned: bool = field(default=False, init=False)  # perhaps returned; its confirm proves nothing
     retries: int = field(default=0, init=False)
-    is_suspect: bool = field(default=False, init=False)  # the broker closed a connection with it in flight
-    closes: int = field(default=0, init=False)  # how many of them with nothing else in flight
-    refusal: str = field(default="", init=False)  # set once it is known to be to blame
+    is_suspect: bool = field(default=False, init=False)  # in flight when the broker closed a connection
+    closes: int = field(default=0, init=False)  # number of those connections on which it was alone in flight
+    refusal: str = field(default="", init=False)  # set once it is known as the cause
 
 
 class Publisher(SessionListener):
-    """Publishes on one channel of its own and keeps the window of what is unconfirmed.
+    """Publishes on one channel and keeps the window of unconfirmed messages.
 
-    A lost connection empties the window: nobody knows what the broker had taken, so the owner hears
-    `on_lost`, and publishes again what it still answers for.
+    A lost connection empties the window. It is unknown which messages the broker had taken; the owner is told
+    by `on_lost` and publishes again.
 
-    Where the broker closed the connection for something that was sent, the same publications are sent one at
-    a time when they are published again, until the one to blame is known; that is refused.
+    If the broker closed the connection because of a message, the messages of that window are published one at
+    a time until the cause is found; that message is refused.
     """
 
     def __init__(
@@ -73,12 +82,12 @@ class Publisher(SessionListener):
         on_batch: Callable[[], None],
         on_reply: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
-        """Publish over `session` from when it is up.
+        """Publish over `session` while it is up.
 
         on_ready -- the channel is open, publications are sent
-        on_lost -- the session is down, and the window forgotten
-        on_batch -- a group of publications has just been settled
-        on_reply -- takes properties and body of direct replies, which come only to the channel that asked
+        on_lost -- the session is down, the window is empty
+        on_batch -- some publications have been settled
+        on_reply -- takes properties and body of direct replies, which arrive only on the request's channel
         """
         self._loop = loop
         self._session = session
@@ -89,31 +98,33 @@ class Publisher(SessionListener):
         self._channel: Any = None
         self._confirms = False
         self._last_tag = 0
-        self._room = 0  # bytes of properties that a message may have
-        self._window: dict[int, Publication] = {}  # by delivery tag, in the order they were sent
-        self._waiting: deque[Publication] = deque()  # no channel yet, or an alarm
-        self._refused: set[Publication] = set()  # by a full queue, or doubted; a timer sends each again
+        self._room = 0  # maximum bytes of a message's properties
+        self._window: dict[int, Publication] = {}  # by delivery tag, in order
+        self._waiting: deque[Publication] = deque()  # for a channel, or for the end of an alarm
+        self._refused: set[Publication] = (
+            set()
+        )  # nacked by a full queue, or perhaps returned; each has a timer
         self._suspects: deque[Publication] = deque()  # one of them made the broker close the channel
-        self._is_trying = False  # a suspect is in flight, and nothing may be sent beside it
-        self._closes = 0  # in a row, without a confirm between them
-        self._opened = 0.0  # when the channel was, on the monotonic clock
-        self._is_stale = False  # another channel is wanted as soon as the window is empty
+        self._is_trying = False  # a suspect is in flight, and is the only message that may be
+        self._closes = 0  # consecutive closes of the channel without a confirm between them
+        self._opened = 0.0  # monotonic time of the channel's opening
+        self._is_stale = False  # the channel is replaced as soon as the window is empty
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the channel is open and confirms."""
+        """Whether the channel is open and in confirm mode."""
         return self._confirms and bool(self._channel.is_open)
 
     @property
     def unsettled(self) -> int:
-        """How many publications wait to be sent or confirmed."""
+        """Number of publications that are not sent or not confirmed."""
         return len(self._window) + len(self._waiting) + len(self._suspects) + len(self._refused)
 
     def publish(self, publication: Publication) -> None:
-        """Send a message, now or as soon as that is possible."""
-        is_ready = self._confirms and self._channel.is_open  # not the property: each workitem comes by here
+        """Send a message, now or once that is possible."""
+        is_ready = self._confirms and self._channel.is_open  # inlined `is_ready`: this runs for each workitem
         is_open = not (self._suspects or self._is_trying or self._session.is_blocked or self._is_stale)
         if publication.is_suspect:
             self._publish_suspect(publication)
@@ -132,7 +143,7 @@ class Publisher(SessionListener):
             self._send_waiting()
 
     def withdraw(self, publication: Publication) -> None:
-        """Do not send a message that waits to be sent; without effect once it is on its way."""
+        """Do not send a message that is not sent yet; no effect on a message in flight."""
         for row in (self._waiting, self._suspects):
             if publication in row:
                 row.remove(publication)
@@ -141,13 +152,17 @@ class Publisher(SessionListener):
     # --- sending ---
 
     def _send(self, publication: Publication) -> None:
+        if publication.is_signed:
+            publication.properties = signed(publication.properties, self._session.amqp.signature)
         if len(publication.properties) > self._room:
-            reason = f"its properties have {len(publication.properties)} bytes, the broker takes {self._room}"
+            reason = (
+                f"the properties have {len(publication.properties)} bytes; the broker accepts {self._room}"
+            )
             self._loop.call_later(0, lambda: self._settle_alone(publication, PublishResult.REFUSED, reason))
             return
         self._last_tag += 1
         self._window[self._last_tag] = publication
-        publication.returned = publication.doubted = False
+        publication.returned = publication.maybe_returned = False
         self._channel.connection.publish(
             self._channel.channel_number,
             publication.exchange,
@@ -158,7 +173,7 @@ class Publisher(SessionListener):
         )
 
     def _send_waiting(self) -> None:
-        """Send what waits; after a channel error one at a time, so that the culprit shows itself."""
+        """Send the waiting messages; after a channel error one at a time, to find the cause."""
         if not self.is_ready or self._session.is_blocked:
             return
         if self._is_stale:
@@ -179,27 +194,27 @@ class Publisher(SessionListener):
             self._refused.remove(publication)
             self.publish(publication)
 
-    # --- what the broker says ---
+    # --- the broker's answers ---
 
-    def _confirmed(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as it stands in the frame
+    def _confirmed(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 -- as the frame has it
         for publication in self._take(tag, multiple=multiple):
             if publication.returned:
                 publication.settled(publication, PublishResult.RETURNED, "no such queue")
-            elif publication.doubted:
+            elif publication.maybe_returned:
                 self._send_later(publication)
             else:
                 publication.settled(publication, PublishResult.CONFIRMED, "")
-        self._heard()
+        self._after_answer()
 
     def _nacked(self, frame: Any) -> None:
-        """Try again later what the broker did not take; the connection leaves these frames to pika."""
+        """Send nacked messages again later. The connection leaves basic.nack to pika."""
         for publication in self._take(frame.method.delivery_tag, multiple=frame.method.multiple):
             self._retry(publication)
-        # Replies come only to the channel that asked.
+        # Direct replies arrive only on the request's channel.
         self._is_stale = self._on_reply is None and time.monotonic() - self._opened > _STALE
-        self._heard()
+        self._after_answer()
 
-    def _heard(self) -> None:
+    def _after_answer(self) -> None:
         self._closes = 0
         self._on_batch()
         self._send_waiting()
@@ -217,16 +232,17 @@ class Publisher(SessionListener):
         return [window.pop(sent) for sent in confirmed]
 
     def _retry(self, publication: Publication) -> None:
-        """Send later what a full queue did not take (x-overflow: reject-publish), or a leaderless one."""
+        """Send a message again later; its queue is full (x-overflow: reject-publish) or has no leader."""
         delay = self._send_later(publication)
-        self._log.warning(
-            "queue %s takes nothing now (full, or a node is lost); trying again in %.1f s",
-            publication.queue,
+        self._log.log(
+            logging.WARNING if publication.queue else logging.DEBUG,  # who publishes events tells their loss
+            "queue %s refused a message (full, or its node is down); trying again in %.1f s",
+            publication.queue or publication.exchange,
             delay,
         )
 
     def _send_later(self, publication: Publication) -> float:
-        """Send a message again after a delay that doubles each time; return the seconds."""
+        """Send a message again after a delay that doubles each time; return it in seconds."""
         delay = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0 ** min(publication.retries, 10))
         publication.retries += 1
         self._refused.add(publication)
@@ -236,8 +252,9 @@ class Publisher(SessionListener):
     def _on_return(self, _channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         """Mark the message that was returned as unroutable; its confirm follows.
 
-        A return has no delivery tag. Where more than one message could be meant, all of them are published
-        again: a message may arrive twice, but the confirm of a returned one never counts as a delivery.
+        A return has no delivery tag. If it matches several messages, all of them count as returned and are
+        published again: a message may arrive twice, but the confirm of a returned one never counts as a
+        delivery.
         """
         sent = [
             publication
@@ -246,21 +263,21 @@ class Publisher(SessionListener):
         ]
         meant = _equal_messages(sent, properties.raw, body) or sent
         if not meant:
-            self._doubt(method.routing_key)
+            self._republish_window(method.routing_key)
         for publication in meant:
             publication.returned = True
 
-    def _doubt(self, queue: str) -> None:
-        """Have every message in flight published again: one of them was returned, and it is unknown which."""
-        doubted = [publication for publication in self._window.values() if publication.mandatory]
+    def _republish_window(self, queue: str) -> None:
+        """Have every message in flight published again: it is unknown which of them was returned."""
+        suspects = [publication for publication in self._window.values() if publication.mandatory]
         self._log.error(
             "returned message for %s matches nothing in flight; publishing %d messages again",
             queue,
-            len(doubted),
+            len(suspects),
         )
-        for publication in doubted:
-            publication.doubted = True
-            publication.returned = len(doubted) == 1
+        for publication in suspects:
+            publication.maybe_returned = True
+            publication.returned = len(suspects) == 1
 
     def _settle_alone(self, publication: Publication, result: PublishResult, reason: str) -> None:
         publication.settled(publication, result, reason)
@@ -270,11 +287,11 @@ class Publisher(SessionListener):
     # --- the channel ---
 
     def session_up(self) -> None:
-        """Open the channel; the session calls this."""
+        """Open the channel."""
         self._session.channel(self._channel_open)
 
     def session_down(self) -> None:
-        """Forget the window; the session calls this."""
+        """Empty the window."""
         self._confirms, self._channel, self._is_trying = False, None, False
         if self._session.fault:
             self._suspect(tuple(self._window.values()), self._session.fault)
@@ -285,20 +302,20 @@ class Publisher(SessionListener):
         self._on_lost()
 
     def _suspect(self, in_flight: Sequence[Publication], fault: str) -> None:
-        """Note that the broker closed the connection, perhaps for one of these messages."""
+        """Record that the broker closed the connection, perhaps because of one of these messages."""
         for publication in in_flight:
             publication.is_suspect = True
             publication.closes += len(in_flight) == 1
             if publication.closes >= _MOST_CLOSES:
-                publication.refusal = f"it closes the connection: {fault}"
+                publication.refusal = f"it made the broker close the connection: {fault}"
                 self._session.retry_soon()
 
     def session_unblocked(self) -> None:
-        """Send what waited for the alarm to end; the session calls this."""
+        """Send the messages that waited for the alarm's end."""
         self._send_waiting()
 
     def _channel_open(self, channel: Any) -> None:
-        if self._channel is not None:  # two were asked for: after a channel error, and after a reconnect
+        if self._channel is not None:  # requested twice: after a channel error, and after a reconnect
             channel.close()
             return
         guard = self._loop.guard
@@ -323,7 +340,7 @@ class Publisher(SessionListener):
             self._on_reply(properties.raw, body)
 
     def _channel_closed(self, channel: Any, error: BaseException) -> None:
-        """Find out what the broker did not like: it closes the channel without saying which message."""
+        """Find the refused message: the broker closes the channel without naming it."""
         if channel is not self._channel or not self._session.is_up:
             return
         alone = bool(self._suspects) or len(self._window) == 1
@@ -335,18 +352,18 @@ class Publisher(SessionListener):
             culprit, reason = open_ones.pop(), str(getattr(error, "reply_text", error))
             is_missing = culprit.exchange and getattr(error, "reply_code", 0) == NOT_FOUND
             result = PublishResult.RETURNED if is_missing else PublishResult.REFUSED
-            self._closes = 1  # it is found, and not sent again
+            self._closes = 1  # the cause is found and not sent again
             self._log.debug("the broker refused a message for %s: %s", culprit.queue, reason)
             self._loop.call_later(0, lambda: self._settle_alone(culprit, result, reason))
         self._suspects.extendleft(reversed(open_ones))
         self._loop.call_later(min(_LONGEST_RETRY, 0.05 * 2 ** min(self._closes, 10)), self._reopen)
 
     def _renew(self) -> None:
-        """Go on with another channel, once the window is empty.
+        """Replace the channel once the window is empty.
 
-        A quorum queue that has lost its leader refuses messages until there is a new one, which takes less
-        than a second. But a channel that had its first message for the queue refused meanwhile is refused
-        every other, too, for as long as it lives (seen with RabbitMQ 3.10.8).
+        A quorum queue without a leader refuses messages until it has a new one, in less than a second. But if
+        a channel's first message for the queue was refused in that time, all its later ones are refused, too,
+        as long as the channel lives (seen with RabbitMQ 3.10.8).
         """
         if not self._window:
             channel, self._channel = self._channel, None
@@ -360,9 +377,9 @@ class Publisher(SessionListener):
 
 
 def _equal_messages(sent: Sequence[Publication], properties: bytes, body: bytes) -> list[Publication]:
-    """Return those of `sent` that equal a returned message: by their bytes, else by message id and body.
+    """Return the messages of `sent` that equal a returned one: by their bytes, else by message id and body.
 
-    RabbitMQ 4 encodes the properties of a returned message anew, with the headers in another order; every
+    RabbitMQ 4 encodes the properties of a returned message again, with the headers in another order; every
     version replaces a reply_to that asks for direct replies.
     """
     same_body = [publication for publication in sent if publication.body == body]
@@ -373,7 +390,7 @@ def _equal_messages(sent: Sequence[Publication], properties: bytes, body: bytes)
 def _with_message_id(sent: Sequence[Publication], properties: bytes) -> list[Publication]:
     try:
         message_id = Properties.decode(properties).message_id
-        pattern = as_bytes(message_id or "")  # spares decoding the properties of the others
+        pattern = as_bytes(message_id or "")  # avoids decoding the properties of all others
         return [
             publication
             for publication in sent

@@ -1,4 +1,4 @@
-"""One connection to the broker: opened, failed over, opened again, closed."""
+"""One connection to the broker: open, fail over, reconnect, close."""
 
 import errno
 import logging
@@ -7,13 +7,13 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import pika
 import pika.exceptions
 
-from taskqueue.broker.connection import Backpressure, CoalescingConnection, StrangerAnswers
+from taskqueue.broker.connection import Backpressure, CoalescingConnection, ForeignServer
 from taskqueue.broker.errands import Errands
 from taskqueue.broker.loop import EventLoop
 from taskqueue.errors import BrokerRefused, BrokerUnavailable
@@ -23,40 +23,39 @@ if TYPE_CHECKING:
 
 _FIRST_DELAY: Final = 0.5  # seconds before the second round over the hosts
 _LONGEST_DELAY: Final = 30.0
-_STEADY: Final = 10.0  # a connection that held so many seconds ends a row of failures
+_STEADY: Final = 10.0  # a connection that held for so many seconds resets the count of failures
 _CONNECT_TIMEOUT: Final = 10.0  # for TCP, TLS and the AMQP handshake together
-_BLOCKED_TIMEOUT: Final = 300.0
-_CHANNEL_DELAY: Final = 1.0  # seconds until a channel that was not free is asked for again
-CLOSE_TIMEOUT: Final = 5.0  # an alarm keeps the broker from answering a close
+_CHANNEL_DELAY: Final = 1.0  # seconds until another attempt to open a channel, if the broker allowed none
+CLOSE_TIMEOUT: Final = 5.0  # seconds; during an alarm the broker does not answer a close
 
-#: Reply codes (AMQP 0-9-1, section 1.1) with which a broker closes a connection for something sent over it.
+#: Reply codes (AMQP 0-9-1, section 1.1) by which a broker blames the closed connection's own frames.
 _FAULTS: Final = frozenset((501, 502, 503, 505, 506, 540, 541))
 
-# pika reports every ordinary disconnect as an error with a traceback; we write one line ourselves.
+# pika logs each ordinary disconnect as an error with a traceback. The session logs one line instead.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 class SessionListener:
-    """A user of a session, which hears when the session comes and goes."""
+    """A user of a session; it is called when the session's state changes."""
 
     def session_up(self) -> None:
         """The connection is open; channels may be opened."""
 
     def session_down(self) -> None:
-        """The connection is gone, with every channel that was on it."""
+        """The connection is lost, with every channel on it."""
 
     def session_blocked(self) -> None:
-        """The broker has an alarm: it reads nothing more from a connection that publishes."""
+        """The broker has an alarm: it reads nothing from connections that publish."""
 
     def session_unblocked(self) -> None:
         """The alarm is over."""
 
-    def session_short(self) -> None:
-        """The broker allows too few channels: what has asked for one and got none waits."""
+    def session_lacks_channels(self) -> None:
+        """The broker allows too few channels on a connection; some requests for a channel wait."""
 
 
 class Session:
-    """Keeps one AMQP connection open, over the configured hosts in turn."""
+    """Keeps one AMQP connection open, with failover over the configured hosts."""
 
     def __init__(
         self,
@@ -64,13 +63,14 @@ class Session:
         amqp: "AmqpSettings",
         name: str,
         *,
-        on_trouble: Callable[[BrokerUnavailable | BrokerRefused], None],
+        on_error: Callable[[BrokerUnavailable | BrokerRefused], None],
         longest_delay: float = _LONGEST_DELAY,
     ) -> None:
-        """Prepare a session; `on_trouble` hears of every round over the hosts that failed.
+        """Prepare a session.
 
-        name -- what the broker's administrator sees the connection called
-        longest_delay -- seconds that at most pass between two rounds over the hosts
+        name -- the connection's name in the broker's management
+        on_error -- takes the last error of each failed round over the hosts
+        longest_delay -- seconds; limit of the pause between two rounds over the hosts
         """
         self.amqp = amqp
         self.name = name
@@ -78,108 +78,129 @@ class Session:
         self.backpressure = self._new_backpressure()  # a new one for each connection
         self.is_blocked = False
         self.ever_up = False
-        self.fault = (
-            ""  # why the broker closed the last connection, where something sent over it was to blame
-        )
-        self._on_trouble = on_trouble
+        self.fault = ""  # why the broker closed the last connection, if it blamed a frame of ours
+        self._on_error = on_error
         self._longest_delay = longest_delay
         self._listeners: list[SessionListener] = []
         self.errands = Errands(loop, self)
-        self._channel_seekers: list[Callable[[Any], None]] = []  # for whom the broker allows no channel now
-        self._short_by = 0  # how many of them there were at the last look
-        self.is_short = False  # whether the broker allows too few
+        self._channel_requests: list[Callable[[Any], None]] = []  # requests beyond channel_max
+        self._missing_channels = 0  # their number when it was last checked
+        self.lacks_channels = False  # whether channel_max is too small
         self._is_open = False
         self._is_up = False
         self._connection: Any = None
         self._failures = 0
         self._next_host = 0
-        self._tried = 0  # hosts since the last connection, or the last pause
+        self._tried = 0  # hosts since the last connection or pause
         self._up_since = 0.0
+        self._pausing: object | None = None  # the timer before the next attempt
         self._closing: Callable[[], None] | None = None
         self._log = logging.getLogger(__name__)
 
     @property
     def is_up(self) -> bool:
-        """Whether channels can be used: pika closes the channels first, and then says that it lost us."""
+        """Whether channels can be used. pika closes the channels before it reports a lost connection."""
         return self._is_up and bool(self._connection.is_open)
 
+    def is_refused(self, error: BrokerUnavailable | BrokerRefused) -> bool:
+        """Whether an error ends a process: the broker refuses it, and has never accepted it."""
+        return isinstance(error, BrokerRefused) and not self.ever_up
+
     def attach(self, listener: SessionListener) -> None:
-        """Tell a listener from now on when the session comes and goes."""
+        """Add a listener."""
         self._listeners.append(listener)
 
     def detach(self, listener: SessionListener) -> None:
-        """Tell a listener no more."""
+        """Remove a listener."""
         self._listeners.remove(listener)
 
     def open(self) -> None:
-        """Begin to connect, if that has not begun; parts hear of it when it is done."""
+        """Start to connect. Listeners are called once the connection is open; a second call does nothing."""
         if not self._is_open:
             self._is_open = True
             self._connect()
 
     def channel(self, on_open: Callable[[Any], None]) -> None:
-        """Open a channel on the connection, which must be up, as soon as the broker allows one more."""
+        """Open a channel as soon as channel_max allows it. The connection must be up."""
         try:
             self._connection.channel(on_open_callback=self._loop.guard(on_open))
         except pika.exceptions.NoFreeChannels:
-            self._channel_seekers.append(on_open)
-            if len(self._channel_seekers) == 1:
-                self._seek_channels_later()
+            self._channel_requests.append(on_open)
+            if len(self._channel_requests) == 1:
+                self._request_channels_later()
 
-    def _seek_channels_later(self) -> None:
+    def _request_channels_later(self) -> None:
         connection = self._connection
-        self._loop.call_later(_CHANNEL_DELAY, lambda: self._seek_channels(connection))
+        self._loop.call_later(_CHANNEL_DELAY, lambda: self._request_channels(connection))
 
-    def _seek_channels(self, connection: Any) -> None:
+    def _request_channels(self, connection: Any) -> None:
         if connection is not self._connection or not self.is_up:
             return
-        seekers, self._channel_seekers = self._channel_seekers, []
-        for each in seekers:
+        requests, self._channel_requests = self._channel_requests, []
+        for each in requests:
             self.channel(each)
-        before, self._short_by = self._short_by, len(self._channel_seekers)
-        if self._short_by and self._short_by == before and not self.is_short:
-            self.is_short = True
+        before, self._missing_channels = self._missing_channels, len(self._channel_requests)
+        if self._missing_channels and self._missing_channels == before and not self.lacks_channels:
+            self.lacks_channels = True
             most = int(connection.params.channel_max)
             self._log.error(
-                "%s needs %d channels, and the broker allows %d on a connection; what needs more waits: "
+                "%s needs %d channels, but the broker allows %d on a connection: "
                 "raise channel_max in rabbitmq.conf",
                 self.name,
-                most + self._short_by,
+                most + self._missing_channels,
                 most,
             )
             for listener in list(self._listeners):
-                listener.session_short()
+                listener.session_lacks_channels()
 
     @property
     def frame_room(self) -> int:
-        """How many bytes of properties fit into a content header (AMQP 0-9-1, section 2.3.5.2)."""
+        """Maximum bytes of a message's properties: one content header (AMQP 0-9-1, section 2.3.5.2)."""
         return int(self._connection.params.frame_max) - 8 - 12
 
     @property
+    def server_properties(self) -> Mapping[str, Any]:
+        """The broker's own description: product, version, cluster_name. The connection must be up."""
+        found: Mapping[str, Any] = self._connection.server_properties
+        return found
+
+    @property
     def broker_major(self) -> int:
-        """The first number of the version of the broker that the connection, which must be up, leads to."""
+        """The broker's major version. The connection must be up."""
         return int(str(self._connection.server_properties.get("version", "0")).partition(".")[0])
 
+    @property
+    def broker(self) -> str:
+        """The broker's product, version and cluster, and the host of the connection, which must be up."""
+        properties = self._connection.server_properties
+        name = " ".join(str(properties[key]) for key in ("product", "version") if key in properties)
+        cluster = f", cluster {properties['cluster_name']}" if "cluster_name" in properties else ""
+        return f"{name}{cluster}, at {self._connection.params.host}:{self._connection.params.port}"
+
     def retry_soon(self) -> None:
-        """Connect again after the shortest pause: the reason why the last connections were lost is found."""
+        """Reconnect after the shortest pause: the cause of the last disconnects is known and removed."""
         self._failures = 0
 
     def configure(self, amqp: "AmqpSettings") -> None:
-        """Use another address from now on; a connection to the old one is closed."""
-        if amqp != self.amqp:
-            self.amqp, self._next_host, self._tried = amqp, 0, 0
-            if self.is_up:
-                self._connection.close()
+        """Use another address from now on: close the connection to the old one, or the pause before it."""
+        if amqp == self.amqp:
+            return
+        self.amqp, self._next_host, self._tried, self._failures = amqp, 0, 0, 0
+        if self.is_up:
+            self._connection.close()
+        elif self._pausing is not None:
+            self._loop.cancel(self._pausing)
+            self._connect()
 
     def abandon(self) -> None:
-        """Let go of the socket without a word: after a fork it is the parent's, who goes on using it."""
+        """Close the socket without AMQP's handshake: after a fork the parent still uses the connection."""
         transport = getattr(self._connection, "_transport", None)
         sock = getattr(transport, "_sock", None)
         if sock is not None:
             sock.close()
 
     def close(self, then: Callable[[], None]) -> None:
-        """Close in order, or give up after CLOSE_TIMEOUT seconds; then call back."""
+        """Close with AMQP's handshake, for at most CLOSE_TIMEOUT seconds; then call back."""
         if self._closing is not None:
             return
         self._closing = then
@@ -187,7 +208,7 @@ class Session:
             self._closed()
             return
         self._loop.call_later(CLOSE_TIMEOUT, self._closed)
-        if self.is_up:  # else it is closed when it is open: pika cannot be stopped while it connects
+        if self.is_up:  # else `_opened` closes it: pika cannot be stopped while it connects
             self._connection.close()
 
     def _closed(self) -> None:
@@ -198,6 +219,7 @@ class Session:
     # --- connecting ---
 
     def _connect(self) -> None:
+        self._pausing = None
         if self._closing is not None:
             return
         host, port = self.amqp.hosts[self._next_host]
@@ -218,13 +240,13 @@ class Session:
         )
 
     def _new_backpressure(self) -> Backpressure:
-        return Backpressure(self._loop.ioloop, self._loop.guard(self._broken))
+        return Backpressure(self._loop.ioloop, self._loop.guard(self._attempt_reset))
 
-    def _broken(self, error: ValueError) -> None:
-        """Fail an attempt whose connection was reset as soon as it was made.
+    def _attempt_reset(self, error: ValueError) -> None:
+        """Fail a connection attempt that was reset as soon as it was made.
 
-        pika takes that for its caller's mistake and raises it in the loop (_AsyncStreamConnector, which calls
-        getpeername). It reports the attempt when its time is up, and nobody listens to that any more.
+        pika calls getpeername in _AsyncStreamConnector, takes the failure for its caller's mistake and raises
+        it in the loop. It reports the attempt only after the timeout; by then the session ignores the report.
         """
         if self._is_up:
             raise error
@@ -258,7 +280,7 @@ class Session:
         self._failed(_translate(error, self.amqp, self.amqp.hosts[self._next_host]))
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
-        """Go on to the next host at once; when all have been tried, pause."""
+        """Continue with the next host at once; pause when all have been tried."""
         self._next_host = (self._next_host + 1) % len(self.amqp.hosts)
         self._tried += 1
         if self._tried < len(self.amqp.hosts) and not isinstance(error, BrokerRefused):
@@ -266,38 +288,39 @@ class Session:
             return
         self._tried = 0
         self._failures += 1
-        self._on_trouble(error)
-        self._loop.call_later(self._pause(), self._connect)
+        self._on_error(error)
+        self._connect_later()
 
-    def _pause(self) -> float:
+    def _connect_later(self) -> None:
         longest = min(self._longest_delay, _FIRST_DELAY * 2 ** min(self._failures, 10))
-        return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 -- spreads clients, keeps no secret
+        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 -- jitter, not a secret
+        self._pausing = self._loop.call_later(pause, self._connect)
 
     def _lost(self, _connection: Any, error: BaseException) -> None:
         self._is_up = self.is_blocked = False
-        self.fault = _say(error) if getattr(error, "reply_code", 0) in _FAULTS else ""
+        self.fault = _describe(error) if getattr(error, "reply_code", 0) in _FAULTS else ""
         if self._closing is not None:
             self._closed()
             return
         self.errands.session_down()
-        self._channel_seekers.clear()
+        self._channel_requests.clear()
         for listener in tuple(self._listeners):
             listener.session_down()
         if time.monotonic() - self._up_since >= _STEADY:
             self._failures = 0
-        self._log.warning("lost the connection to the broker: %s", _say(error))
-        self._loop.call_later(self._pause(), self._connect)
+        self._log.warning("lost the connection to the broker: %s", _describe(error))
+        self._connect_later()
         self._failures += 1
 
     def _blocked(self, _connection: Any, frame: Any) -> None:
         self.is_blocked = True
-        self._log.warning("the broker has an alarm and takes no messages: %s", frame.method.reason)
+        self._log.warning("the broker has an alarm and accepts no messages: %s", frame.method.reason)
         for listener in tuple(self._listeners):
             listener.session_blocked()
 
     def _unblocked(self, _connection: Any, _frame: Any) -> None:
         self.is_blocked = False
-        self._log.info("the broker takes messages again")
+        self._log.info("the broker accepts messages again")
         for listener in tuple(self._listeners):
             listener.session_unblocked()
 
@@ -312,12 +335,11 @@ def _parameters(amqp: "AmqpSettings", host: str, port: int, name: str) -> Any:
         port=port,
         virtual_host=amqp.vhost,
         credentials=pika.PlainCredentials(amqp.user, amqp.password, erase_on_connect=True),
-        heartbeat=amqp.heartbeat,
+        heartbeat=amqp.heartbeat,  # the broker sends heartbeats during an alarm, too, so an alarm may last
         ssl_options=_ssl_options(amqp, host),
         connection_attempts=1,
         socket_timeout=_CONNECT_TIMEOUT / 2,
         stack_timeout=_CONNECT_TIMEOUT,
-        blocked_connection_timeout=_BLOCKED_TIMEOUT,
         client_properties={"connection_name": f"{name} {socket.gethostname()}:{os.getpid()}"},
     )
 
@@ -334,15 +356,15 @@ def _ssl_options(amqp: "AmqpSettings", host: str) -> Any:
 def _translate(
     error: BaseException, amqp: "AmqpSettings", host: tuple[str, int]
 ) -> BrokerUnavailable | BrokerRefused:
-    """Turn pika's opening errors into ours.
+    """Translate pika's connection errors into ours.
 
-    pika guesses the cause from how far the handshake came; a stream that simply ended is no refusal.
+    pika guesses the cause from the progress of the handshake. A stream that ended is no refusal.
     """
     error = _innermost(error)
     where, ended = f"{host[0]}:{host[1]}", "StreamLostError" in repr(error)
-    if isinstance(error, StrangerAnswers):
+    if isinstance(error, ForeignServer):
         return BrokerUnavailable(
-            f"what listens at {where} is another user's: the private broker is not there, or not any more"
+            f"the server at {where} belongs to another user: the private broker does not run"
         )
     if not ended and isinstance(error, pika.exceptions.ProbableAuthenticationError):
         return BrokerRefused(f"the broker at {where} refused user {amqp.user!r}: wrong name or password")
@@ -352,12 +374,12 @@ def _translate(
             "it does not exist, or the user has no permissions there"
         )
     if not ended and isinstance(error, pika.exceptions.IncompatibleProtocolError):
-        return BrokerRefused(f"what listens at {where} does not speak AMQP 0-9-1")
-    return BrokerUnavailable(f"the broker at {where} cannot be reached: {_say(error)}")
+        return BrokerRefused(f"the server at {where} does not speak AMQP 0-9-1")
+    return BrokerUnavailable(f"the broker at {where} cannot be reached: {_describe(error)}")
 
 
-def _say(error: BaseException) -> str:
-    """Return an error of pika's in words; the text of many of them is empty."""
+def _describe(error: BaseException) -> str:
+    """Return a text for an error of pika's; many of them have an empty one."""
     error = _innermost(error)
     if "Timeout while setting up AMQP" in str(error):
         return f"no AMQP answer within {_CONNECT_TIMEOUT:g} s"
@@ -369,7 +391,7 @@ def _say(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """Unwrap what pika wraps up to three times: its workflow, its connector, and then the cause."""
+    """Unwrap pika's errors; it nests them up to three times: workflow, connector, cause."""
     inner = (*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args)
     causes = [cause for cause in inner if isinstance(cause, BaseException)]
     return _innermost(causes[-1]) if causes else error

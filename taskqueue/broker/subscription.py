@@ -1,46 +1,47 @@
-"""Consuming one queue: deliveries in, acknowledgements out."""
+"""Consumes one queue: deliveries in, acknowledgements out."""
 
 import logging
 import re
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from taskqueue.broker.connection import RawProperties
-from taskqueue.broker.consumers import Consumers
+from taskqueue.broker.connection import RawProperties, close_at_once
+from taskqueue.broker.declaration import Declaration
+from taskqueue.broker.deliveries import Consumers, Unacknowledged
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session, SessionListener
-from taskqueue.broker.topology import Declaration, Queue
+from taskqueue.broker.topology import Queue
 
 _ACCESS_REFUSED: Final = 403
-_PAUSE: Final = 1.0  # seconds before a subscription that the broker ended is tried again
+_PAUSE: Final = 1.0  # seconds until the queue is consumed again, after the broker stopped that
+_LONGEST_HOLD: Final = 0.1  # seconds that settled deliveries wait for one acknowledgement of them all
 _MOST_PREFETCH: Final = 65535  # AMQP 0-9-1, basic.qos: a short
-_MOST_GONE: Final = 1000
 _TIMED_OUT: Final = re.compile(r"acknowledgement .* timed out\D*(\d+) ms")  # RabbitMQ 3.8 to 4.2
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A message that the broker handed over and wants acknowledged."""
+    """A message from the broker that must be acknowledged."""
 
     tag: int
-    epoch: int  # which channel of the subscription it came on; acknowledged on no other
+    epoch: int  # the subscription's channel; the delivery can be acknowledged on no other
     redelivered: bool
     properties: bytes
     body: bytes
     is_acknowledged: bool = False
+    queue: str = ""  # that it is from
 
 
 class Subscription(SessionListener):
-    """Consumes one queue while it is wanted and the session is up.
+    """Consumes one queue while that is wanted and the session is up.
 
-    There may be several AMQP consumers on its one channel, each with a prefetch of its own, so that one of
-    them can be withheld, and one more that takes ahead what is short (`set_prefetch`).
+    Its one channel may have several AMQP consumers, each with its own prefetch, so that one of them can be
+    withheld. An additional one takes short workitems ahead (`set_prefetch`).
 
-    `settle` marks a delivery as done with. At the end of the loop's round, or by `flush` at once, the
-    broker hears of it: one acknowledgement for all up to the first unsettled delivery, and single ones
-    beyond it when more than `hold` of them wait there.
+    `settle` marks a delivery as done. Acknowledgements are sent at the end of the loop's round, or at once by
+    `flush`: one for all deliveries before the first unsettled one, and single ones beyond it if more than
+    `hold` are settled there.
     """
 
     def __init__(
@@ -57,78 +58,80 @@ class Subscription(SessionListener):
         hold: int = 0,
         most_bytes: int | None = None,
         arguments: Mapping[str, Any] | None = None,
-        on_taken: Callable[[], None] | None = None,
+        on_in_use: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare; nothing is consumed before `resume`.
+        """Prepare; `resume` begins to consume.
 
-        prefetch -- how many unacknowledged deliveries the broker may have out here for each consumer
-        consumers -- how many consumers there are
+        prefetch -- maximum number of unacknowledged deliveries for each consumer
+        consumers -- number of consumers
         on_delivery -- takes each delivery
-        on_consuming -- the queue is there, and the broker delivers from it
-        on_lost -- the channel is gone: the broker will deliver again all that was not acknowledged
-        most_bytes -- how large the unacknowledged deliveries may be together before reading stops for a
-            while; only where they are acknowledged soon, since heartbeats are not read either
-        arguments -- of the queue, where it must be made
-        on_taken -- asks to be the queue's only consumer, and hears that it has one already; it is tried again
+        on_consuming -- the queue exists, and the broker delivers from it
+        on_lost -- the channel is closed; the broker redelivers all unacknowledged deliveries
+        hold -- maximum number of settled deliveries behind an unsettled one that are not acknowledged, for a
+            tenth of a second
+        most_bytes -- maximum bytes of the unacknowledged deliveries before reading stops; only for
+            deliveries that are acknowledged soon, since heartbeats are not read either
+        arguments -- of the queue, if it must be declared
+        on_in_use -- makes the consumer exclusive; called if the queue has another one, and tried again later
         """
         self.epoch = 0
-        self.ack_timeout: float | None = None  # seconds; how long the broker waits, once it has told
+        self.ack_timeout: float | None = None  # seconds; the broker's acknowledgement timeout, if known
         self._loop = loop
         self._session = session
         self._queue = queue
         self._arguments = arguments or {}
-        self._on_taken = on_taken
+        self._on_in_use = on_in_use
         self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._on_consuming = on_consuming
-        self._hold = hold
         self._is_wanted = False
         self._opening = False
         self._channel: Any = None
         self._consumers = Consumers(consumers, prefetch)
-        self._ahead = 0  # the prefetch of the one that takes ahead; 0 for none
-        self._order: deque[int] = deque()  # tags of what is delivered and unacknowledged, with those
-        self._gone: set[int] = set()  # that were acknowledged out of turn
-        self._settled: set[int] = set()
-        self._left: set[int] = set()  # tags of what stays unacknowledged
-        self._flushes = False  # whether they are acknowledged at the round's end
-        self._most_bytes = most_bytes
-        self._sizes: dict[int, int] = {}  # bytes of each delivery, by tag; kept only for `most_bytes`
-        self._bytes = 0
+        self._ahead = 0  # the prefetch of the consumer that takes ahead; 0 for none
+        self._unacknowledged = Unacknowledged(hold, most_bytes)
+        self._flushes = False  # whether acknowledgements are sent at the round's end
+        self._watches_hold = False
+        self._complaint = ""  # the last one that was logged
         self._log = logging.getLogger(__name__)
         session.attach(self)
 
     @property
     def is_consuming(self) -> bool:
-        """Whether the broker may deliver."""
+        """Whether there is a consumer."""
         return bool(self._consumers.all)
 
     @property
     def is_all_withheld(self) -> bool:
-        """Whether there is no consumer because each of them is withheld."""
+        """Whether every consumer is withheld."""
         return self._consumers.most <= 0
 
     @property
     def unacknowledged(self) -> int:
-        """How many deliveries the broker has out here, without those that were left."""
-        return len(self._order) - len(self._gone) - len(self._left)
+        """Number of unacknowledged deliveries, without those that were left."""
+        return len(self._unacknowledged)
 
     def resume(self) -> None:
-        """Consume from now on, or as soon as the session is up."""
+        """Consume, now or once the session is up."""
         self._is_wanted = True
         self._converge()
 
     def pause(self) -> None:
-        """Take nothing new; what was delivered can still be settled."""
+        """Cancel the consumers; earlier deliveries can still be settled."""
         self._is_wanted = False
         self._cancel(*self._consumers.all)
 
-    def set_prefetch(self, ahead: int) -> None:
-        """Have one consumer more, that takes so many deliveries ahead; with 0 only the others.
+    def set_consumers(self, number: int) -> None:
+        """Have another number of AMQP consumers, except the one that takes ahead."""
+        self._cancel(*self._consumers.resize(number))
+        self._converge()
 
-        In RabbitMQ a prefetch is that of the consumers that come after it: another one takes another consumer
-        (https://www.rabbitmq.com/docs/consumer-prefetch).
+    def set_prefetch(self, ahead: int) -> None:
+        """Add a consumer that takes `ahead` deliveries ahead; 0 removes it.
+
+        In RabbitMQ a prefetch applies to the consumers that are started after it, so a new prefetch needs a
+        new consumer (https://www.rabbitmq.com/docs/consumer-prefetch).
         """
         ahead = min(ahead, _MOST_PREFETCH)
         if ahead == self._ahead:
@@ -136,26 +139,26 @@ class Subscription(SessionListener):
         if ahead > 0:
             self._cancel(self._consumers.ahead)
         else:
-            self._cancel(*self._consumers.all)  # what has been taken ahead is as much as they were to have
+            self._cancel(*self._consumers.all)  # the deliveries taken ahead fill the others' prefetch
         self._ahead = ahead
         self._converge()
 
     def withhold(self, delivery: Delivery) -> None:
-        """Have one consumer fewer from now on, and none that takes ahead: a delivery takes long."""
+        """Remove one consumer, and the one that takes ahead: a delivery takes long."""
         self._cancel(self._consumers.withhold(delivery.tag), self._consumers.ahead)
 
     def restore(self) -> None:
-        """Have one consumer more again."""
+        """Add a withheld consumer again."""
         self._consumers.withheld -= 1
         self._converge()
 
     def restart(self) -> None:
-        """Give every unacknowledged delivery back and begin anew."""
+        """Return all unacknowledged deliveries to the queue, in order, and consume it on a new channel."""
         if self._channel is not None:
             self.flush()
             channel, self._channel = self._channel, None
             if channel.is_open:
-                channel.close()
+                close_at_once(channel)
             self._forget()
             self._converge()
 
@@ -164,111 +167,102 @@ class Subscription(SessionListener):
         return delivery.epoch == self.epoch and not delivery.is_acknowledged
 
     def is_lost(self, delivery: Delivery) -> bool:
-        """Tell whether the channel of a delivery is gone, and with it perhaps what was said on it last.
+        """Tell whether the channel of a delivery is closed, and its last acknowledgements perhaps lost.
 
-        The broker delivers again what it has no acknowledgement of.
+        The broker redelivers what it has no acknowledgement of.
         """
         return delivery.epoch != self.epoch
 
     def acknowledge(self, delivery: Delivery) -> None:
-        """Acknowledge one delivery now, although it is not done with."""
+        """Acknowledge one delivery now, before its workitem ends."""
         self.settle(delivery)
         self.flush()
         delivery.is_acknowledged = True
 
     def settle(self, delivery: Delivery) -> None:
-        """Note that the broker has confirmed what became of a delivery. Without effect for an old one."""
+        """Mark a delivery as done, after its outcome is confirmed; no effect if its channel is closed."""
         if self.is_current(delivery):
-            self._settled.add(delivery.tag)
+            self._unacknowledged.settle(delivery.tag)
             self._consumers.done(delivery.tag)
-            if self._most_bytes is not None:
-                self._count_out(delivery.tag, self._most_bytes)
+            self._read_again()
             if not self._flushes:
                 self._flushes = True
                 self._loop.at_round_end(self.flush)
 
-    def leave(self, delivery: Delivery) -> None:
-        """Leave a delivery unacknowledged for good, and let the broker deliver another in its place."""
+    def abandon(self, delivery: Delivery) -> None:
+        """Never acknowledge a delivery, and let the broker deliver another in its place."""
         if self.is_current(delivery):
-            self._left.add(delivery.tag)
-            if self._most_bytes is not None:
-                self._count_out(delivery.tag, self._most_bytes)
+            self._unacknowledged.abandon(delivery.tag)
+            self._read_again()
             self.withhold(delivery)
             self.restore()
 
     def give_back(self, delivery: Delivery) -> None:
-        """Return a delivery to its queue, for whoever can start it."""
-        if self.is_current(delivery) and self._is_usable:
-            self._remove(delivery.tag)
+        """Return a delivery to its queue, for another consumer."""
+        if self.is_current(delivery) and self.is_usable:
+            self._unacknowledged.remove(delivery.tag)
             self._consumers.done(delivery.tag)
             self._channel.basic_reject(delivery.tag, requeue=True)
             self._converge()
 
     def after_deliveries(self, then: Callable[[], None]) -> None:
-        """Call back when all that is on its way here has been delivered: a round trip on the same channel."""
-        if self._is_usable:
+        """Call back after all deliveries on their way: a round trip on the same channel."""
+        if self.is_usable:
             self._channel.basic_qos(
                 prefetch_count=self._prefetch, callback=self._loop.guard(lambda _frame: then())
             )
 
     def flush(self) -> None:
-        """Acknowledge what is settled, now."""
+        """Send the acknowledgements now."""
         self._flushes = False
-        if not self._settled or not self._is_usable:
-            return
-        last, order, settled, gone = 0, self._order, self._settled, self._gone
-        while order and (order[0] in settled or order[0] in gone):
-            tag = order.popleft()
-            if tag in settled:
-                settled.discard(tag)
-                last = tag
-            else:
-                gone.discard(tag)
-        if last:
-            self._acknowledge(last, multiple=True)
-        if len(settled) > self._hold or self._left:
-            for tag in sorted(settled):
-                self._acknowledge(tag)
-                self._remove(tag)
-            settled.clear()
-        self._converge()
+        self._send(self._unacknowledged.acknowledgements)
+        self._watch_hold()
 
-    def _remove(self, tag: int) -> None:
-        """Take a tag out of the row, now or when there are many such: to look for one takes time."""
-        self._gone.add(tag)
-        if len(self._gone) > _MOST_GONE and len(self._gone) > len(self._order) // 2:
-            self._order = deque(each for each in self._order if each not in self._gone)
-            self._gone.clear()
+    def _send(self, acknowledgements: Callable[[], Iterator[tuple[int, bool]]]) -> None:
+        if self.is_usable:
+            connection, channel = self._channel.connection, self._channel.channel_number
+            for tag, is_multiple in acknowledgements():
+                connection.acknowledge(channel, tag, multiple=is_multiple)
+            self._converge()
 
-    def _acknowledge(self, tag: int, *, multiple: bool = False) -> None:
-        self._channel.connection.acknowledge(self._channel.channel_number, tag, multiple=multiple)
+    def _watch_hold(self) -> None:
+        """Hold no acknowledgement for long: one for many is cheaper, but who dies before it doubles them all.
+
+        A delivery that waits, such as for the keeper of its key, stays unsettled for seconds.
+        """
+        if self._unacknowledged.holding and not self._watches_hold:
+            self._watches_hold = True
+            seen = self.epoch, self._unacknowledged.holding
+            self._loop.call_later(_LONGEST_HOLD, lambda: self._end_hold(seen))
+
+    def _end_hold(self, seen: tuple[int, int]) -> None:
+        self._watches_hold = False
+        if seen == (self.epoch, self._unacknowledged.holding):
+            self._send(self._unacknowledged.held_acknowledgements)
+        self._watch_hold()
 
     # --- the channel ---
 
     def session_up(self) -> None:
-        """Subscribe if wanted; the session calls this."""
+        """Consume if that is wanted."""
         self._converge()
 
     def session_down(self) -> None:
-        """Forget the deliveries; the session calls this."""
+        """Forget the deliveries."""
         self._opening = False
         if self._channel is not None:
             self._channel = None
             self._forget()
 
     @property
-    def _is_usable(self) -> bool:
+    def is_usable(self) -> bool:
+        """Whether its channel is open."""
         return self._channel is not None and bool(self._channel.is_open)
 
     def _forget(self) -> None:
         self.epoch += 1
         self._consumers.clear()
-        self._order.clear()
-        self._gone.clear()
-        self._settled.clear()
-        self._left.clear()
-        self._sizes.clear()
-        self._bytes = 0
+        self._unacknowledged.clear()
         self._session.backpressure.release()
         self._on_lost()
 
@@ -292,8 +286,14 @@ class Subscription(SessionListener):
 
     def _declaration_failed(self, reason: str) -> None:
         self._opening = False
-        self._log.error("queue %s cannot be used: %s", self._queue, reason)
+        self._complain(f"queue {self._queue} cannot be used: {reason}")
         self._loop.call_later(_PAUSE * 10, self._converge)
+
+    def _complain(self, text: str) -> None:
+        """Log why there is no consumer, once for each reason: the attempts go on."""
+        if text != self._complaint:
+            self._complaint = text
+            self._log.error("%s", text)
 
     def _channel_open(self, channel: Any) -> None:
         guard = self._loop.guard
@@ -307,7 +307,7 @@ class Subscription(SessionListener):
         tag = self._channel.basic_consume(
             self._queue,
             guard(self._deliver),
-            exclusive=self._on_taken is not None,
+            exclusive=self._on_in_use is not None,
             callback=guard(lambda _frame: self._on_consuming()),
         )
         self._consumers.tags.append(tag)
@@ -318,35 +318,30 @@ class Subscription(SessionListener):
         self._channel.basic_qos(prefetch_count=self._prefetch)
 
     def _cancel(self, *tags: str) -> None:
-        """Cancel consumers; "" stands for one that is not there."""
+        """Cancel consumers; "" stands for none."""
         for tag in filter(None, tags):
             self._consumers.remove(tag)
-            if self._is_usable:
+            if self.is_usable:
                 self._channel.basic_cancel(tag, callback=self._loop.guard(lambda _frame: self._converge()))
 
-    def _count_in(self, tag: int, size: int, most: int) -> None:
-        self._sizes[tag] = size
-        self._bytes += size
-        if self._bytes > most:
-            self._session.backpressure.apply()
-
-    def _count_out(self, tag: int, most: int) -> None:
-        self._bytes -= self._sizes.pop(tag, 0)
-        if self._bytes <= most // 2:
+    def _read_again(self) -> None:
+        if self._unacknowledged.has_room:
             self._session.backpressure.release()
 
     def _deliver(self, channel: Any, method: Any, properties: RawProperties, body: bytes) -> None:
         if channel is not self._channel:
-            return  # it is being closed, and its tags mean other messages on the new one
+            return  # the channel is being closed; on the new one its tags mean other messages
         tag = method.delivery_tag
-        self._order.append(tag)
-        self._consumers.came(tag, method.consumer_tag)
-        if self._most_bytes is not None:
-            self._count_in(tag, len(body), self._most_bytes)
-        self._on_delivery(Delivery(tag, self.epoch, method.redelivered, properties.raw, body))
+        self._unacknowledged.add(tag, len(body))
+        self._consumers.delivered(tag, method.consumer_tag)
+        if self._unacknowledged.is_too_much:
+            self._session.backpressure.apply()
+        self._on_delivery(
+            Delivery(tag, self.epoch, method.redelivered, properties.raw, body, queue=self._queue)
+        )
 
     def _cancelled(self, frame: Any) -> None:
-        """Begin anew after the queue was deleted; each of the consumers is told of that."""
+        """Consume again after the queue was deleted. The broker cancels each consumer separately."""
         if frame.method.consumer_tag in self._consumers.all:
             self._consumers.end()
             self._log.warning(
@@ -359,8 +354,11 @@ class Subscription(SessionListener):
     def _channel_closed(self, channel: Any, error: BaseException) -> None:
         if channel is not self._channel or not self._session.is_up:
             return
-        if self._on_taken is not None and getattr(error, "reply_code", 0) == _ACCESS_REFUSED:
-            self._on_taken()
+        is_refused = getattr(error, "reply_code", 0) == _ACCESS_REFUSED
+        if self._on_in_use is not None and is_refused:
+            self._on_in_use()
+        elif is_refused:
+            self._complain(f"the broker closed the channel of queue {self._queue}: {error}")
         else:
             self._log.error("the broker closed the channel of queue %s: %s", self._queue, error)
         timed_out = _TIMED_OUT.search(str(error))

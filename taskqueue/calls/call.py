@@ -1,4 +1,4 @@
-"""A call: one invocation of a task somewhere else, and what has become of it so far."""
+"""A call: one remote invocation of a task, with its status and its outcome."""
 
 import asyncio
 import contextlib
@@ -17,55 +17,56 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Status(StrEnum):
-    """How far a call is; a `Status` is equal to its word."""
+    """The status of a call; a `Status` is equal to its name as a str."""
 
-    SENDING = "SENDING"  # the broker has not confirmed it yet
-    QUEUED = "QUEUED"  # it waits for a worker
+    SENDING = "SENDING"  # not confirmed by the broker yet
+    QUEUED = "QUEUED"  # waits for a worker
     RUNNING = "RUNNING"
-    RETRYING = "RETRYING"  # it was begun, and waits for its next run
+    RETRYING = "RETRYING"  # was begun, and waits for its next run
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
 
 class Progress(NamedTuple):
-    """How far a running call says that it is."""
+    """The progress that a running call has reported."""
 
     fraction: float  # 0 to 1
     text: str
 
 
 class CallOwner(Protocol):
-    """Where a call was made: what it needs of its client."""
+    """The part of its client that a call uses."""
 
     def wait(self, call: "Call[Any]", timeout: float | None) -> None:
-        """Return when the call is done, or after `timeout` seconds."""
+        """Wait until the call is done, at most `timeout` seconds."""
 
     def cancel(self, call: "Call[Any]") -> None:
-        """Ask for the end of a call."""
+        """Request the cancellation of a call."""
 
     def fetched(self, call: "Call[Any]") -> None:
-        """Note that the user has what the call came to."""
+        """Record that the user has fetched the outcome of the call."""
 
     def forget(self, call: "Call[Any]") -> None:
-        """Await the reply of a call no longer."""
+        """Stop waiting for the reply of a call."""
 
 
 class Call(Generic[R]):
-    """One call, from when it is made until its reply is here. Any thread may use it, and `await` it."""
+    """One call, from its creation to its reply. Any thread may use it; asyncio code may `await` it."""
 
     def __init__(self, exchange: CallOwner, id_: str, task: str, client: object = None) -> None:
-        """Make a call that is about to be sent; clients do that.
+        """Make a call to be sent; clients do that.
 
-        client -- lives as long as the call does: a client that nobody keeps closes its connection
+        client -- kept alive by the call, because a client closes its connection when it is garbage-collected
         """
         self.id = id_
         self.task = task
         self._client = client
-        self.is_cancelled = False  # whether somebody asked for its end
+        self.duplicate_of = ""  # the id of the call whose result it gets, as both have one key; "" for none
+        self.is_cancelled = False  # whether its cancellation was requested
         self._exchange = exchange
-        self._gate = threading.Lock()  # for threads that wait; it is opened once
-        self._gate.acquire()
+        self._done_lock = threading.Lock()  # for waiting threads; released once, when the call is done
+        self._done_lock.acquire()
         self._status = Status.SENDING
         self._progress: Progress | None = None
         self._callbacks: list[Callable[[Call[R]], Any]] = []
@@ -76,22 +77,22 @@ class Call(Generic[R]):
         """Show task, id and status."""
         return f"<call of {self.task}, {self.id}: {self.status()}>"
 
-    # --- for whoever made it ---
+    # --- for the caller ---
 
     def status(self) -> Status:
-        """Return how far it is, as its worker's consumer has told; nothing is asked."""
+        """Return the last status that is known from notices and the reply; no request is sent."""
         return self._status
 
     def progress(self) -> Progress | None:
-        """Return what the task has told of its progress, if anything."""
+        """Return the last progress that the task reported; None if there is none."""
         return self._progress
 
     def done(self) -> bool:
-        """Tell whether it has succeeded, failed or been cancelled."""
+        """Return whether it has succeeded, failed or been cancelled."""
         return self._status in _ENDS
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is done, at most `timeout` seconds; tell whether it is."""
+        """Wait until it is done, at most `timeout` seconds; return whether it is."""
         if not self.done():
             self._exchange.wait(self, lock_timeout(timeout))
         return self.done()
@@ -100,24 +101,24 @@ class Call(Generic[R]):
         """Wait for the value that the task returned, and return it.
 
         Raises:
-            CallTimeout: it is not done within `timeout` seconds; it goes on.
+            CallTimeout: it is not done within `timeout` seconds; it stays in progress.
             TaskFailed: the task raised, or its worker died.
             UnknownTask, BadArguments: there is no such task, or the arguments do not fit; nothing was run.
-            CallCancelled: somebody has cancelled it.
+            CallCancelled: it was cancelled.
             BrokerUnavailable, BrokerRefused: it could not be sent, or its reply cannot come any more.
         """
         self.wait(timeout)
         return self.outcome(timeout)
 
     def error(self) -> TaskqueueError | None:
-        """Return what `result` raises for a call that is done, None where it returns."""
+        """Return the exception that `result` raises for a call that is done; None if it returns a value."""
         return self._error
 
     def cancel(self) -> bool:
-        """Ask for its end: what no worker has begun never is, and a running worker is stopped.
+        """Request its cancellation: a call that no worker has begun never runs; a running worker is stopped.
 
-        Returns False if it is done already. The call ends as CANCELLED when a consumer has done it; where it
-        is quicker to succeed, it has succeeded.
+        Returns False if it is done already. The call ends as CANCELLED once a consumer has cancelled it, or
+        as SUCCEEDED if it succeeds before that.
         """
         if self.done():
             return False
@@ -126,17 +127,20 @@ class Call(Generic[R]):
         return True
 
     def forget(self) -> None:
-        """Await its reply no longer; it goes on, and is never done here."""
+        """Stop waiting for its reply. The call runs on, but is never done here."""
         self._exchange.forget(self)
 
     def add_done_callback(self, callback: Callable[["Call[R]"], Any]) -> None:
-        """Call back with the call when it is done, at once if it is; in the client's thread, so be quick."""
+        """Call `callback` with this call once it is done, at once if it is done already.
+
+        It runs in the client's thread, or in the caller's if the call is done already; it must be quick.
+        """
         self._callbacks.append(callback)
         if self.done():
             self._call_all_back()
 
     def __await__(self) -> Generator[Any, None, R]:
-        """Wait in asyncio; return or raise what `result` does."""
+        """Wait in asyncio; return or raise as `result` does."""
         if not self.done():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
@@ -152,40 +156,39 @@ class Call(Generic[R]):
     # --- for the client ---
 
     def outcome(self, timeout: float | None) -> R:
-        """Return or raise what it came to; CallTimeout if it is not done after so many seconds."""
+        """Return the value or raise the error; CallTimeout, after `timeout` seconds, if it is not done."""
         if not self.done():
-            raise CallTimeout(f"no result of {self.task} within {timeout:g} s; call {self.id} goes on")
+            raise CallTimeout(f"no result of {self.task} within {timeout:g} s; call {self.id} continues")
         self._exchange.fetched(self)
         if self._error is not None:
             raise self._error
         return cast("R", self._value)
 
     def move(self, status: Status) -> None:
-        """Note a step on the way."""
+        """Set the status, unless the call is done."""
         if not self.done():
             self._status = status
 
     def tell(self, progress: Progress) -> None:
-        """Note how far the task says that it is."""
+        """Record the progress that the task reported."""
         self._progress = progress
         self.move(Status.RUNNING)
 
-    def settle(self, status: Status, value: Any = None, error: TaskqueueError | None = None) -> bool:
-        """Note what it came to, once; tell whether this was the first time."""
+    def settle(self, status: Status, value: Any = None, error: TaskqueueError | None = None) -> None:
+        """Record the outcome, unless there is one already."""
         if self.done():
-            return False
+            return
         self._value, self._error, self._status = value, error, status
-        self._gate.release()
+        self._done_lock.release()
         self._call_all_back()
-        return True
 
-    def wait_at_gate(self, timeout: float | None) -> None:
-        """Return when the call is done, or after `timeout` seconds."""
+    def wait_until_done(self, timeout: float | None) -> None:
+        """Wait until the call is done, at most `timeout` seconds."""
         if timeout is None:
-            with self._gate:
+            with self._done_lock:
                 pass
-        elif self._gate.acquire(timeout=max(0.0, timeout)):
-            self._gate.release()
+        elif self._done_lock.acquire(timeout=max(0.0, timeout)):
+            self._done_lock.release()
 
     def _call_all_back(self) -> None:
         while self._callbacks:
@@ -197,7 +200,7 @@ _ENDS: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
 
 
 def lock_timeout(timeout: float | None) -> float | None:
-    """Return a timeout that a lock takes, None for one beyond; ValueError for NaN."""
+    """Return a timeout in seconds that a lock accepts, None for a longer one. Raises ValueError for NaN."""
     if timeout is None or timeout > threading.TIMEOUT_MAX:
         return None
     if math.isnan(timeout):

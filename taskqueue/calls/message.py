@@ -1,6 +1,6 @@
-"""A client's messages: requests, and replies and notices as their calls take them.
+"""A client's messages: building requests, and decoding replies and notices for their calls.
 
-Pure functions of values; docs/protocol.md describes the messages.
+These are pure functions; docs/protocol.md describes the messages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from taskqueue.errors import (
     BadArguments,
     CallCancelled,
     CallError,
+    DuplicateCall,
     ResultUnwritable,
     TaskFailed,
     TaskqueueError,
@@ -22,12 +23,12 @@ from taskqueue.messages import jsonrpc, names
 from taskqueue.messages.content import JSON, media_type
 from taskqueue.messages.results import SUCCEEDED
 
-#: The notice by which a named client tells itself what it has submitted.
+#: The notice by which a named client records a submitted call in its own queue.
 SUBMITTED = "submitted"
 
 
 def request_body(task: str, args: Sequence[Any], kwargs: Mapping[str, Any], id_: str) -> bytes:
-    """Return a request's body; TypeError for arguments that JSON, or JSON-RPC, cannot express."""
+    """Return a request's body. Raises TypeError for arguments that JSON or JSON-RPC cannot express."""
     if args and kwargs:
         raise TypeError(f"{task}: arguments go by position or by name, not both (JSON-RPC 2.0, section 4.2)")
     try:
@@ -37,24 +38,26 @@ def request_body(task: str, args: Sequence[Any], kwargs: Mapping[str, Any], id_:
 
 
 def submitted_body(id_: str, task: str) -> bytes:
-    """Return the notice that a call was submitted."""
+    """Return the body of the notice that a call was submitted."""
     return jsonrpc.request(SUBMITTED, {"id": id_, "task": task}, None)
 
 
 def notice(body: Any) -> tuple[str, Mapping[str, Any]] | None:
-    """Return what a notice says and of what; None for a reply."""
+    """Return the method and parameters of a notice; None for a reply."""
     if jsonrpc.is_request(body) and isinstance(body.get("params"), dict):
         return str(body["method"]), body["params"]
     return None
 
 
 def take_notice(call: Call[Any], what: str, params: Mapping[str, Any]) -> None:
-    """Have a call take a notice; what it does not know it does not heed."""
+    """Apply a notice to a call; unknown notices are ignored."""
     match what:
         case "started":
             call.move(Status.RUNNING)
         case "retrying":
             call.move(Status.RETRYING)
+        case names.DUPLICATE:
+            call.duplicate_of = str(params.get("of", ""))
         case "progress":
             fraction = params.get("fraction")
             share = float(fraction) if isinstance(fraction, int | float) else 0.0
@@ -62,7 +65,7 @@ def take_notice(call: Call[Any], what: str, params: Mapping[str, Any]) -> None:
 
 
 def decode(raw: bytes, body: bytes) -> tuple[Properties, Any]:
-    """Return a reply's properties and what its body is: what JSON gives, str for text, else bytes."""
+    """Return a reply's properties and its decoded body: a JSON value, str for text, else bytes."""
     try:
         properties = Properties.decode(raw)
     except MalformedProperties:
@@ -76,35 +79,36 @@ def decode(raw: bytes, body: bytes) -> tuple[Properties, Any]:
         return properties, body
 
 
-def is_reply(id_: str, properties: Properties, body: Any) -> bool:
-    """Tell whether a message looks like the reply to a call of that id, rather than like anything else."""
-    if not id_:
-        return False
-    if isinstance(body, dict) and body.get("jsonrpc") == "2.0":
-        return "result" in body or "error" in body
-    try:
-        return properties.header(names.STATUS) is not None
-    except MalformedProperties:
-        return False
+def is_reply(properties: Properties, body: Any) -> bool:
+    """Return whether a message looks like a reply: a JSON-RPC response or another result."""
+    return _is_response(body) or _status(properties) is not None
 
 
-def take_reply(call: Call[Any], properties: Properties, body: Any) -> bool:
-    """Have a call take its reply: a JSON-RPC response, or any other result; tell whether it was the first."""
-    if isinstance(body, dict) and body.get("jsonrpc") == "2.0" and ("result" in body or "error" in body):
+def take_reply(call: Call[Any], properties: Properties, body: Any) -> None:
+    """Settle a call by its reply, a JSON-RPC response or another result."""
+    if _is_response(body):
         if "result" in body:
-            return call.settle(Status.SUCCEEDED, body["result"])
+            call.settle(Status.SUCCEEDED, body["result"])
+            return
         error = remote_error(body["error"])
+    elif _status(properties) == SUCCEEDED:
+        call.settle(Status.SUCCEEDED, body)
+        return
     else:
-        try:
-            status = properties.header(names.STATUS)
-        except MalformedProperties:
-            status = None
-        if status == SUCCEEDED:
-            return call.settle(Status.SUCCEEDED, body)
         found = body.get("error") if isinstance(body, dict) else None
         error = _failure(found if isinstance(found, dict) else {"message": repr(body)[:500]})
-    ending = Status.CANCELLED if isinstance(error, CallCancelled) else Status.FAILED
-    return call.settle(ending, error=error)
+    call.settle(Status.CANCELLED if isinstance(error, CallCancelled) else Status.FAILED, error=error)
+
+
+def _is_response(body: Any) -> bool:
+    return isinstance(body, dict) and body.get("jsonrpc") == "2.0" and ("result" in body or "error" in body)
+
+
+def _status(properties: Properties) -> Any:
+    try:
+        return properties.header(names.STATUS)
+    except MalformedProperties:
+        return None
 
 
 def remote_error(error: Any) -> TaskqueueError:
@@ -118,6 +122,7 @@ def remote_error(error: Any) -> TaskqueueError:
         jsonrpc.METHOD_NOT_FOUND: UnknownTask,
         jsonrpc.INVALID_PARAMS: BadArguments,
         jsonrpc.CANCELLED: CallCancelled,
+        jsonrpc.DUPLICATE: DuplicateCall,
     }
     if isinstance(code, int) and code in known:
         return known[code](message)
@@ -126,6 +131,6 @@ def remote_error(error: Any) -> TaskqueueError:
 
 def _failure(error: Mapping[str, Any]) -> TaskFailed:
     type_ = str(error.get("type", "Error"))
-    # No line of the user's code is in the traceback of what was not written by it.
+    # For a result that could not be encoded, the traceback has no line of the user's code.
     text = "" if type_ == ResultUnwritable.__name__ else str(error.get("traceback", ""))
     return TaskFailed(type_, str(error.get("message", "")), text)

@@ -1,23 +1,27 @@
-"""Submitting workitems, and waiting for what they come to: one connection, bounded in memory and time."""
+"""Submitting workitems and waiting for their results, over one connection, bounded in memory and time."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from taskqueue.amqp.properties import Properties
+from taskqueue.broker.errands import QueueSize, measure
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.outbound import Outbound, OutboundListener
+from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.session import Session
-from taskqueue.broker.topology import TASKQUEUE, Declaration, Queue
+from taskqueue.broker.topology import TASKQUEUE, worker_queue
 from taskqueue.config import AmqpSettings
-from taskqueue.errors import BrokerRefused, BrokerUnavailable, ResultTimeout, TaskqueueError
-from taskqueue.messages import names
+from taskqueue.errors import BrokerRefused, BrokerUnavailable, ResultTimeout
+from taskqueue.messages import jsonrpc, names
+from taskqueue.messages.options import NONE, Options
 from taskqueue.messages.results import FAILED, SUCCEEDED
 from taskqueue.messages.workitem import submitted
 
-_WINDOW: Final = 1000  # submissions that may be unconfirmed at a time
-_CONFIRM_TIMEOUT: Final = 30.0  # seconds without a word from the broker, while something is unconfirmed
+_WINDOW: Final = 1000  # unconfirmed submissions at a time
+_UNSERVED_AFTER: Final = 3.0  # seconds in which a short workitem has its result
+_CONFIRM_TIMEOUT: Final = 30.0  # seconds without a confirm or reply while a submission is unconfirmed
 
 
 class Submission(NamedTuple):
@@ -27,7 +31,7 @@ class Submission(NamedTuple):
     worker_type: str
     body: bytes
     content_type: str
-    delay: float = 0.0  # seconds before which it shall not run
+    options: Options = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Result:
     """The outcome of a workitem."""
 
     id: str
-    status: str  # succeeded, failed or rejected
+    status: str  # succeeded, failed, rejected, cancelled or duplicate
     content_type: str
     body: bytes
     headers: dict[str, Any]
@@ -52,24 +56,38 @@ def submit(
     *,
     on_result: Callable[[Result], None] | None = None,
     timeout: float | None = None,
-) -> None:
-    """Submit workitems; return when all are confirmed or, with `on_result`, when all results are there.
+    on_unserved: Callable[[str], None] | None = None,
+) -> int:
+    """Submit workitems; return their number once all are confirmed or, with `on_result`, have their results.
 
     Args:
         amqp: the broker's address.
-        submissions: taken one by one, as the broker confirms them.
-        on_result: called with each result as it comes, in no order.
+        submissions: drawn one by one, as the broker confirms them.
+        on_result: called with each result as it comes, in no particular order.
         timeout: seconds for everything together; None for no limit on the results.
+        on_unserved: called once with the worker type of the last workitem, if the result of a workitem is
+            awaited for some seconds, and no consumer takes work of that type.
 
     Raises:
-        BrokerUnavailable: no connection, or it was lost; what was confirmed until then stays submitted.
-        BrokerRefused: wrong user, password or virtual host, or a message the broker does not take.
-        ResultTimeout: the time is up before all results came.
+        BrokerUnavailable: no connection, or it was lost; workitems confirmed before that stay submitted.
+        BrokerRefused: wrong user, password or virtual host, or a message that the broker refuses.
+        ResultTimeout: not all results came within `timeout` seconds.
     """
-    _Run(amqp, submissions, on_result, timeout).run()
+    return _Run(amqp, submissions, on_result, timeout, on_unserved).run()
 
 
-class _Run:
+def is_followed(headers: Mapping[str, Any], body: bytes) -> bool:
+    """Return whether a reply says that a workitem is a duplicate of one whose result follows."""
+    if headers.get(names.STATUS) != names.DUPLICATE:
+        return False
+    try:
+        said = jsonrpc.decode(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and (said.get("result_follows") is True or "method" in said)
+
+
+class _Run(OutboundListener):
     """One call of `submit`."""
 
     def __init__(
@@ -78,40 +96,37 @@ class _Run:
         submissions: Iterable[Submission],
         on_result: Callable[[Result], None] | None,
         timeout: float | None,
+        on_unserved: Callable[[str], None] | None,
     ) -> None:
         self._loop = EventLoop()
         self._submissions = iter(submissions)
         self._has_more = True
         self._on_result = on_result
         self._timeout = timeout
+        self._on_unserved = on_unserved
+        self._last: Submission | None = None
+        self._submitted = 0
         self._unconfirmed = 0
         self._awaited: set[str] = set()
-        self._last_word = time.monotonic()
-        self._error: TaskqueueError | None = None
-        self._session = Session(self._loop, amqp, "taskqueue submit", on_trouble=self._fail)
-        self._publisher = Publisher(
-            self._loop,
-            self._session,
-            on_ready=self._feed,
-            on_lost=self._lost,
-            on_batch=self._progress,
-            on_reply=self._take_reply if on_result else None,
-        )
+        self._last_progress = time.monotonic()
+        self._session = Session(self._loop, amqp, "taskqueue submit", on_error=self._loop.fail)
+        on_reply = self._take_reply if on_result else None
+        self._outbound = Outbound(self._loop, self._session, self, on_reply=on_reply)
 
-    def run(self) -> None:
+    def run(self) -> int:
         if self._timeout is not None:
-            self._loop.call_later(self._timeout, self._time_is_up)
+            self._loop.call_later(self._timeout, self._timed_out)
+        self._loop.call_later(_UNSERVED_AFTER, self._look_for_consumers)
         self._session.open()
         self._watch_for_silence()
         try:
             self._loop.run()
         finally:
             self._loop.close()
-        if self._error is not None:
-            raise self._error
+        return self._submitted
 
     def _feed(self) -> None:
-        """Publish as many more as the window takes."""
+        """Publish submissions while the window has room."""
         while self._has_more and self._unconfirmed < _WINDOW:
             submission = next(self._submissions, None)
             if submission is None:
@@ -121,40 +136,41 @@ class _Run:
         self._leave_if_done()
 
     def _publish(self, submission: Submission) -> None:
-        id_, worker_type, body, content_type, delay = submission
-        reply_to = names.DIRECT_REPLY if self._on_result else None
-        properties = submitted(worker_type, id_, content_type, reply_to)
-        if delay:
-            due = {names.DUE: time.time() + delay, names.WAIT: delay}
-            properties = Properties.decode(properties).with_headers(due).encode()
+        id_, worker_type, reply_to = submission.id, submission.worker_type, None
         if self._on_result:
             self._awaited.add(id_)
+            reply_to = names.DIRECT_REPLY
+        plain = submitted(worker_type, id_, submission.content_type, reply_to)
+        properties = submission.options.marked(plain)
+        self._last = submission
+        self._submitted += 1
         self._unconfirmed += 1
-        self._publisher.publish(Publication(TASKQUEUE, properties, body, self._published))
+        self._outbound.send(Publication(TASKQUEUE, properties, submission.body), self._published)
 
-    def _published(self, publication: Publication, result: PublishResult, reason: str) -> None:
-        if result is PublishResult.RETURNED:
-            Declaration(
-                self._loop,
-                self._session,
-                Queue(TASKQUEUE),
-                done=lambda: self._publisher.publish(publication),
-                failed=lambda why: self._fail(BrokerRefused(f"queue {TASKQUEUE} cannot be declared: {why}")),
-            )
+    def _published(self, _publication: Publication, result: PublishResult, reason: str) -> None:
+        if result is PublishResult.UNDECLARED:
+            self._loop.fail(BrokerRefused(f"queue {TASKQUEUE} cannot be declared: {reason}"))
         elif result is PublishResult.REFUSED:
-            self._fail(BrokerRefused(f"the broker refuses the workitem: {reason}"))
+            self._loop.fail(BrokerRefused(f"the broker refused the workitem: {reason}"))
         else:
             self._unconfirmed -= 1
 
-    def _progress(self) -> None:
-        self._last_word = time.monotonic()
+    def outbound_ready(self) -> None:
+        """Start to submit."""
+        self._feed()
+
+    def outbound_progress(self) -> None:
+        """Submit more workitems, as the broker has confirmed some."""
+        self._last_progress = time.monotonic()
         self._feed()
 
     def _take_reply(self, raw: bytes, body: bytes) -> None:
-        self._last_word = time.monotonic()
+        self._last_progress = time.monotonic()
         properties = Properties.decode(raw)
         headers = properties.headers
         workitem = properties.correlation_id or ""
+        if is_followed(headers, body):
+            return  # the result comes once the other workitem is over
         if workitem in self._awaited and self._on_result is not None:
             self._awaited.remove(workitem)
             status = str(headers.get(names.STATUS, FAILED))
@@ -165,28 +181,38 @@ class _Run:
         if not self._has_more and not self._unconfirmed and not self._awaited:
             self._session.close(self._loop.stop)
 
-    # --- what can go wrong ---
+    def _look_for_consumers(self) -> None:
+        tell, last = self._on_unserved, self._last
+        if tell is None or last is None or last.options.delay or not (self._awaited and self._session.is_up):
+            return
 
-    def _fail(self, error: TaskqueueError) -> None:
-        self._error = self._error or error
-        self._loop.stop()
+        def measured(size: QueueSize) -> None:
+            if not size.consumers:
+                tell(last.worker_type)
 
-    def _lost(self) -> None:
+        measure(self._session, worker_queue(last.worker_type), done=measured, failed=lambda _reason: None)
+
+    # --- failures ---
+
+    def outbound_lost(self) -> None:
+        """Fail: the publish results of unconfirmed workitems are unknown."""
         if self._has_more or self._awaited or self._unconfirmed:
-            self._fail(BrokerUnavailable("the connection to the broker was lost before all was done"))
+            self._loop.fail(
+                BrokerUnavailable("the connection to the broker was lost before everything was done")
+            )
 
-    def _time_is_up(self) -> None:
+    def _timed_out(self) -> None:
         limit = f"within {self._timeout:g} s"
         if self._has_more or self._unconfirmed:
-            self._fail(ResultTimeout(f"the broker has not confirmed everything {limit}"))
+            self._loop.fail(ResultTimeout(f"the broker has not confirmed everything {limit}"))
         elif len(self._awaited) == 1:
-            self._fail(ResultTimeout(f"no result of {min(self._awaited)} {limit}; it stays submitted"))
+            self._loop.fail(ResultTimeout(f"no result of {min(self._awaited)} {limit}; it stays submitted"))
         else:
             count = len(self._awaited)
-            self._fail(ResultTimeout(f"no result of {count} workitems {limit}; they stay submitted"))
+            self._loop.fail(ResultTimeout(f"no result of {count} workitems {limit}; they stay submitted"))
 
     def _watch_for_silence(self) -> None:
-        """Never wait for ever for a broker that does not confirm, as one under an alarm does."""
-        if self._unconfirmed and time.monotonic() - self._last_word > _CONFIRM_TIMEOUT:
-            self._fail(BrokerUnavailable(f"the broker has confirmed nothing for {_CONFIRM_TIMEOUT:g} s"))
+        """Fail after a long time without confirms, such as during an alarm of the broker."""
+        if self._unconfirmed and time.monotonic() - self._last_progress > _CONFIRM_TIMEOUT:
+            self._loop.fail(BrokerUnavailable(f"no confirm from the broker for {_CONFIRM_TIMEOUT:g} s"))
         self._loop.call_later(1.0, self._watch_for_silence)

@@ -1,13 +1,21 @@
-"""`@task`: a function that can also be called from elsewhere."""
+"""`@task`: a function that can also be called remotely."""
 
+import copy
+import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, Final, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from taskqueue.calls.call import Call
-from taskqueue.errors import LONGEST_DELAY, BadArguments, TaskError, Unroutable
+from taskqueue.errors import LONGEST_DELAY, BadArguments, BadSchedule, TaskError, Unroutable
+from taskqueue.messages.options import NONE, Asked, AskedOfTask, Options
 from taskqueue.messages.routing import checked_type
+from taskqueue.schedules.definition import Definition
 from taskqueue.worker.frames import MOST_RETRIES
+from taskqueue.worker.scheduled import definition
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -15,56 +23,93 @@ R = TypeVar("R")
 _AT_PLACE: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ANY_NUMBER: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-#: Every task of this process, by module and name in it: a module that is loaded anew defines it anew.
+#: The options of `task` beside those of calls.
+_OTHERS: Final = ("name", "timeout", "retries", "cron", "every")
+_LONGEST_PLAIN_KEY: Final = 150  # characters
+
+#: Every task of this process, by module and qualified name: a reloaded module replaces its tasks.
 _tasks: Final[dict[tuple[str, str], "Task[..., Any]"]] = {}
 
 
 class Task(Generic[P, R]):
-    """A function under a name by which it is called from elsewhere; called here, it is the function itself.
+    """A function with a name for remote calls; called directly, it is the function itself.
 
     `call` and `submit` have the function's own signature, also for a type checker.
     """
 
     def __init__(
-        self, function: Callable[P, R], name: str, timeout: float | None, retries: int | None
+        self,
+        function: Callable[P, R],
+        name: str,
+        timeout: float | None,
+        retries: int | None,
+        *,
+        schedules: tuple[Definition, ...] = (),
+        defaults: Options = NONE,
+        unique_by: tuple[str, ...] | None = None,
     ) -> None:
-        """Make a task of a function; use `@task`."""
+        """Make a task from a function; `@task` does that."""
         self.function = function
+        self.schedules = schedules
+        self.defaults = defaults  # the options of its calls, unless a client has others
+        self.unique_by = unique_by  # the arguments that make a call unique; () for all, None: none is
         self.name = name
-        self.timeout = timeout  # seconds; None: as the workers' group has it
+        self.timeout = timeout  # seconds; None for the setting of the workers' group
         self.retries = retries
         self.signature = inspect.signature(function)
         self._by_position = _numbers_by_position(self.signature)
         self.module = function.__module__
-        self.__name__ = function.__name__
-        self.__qualname__ = function.__qualname__
-        self.__module__ = function.__module__
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
+        functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here and now."""
+        """Call the function in this process."""
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        """Show the name and where the function is."""
+        """Show the name and the function's module."""
         return f"<task {self.name} of {self.module}>"
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Have the function called by a worker; wait for what it returns.
+        """Have a worker call the function; wait for its value.
 
-        Raises what `Client.call` raises.
+        Raises as `Client.call` does.
         """
         return self.submit(*args, **kwargs).result()
 
+    def options(self, **options: Unpack[Asked]) -> "Task[P, R]":
+        """Return the task for calls with these options: `add.options(priority=9).submit(5, 6)`.
+
+        Arguments and exceptions are those of `Client.options`.
+        """
+        other = copy.copy(self)
+        other.defaults = Options.checked(**options).over(self.defaults)
+        return other
+
+    def options_of(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Options:
+        """Return the options of a call with these arguments, which may make its key."""
+        if self.unique_by is None or self.defaults.unique:
+            return self.defaults
+        return replace(self.defaults, unique=self._key(args, kwargs))
+
+    def _key(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
+        """Return the arguments by which calls are the same: as JSON, or a hash of it if it is long.
+
+        Raises BadArguments if they do not fit, and TypeError if JSON cannot express them.
+        """
+        bound = self.bind(args, kwargs)
+        bound.apply_defaults()
+        chosen = {name: bound.arguments[name] for name in self.unique_by or bound.arguments}
+        text = json.dumps(chosen, sort_keys=True)
+        return text if len(text) <= _LONGEST_PLAIN_KEY else blake2b(text.encode(), digest_size=16).hexdigest()
+
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Have the function called by a worker; return the call."""
+        """Have a worker call the function; return the call."""
         from taskqueue.calls.client import default_client  # noqa: PLC0415 -- brings pika in
 
         return default_client().submit(self, *args, **kwargs)
 
     def by_name(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return arguments, given by position or name, all by name; BadArguments where they do not fit."""
+        """Return all arguments by name. Raises BadArguments if they do not fit."""
         bound = self.bind(args, kwargs).arguments
         named: dict[str, Any] = {}
         for name, value in bound.items():
@@ -75,12 +120,12 @@ class Task(Generic[P, R]):
         return named
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise BadArguments where arguments do not fit the signature."""
+        """Raise BadArguments if the arguments do not fit the signature."""
         if kwargs or len(args) not in self._by_position:
             self.bind(args, kwargs)
 
     def bind(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        """Fit arguments to the signature; BadArguments where they do not."""
+        """Bind the arguments to the signature. Raises BadArguments if they do not fit."""
         try:
             return self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -88,7 +133,7 @@ class Task(Generic[P, R]):
 
 
 def _numbers_by_position(signature: inspect.Signature) -> range:
-    """Return how many arguments surely fit that are all by position, which are nearly all calls."""
+    """Return the numbers of arguments that surely fit if all are by position, as in most calls."""
     parameters = signature.parameters.values()
     needed = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
     if any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in needed):
@@ -100,7 +145,14 @@ def _numbers_by_position(signature: inspect.Signature) -> range:
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(
-    *, name: str | None = None, timeout: float | None = None, retries: int | None = None
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    retries: int | None = None,
+    cron: str | None = None,
+    every: float | None = None,
+    unique: bool | Iterable[str] = False,
+    **options: Unpack[AskedOfTask],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(
     function: Callable[..., Any] | None = None,
@@ -109,33 +161,72 @@ def task(
     name: str | None = None,
     timeout: float | None = None,
     retries: int | None = None,
+    cron: str | None = None,
+    every: float | None = None,
+    unique: bool | Iterable[str] = False,
+    **options: Unpack[AskedOfTask],
 ) -> Any:
-    """Make a task of a function: `@task`, or `@task(name="images.thumbnail", timeout=30, retries=2)`.
+    """Make a task from a function: `@task`, or `@task(name="images.thumbnail", timeout=30, retries=2)`.
 
     Args:
         function: the function; it must be idempotent, as it may run twice after a crash.
         name: its name for callers, a worker type; by default the function's own.
-        timeout: seconds a call may run, 0 for ever; by default what its workers' group says.
-        retries: how often it is run again when it has raised; by default what its workers' group says.
+        timeout: seconds that a call may run, 0 for no limit; by default the setting of its workers' group.
+        retries: maximum number of further runs after it raised; by default the setting of its workers' group.
+        cron: when it is called without arguments: a cron expression in the time zone of the workers' host.
+        every: seconds between two such calls, instead of `cron`; at least 1.
+        unique: whether a call is not run while one with the same arguments is queued, runs or waits for a
+            retry; or the names of the arguments that have to be the same.
+        options: of calls of the task itself, as by `add.call` or `client.submit(add)`, unless the client has
+            others; see `Client.options`.
 
     Raises:
-        TaskError: the name cannot be a worker type, or a number is out of its range.
+        TaskError: the name cannot be a worker type, a number is out of its range, or `cron` has a fault.
     """
     _check_numbers(timeout, retries)
+    try:
+        defaults = Options.checked(beside=_OTHERS, **options)
+    except ValueError as error:
+        raise TaskError(str(error)) from None
+    by = None if unique is False else () if unique is True else tuple(unique)
 
     def make(function: Callable[..., Any]) -> Task[..., Any]:
-        made = Task(function, _checked(name or function.__name__), timeout, retries)
-        _tasks[made.module, made.__qualname__] = made
+        known = checked_name(name or function.__name__, "task")
+        schedules = _schedules(known, cron, every)
+        made = Task(function, known, timeout, retries, schedules=schedules, defaults=defaults, unique_by=by)
+        _check_arguments(made)
+        _tasks[made.module, function.__qualname__] = made
         return made
 
     return make if function is None else make(function)
 
 
-def _checked(name: str) -> str:
+def _check_arguments(made: Task[..., Any]) -> None:
+    if strange := [name for name in made.unique_by or () if name not in made.signature.parameters]:
+        raise TaskError(f"unique={strange[0]!r:.80}: {made.name}{made.signature} has no such argument")
+    if made.schedules:
+        try:
+            made.check((), {})
+        except BadArguments as error:
+            raise TaskError(f"{error}: a schedule calls it without arguments") from None
+
+
+def _schedules(name: str, cron: str | None, every: float | None) -> tuple[Definition, ...]:
+    """Return the schedule of a task, which has the task's name; none without `cron` and `every`."""
+    if cron is None and every is None:
+        return ()
     try:
-        return checked_type(name)
+        return (definition(name, {"name": name, "cron": cron or "", "every": every or 0.0, "body": []}),)
+    except BadSchedule as error:
+        raise TaskError(str(error)) from None
+
+
+def checked_name(name: str, noun: str) -> str:
+    """Return a name that queues can have; raise TaskError, which calls it a `noun`, for any other."""
+    try:
+        return checked_type(name, noun)
     except Unroutable as error:
-        raise TaskError(str(error).replace("worker type", "task", 1)) from None
+        raise TaskError(str(error)) from None
 
 
 def _check_numbers(timeout: Any, retries: Any) -> None:
@@ -148,9 +239,9 @@ def _check_numbers(timeout: Any, retries: Any) -> None:
 
 
 def tasks_of(module: str) -> list[Task[..., Any]]:
-    """Return the tasks that a module defines, or for a package the modules in it, by name.
+    """Return the tasks of a module, or of a package and its modules, sorted by name.
 
-    Raises TaskError where two have the same name.
+    Raises TaskError if two have the same name.
     """
     found: dict[str, Task[..., Any]] = {}
     for each in _tasks.values():

@@ -26,13 +26,13 @@ _FACTORY: Final = f"{__name__}:TaskWorker.of_target"
 
 
 def plugin_for(target: str) -> OwnPlugin:
-    """Return the plugin that serves the tasks of MODULE or FILE.py, as seen from the current directory."""
+    """Return the plugin that serves the tasks of MODULE or FILE.py, relative to the current directory."""
     where = json.dumps([target, current_directory()])
     return OwnPlugin("tasks", _FACTORY, "taskqueue", "", where)
 
 
 def load_tasks(module: ModuleType) -> list[Task[..., Any]]:
-    """Return a module's tasks; a package's modules are imported for theirs."""
+    """Return a module's tasks; for a package, all its modules are imported."""
     for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
         if not found.name.endswith(".__main__"):
             importlib.import_module(found.name)
@@ -40,15 +40,17 @@ def load_tasks(module: ModuleType) -> list[Task[..., Any]]:
 
 
 class TaskWorker(BaseWorker):
-    """Calls the task that a workitem names, with arguments that fit its signature."""
+    """Calls the task that a workitem names, with the arguments of the workitem."""
 
     def __init__(self, tasks: Iterable[Task[..., Any]]) -> None:
-        """Serve these tasks; PluginError where there is none."""
+        """Serve these tasks. Raises PluginError if there are none or too many."""
         self._tasks = {each.name: each for each in tasks}
-        self.services = tuple(Service(each.name, each.timeout, each.retries) for each in self._tasks.values())
-        self._runner: asyncio.Runner | None = None  # where a task is a coroutine function
+        self.services = tuple(
+            Service(each.name, each.timeout, each.retries, each.schedules) for each in self._tasks.values()
+        )
+        self._runner: asyncio.Runner | None = None  # for tasks that are coroutine functions
         if not self._tasks:
-            raise PluginError("there is no function with @task")
+            raise PluginError("no function with @task found")
         if len(self._tasks) > MOST_SERVICES:
             raise PluginError(f"{len(self._tasks)} tasks; a worker serves at most {MOST_SERVICES}")
 
@@ -64,13 +66,13 @@ class TaskWorker(BaseWorker):
 
     @classmethod
     def of_target(cls, where: str) -> Self:
-        """Serve the tasks of what `plugin_for` was given."""
+        """Serve the tasks of the target and directory that `plugin_for` has written."""
         target, directory = json.loads(where)
         os.chdir(directory)
         return cls(load_tasks(Target.parse(target, HANDLE_JOB).load_module()))
 
     def handle_task(self, body: Any) -> Any:
-        """Perform a JSON-RPC request, a batch, or else a list or object of arguments."""
+        """Perform a JSON-RPC request or batch, or call the workitem's task with the body as its arguments."""
         if jsonrpc.is_batch(body):
             if len(body) > jsonrpc.MOST_REQUESTS:
                 raise InvalidRequest(f"a batch has at most {jsonrpc.MOST_REQUESTS} requests")
@@ -80,18 +82,18 @@ class TaskWorker(BaseWorker):
         return self._run(self._find(self.workitem.worker_type), jsonrpc.split(body) or ([body], {}))
 
     def teardown(self) -> None:
-        """Close the loop of coroutines, if there was one."""
+        """Close the event loop for coroutines, if there is one."""
         if self._runner is not None:
             self._runner.close()
 
     def _respond(self, request: Any) -> dict[str, Any] | None:
-        """Return the response to one request of a batch, whatever it comes to; None to a notification."""
+        """Return the response to one request of a batch, an error included; None for a notification."""
         if not jsonrpc.is_valid(request):
             return jsonrpc.invalid(request)
         try:
             response = jsonrpc.result(request, self._answer(request))
             jsonrpc.encode(response)
-        except TaskTimeout:  # the time is that of the whole batch
+        except TaskTimeout:  # the timeout is for the whole batch
             raise
         except Exception as error:  # noqa: BLE001 -- the user's code may raise anything
             failure = Failure.of(error)
@@ -122,10 +124,10 @@ class TaskWorker(BaseWorker):
         return self._wait_for(value)
 
     def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Return what a coroutine returns; cancel it when its time is up.
+        """Run a coroutine and return its value; cancel it after its timeout.
 
-        The alarm may be raised anywhere on the loop, and be lost in another coroutine or a callback: it comes
-        a moment later, for a coroutine that does not heed its cancellation.
+        The alarm's exception may be raised anywhere on the event loop and be lost in another coroutine or a
+        callback. Therefore the alarm is set a second later, for a coroutine that ignores its cancellation.
         """
         self._runner = self._runner or asyncio.Runner()
         left = signal.getitimer(signal.ITIMER_REAL)[0]
@@ -139,10 +141,10 @@ class TaskWorker(BaseWorker):
             raise
 
     def _end_coroutines(self) -> None:
-        """Cancel what else is on the loop and wait for its end: it must not go on beside the next call.
+        """Cancel the other coroutines on the event loop and wait for their end, before the next call.
 
-        Code that does not end, threads among it, ends with this process, which is replaced in any case: the
-        user's code may be bound to the loop.
+        Code that does not end, such as threads, ends with this process. The process is replaced in any case,
+        because the user's code may be bound to the event loop.
         """
         self.is_spent = True
         runner, self._runner = self._runner, None
@@ -162,5 +164,5 @@ async def _in_time(coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
             return await coroutine
     except TimeoutError:
         if limit.expired():
-            raise TaskTimeout("its timeout has passed") from None
+            raise TaskTimeout from None  # the worker's limits, which know the whole timeout, complete it
         raise

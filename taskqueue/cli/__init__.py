@@ -1,5 +1,6 @@
 """The command `taskqueue`: one file a command, each thin."""
 
+import builtins
 import errno
 import importlib
 import io
@@ -15,37 +16,56 @@ from taskqueue.process import startup
 
 #: Each command, and the module that defines it under this name.
 _COMMANDS: Final = {
-    "up": "up",
-    "dispatcher": "dispatcher",
-    "workerpool": "workerpool",
+    "up": "local",
+    "dispatcher": "daemons",
+    "workerpool": "daemons",
+    "monitor": "monitor",
     "submit": "submit",
-    "run": "run",
+    "schedule": "schedule",
+    "limit": "limit",
+    "unique": "unique",
+    "status": "status",
+    "list": "status",
+    "logs": "status",
+    "cancel": "status",
+    "top": "top",
+    "ps": "pools",
+    "pause": "pools",
+    "resume": "pools",
+    "drain": "pools",
+    "undrain": "pools",
+    "scale": "scaling",
+    "roll": "scaling",
+    "control": "pools",
+    "run": "local",
     "feed": "feed",
     "work": "work",
     "failed": "deadletters",
     "rejected": "deadletters",
+    "doctor": "doctor",
     "config": "config",
-    "plugins": "plugins",
+    "plugins": "config",
 }
 
 
-#: Why a write fails; files of ours that fail so have a name.
+#: Errors of writing to standard output; errors of other files have a file name.
 _OF_WRITING: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is asked for: the supervisor has no use for AMQP."""
+    """A group that imports a command on demand, so that the supervisor does not import AMQP."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Return the commands in the order a newcomer meets them."""
+        """Return the commands in the order of the help text."""
         return list(_COMMANDS)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """Import the command's module and return what has its name there."""
+        """Import the module of a command and return the command."""
         module = _COMMANDS.get(name)
         if module is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"taskqueue.cli.{module}"), name)
+        attribute = f"{name}_" if hasattr(builtins, name) else name
+        command: click.Command = getattr(importlib.import_module(f"taskqueue.cli.{module}"), attribute)
         return command
 
 
@@ -67,18 +87,18 @@ def taskqueue() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command `taskqueue` and exit; see `run_command`.
 
-    arguments -- None for those that this process was started with
+    arguments -- None for those of this process
     """
     run_command(taskqueue, "taskqueue", sys.argv[1:] if arguments is None else arguments)
 
 
 def run_command(command: click.Command, name: str, arguments: Sequence[str]) -> NoReturn:
-    """Run a command from a clean start, and exit with its status.
+    """Run a command with clean signals and streams, and exit with its status.
 
-    Errors that the user can mend, and what the system refuses, are printed in a line each.
+    Errors of the user or the system are printed, one line each.
     """
     startup.open_streams()
-    # Our own processes that start another with this option keep back signals for it to note (processes.fork).
+    # A process of ours that was started with this option has signals blocked (children.fork).
     if "--amqp-fd" not in arguments:
         startup.clean_signals()
     output = sys.stdout
@@ -93,12 +113,12 @@ def run_command(command: click.Command, name: str, arguments: Sequence[str]) -> 
 
 
 def _perform(command: click.Command, name: str, arguments: Sequence[str]) -> tuple[int, str]:
-    """Return a command's status, and what is to be said of it: lines, or nothing."""
+    """Run a command; return its status and the lines of its error, "" if there is none."""
     output = sys.stdout
     try:
         ended = command.main(list(arguments), prog_name=name, standalone_mode=False)
     except SystemExit as end:
-        if sys.stdout is not output:  # so does click where a pipe is broken, and raises this
+        if sys.stdout is not output:  # click replaces it if a pipe is broken, and raises this
             return _refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
         return end.code if isinstance(end.code, int) else ExitStatus.OK, ""
     except click.ClickException as error:
@@ -106,7 +126,9 @@ def _perform(command: click.Command, name: str, arguments: Sequence[str]) -> tup
         error.show(said)
         startup.complain(said.getvalue())
         return error.exit_code, ""
-    except click.Abort:
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            return ExitStatus.PAUSED, ""
         return ExitStatus.FAILED, "aborted"
     except TaskqueueError as error:
         return error.status, str(error)
@@ -116,7 +138,7 @@ def _perform(command: click.Command, name: str, arguments: Sequence[str]) -> tup
 
 
 def _refused(error: OSError) -> tuple[int, str]:
-    """Return the status for what the system refused, and what that was."""
+    """Return the status and the text for an error of the system."""
     if isinstance(error, FileNotFoundError) and not error.filename:  # getcwd(2)
         return ExitStatus.SYSTEM, "the current directory is gone: change to one that exists"
     place = error.filename or ("standard output" if error.errno in _OF_WRITING else "")

@@ -1,10 +1,12 @@
-"""`taskqueue config`."""
+"""`taskqueue config` and `taskqueue plugins`: the effective settings, and the installed plugins."""
 
 import os
 import pwd
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -12,39 +14,59 @@ import click
 from taskqueue import config as configuration
 from taskqueue import plugins as installed_plugins
 from taskqueue.cli import options, tables
-from taskqueue.config import Fault, GroupSettings, Settings, effective
-from taskqueue.config.checks import printable
-from taskqueue.errors import ConfigError, ExitStatus, PrivilegeError
+from taskqueue.config import GroupSettings, PoolSettings, Settings, effective
+from taskqueue.control import key
+from taskqueue.doctor.files import unreadable
+from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.plugins import Plugin
-from taskqueue.process import children, exposure, logs, privileges, startup
+from taskqueue.process import logs, privileges, startup
+from taskqueue.process.imports import try_import
+from taskqueue.schedules.definition import Definition
+from taskqueue.texts import one_line
 
-_GROUP_COLUMNS: Final = (
-    "group",
-    "worker type",
-    "workers",
-    "user",
-    "max_prefetch",
-    "max_crashes",
-    "output_rate",
-)
-_RETRY_COLUMNS: Final = (
-    "group",
-    "retries",
-    "retry_delay",
-    "retry_backoff",
-    "retry_max_delay",
-    "retry_jitter",
-)
-_TIME_COLUMNS: Final = ("group", "timeout", "timeout_grace", "lease_after", "lease_timeout")
-_LIMIT_COLUMNS: Final = ("group", "max_tasks", "max_memory", "memory_limit", "cpu_limit", "nice")
-_RESULT_COLUMNS: Final = ("group", "results_routing_key", "report_results", "results_expire", "own settings")
+#: The tables of the groups, none wider than a terminal.
+_GROUP_TABLES: Final = {
+    "Groups": ("group", "worker type", "workers", "user", "max_prefetch", "max_crashes", "output_rate"),
+    "Retries of the groups": (
+        "group",
+        "retries",
+        "retry_delay",
+        "retry_backoff",
+        "retry_max_delay",
+        "retry_jitter",
+    ),
+    "Times of the groups, in seconds": ("group", "timeout", "timeout_grace", "lease_after", "lease_timeout"),
+    "Scaling of the groups": ("group", "most_workers", "scale_up_after", "scale_down_after"),
+    "Limits of the groups": ("group", "max_tasks", "max_memory", "memory_limit", "cpu_limit", "nice"),
+    "Control groups of the workers": (
+        "group",
+        "memory_max",
+        "cpu_weight",
+        "cpu_max",
+        "tasks_max",
+        "io_weight",
+    ),
+    "Isolation of the groups": ("group", "private_tmp", "no_network", "read_only"),
+    "Lanes and limits of the groups": ("group", "lanes", "max_wait", "weights", "limits"),
+    "Records of the groups": ("group", "record_body", "redact", "record_result"),
+    "Commands of the groups": ("group", "command", "mode", "result_type", "max_result"),
+    "Results and own settings of the groups": (
+        "group",
+        "results_routing_key",
+        "report_results",
+        "results_expire",
+        "own settings",
+    ),
+}
+_PARTIAL: Final = ("command", "most_workers")  # a table with one of these columns is about some groups only
+_PLUGIN_COLUMNS: Final = ("worker type", "distribution", "entry point")
 
 
-@click.command(short_help="Check the configuration and show what is in force.")
+@click.command(short_help="Check the configuration and show the effective settings.")
 @options.config_option
 @tables.format_option
 def config(path: str | None, style: str) -> None:
-    """Check the configuration; print what is in force: settings, groups and plugins.
+    """Check the configuration; print the effective settings, groups and plugins.
 
     For root, also check that the daemons' user can read the files, and that users of workers cannot read
     those with secrets. With faults, JSON has the lists "faults" and "warnings".
@@ -62,7 +84,8 @@ def config(path: str | None, style: str) -> None:
         _show_warnings(error.warnings)
         raise
     if os.geteuid() == 0:
-        others = (*_unreadable(settings), *exposure.warnings(settings))
+        others = (*unreadable(settings), *privileges.exposure_warnings(settings))
+        others += tuple(key.exposure_warnings(path, settings))
         settings = replace(settings, warnings=(*settings.warnings, *others))
     if style == "json":
         tables.show_json(_effective(settings) | {"plugins": [plugin.name for plugin in found]})
@@ -71,42 +94,17 @@ def config(path: str | None, style: str) -> None:
 
 
 def _effective(settings: Settings) -> dict[str, Any]:
-    """Return what is in force, with where a daemon in the background logs, if that is elsewhere."""
+    """Return the effective settings, and what follows from them.
+
+    That is the log destination of daemons in the background, if it differs, and the next times of schedules.
+    """
     plain = effective(settings)
     background = logs.reachable(settings.logging, in_background=True).destination
     if background != settings.logging.destination:
         plain["logging"]["destination_in_background"] = background
+    for shown, schedule in zip(plain["schedules"], settings.schedules, strict=True):
+        shown["next"] = _next_times(schedule)
     return plain
-
-
-def _unreadable(settings: Settings) -> list[str]:
-    """Return warnings of what the user whom root's daemons become could not read.
-
-    A child becomes that user and reads the configuration, and the files that it names, as they would.
-    """
-    user = settings.workerpool.user
-    reader, writer = os.pipe()
-
-    def read() -> int:
-        with os.fdopen(writer, "w") as pipe:
-            try:
-                privileges.become(user)
-                configuration.load(settings.path, (), as_root=False)
-            except PrivilegeError as error:
-                pipe.write(f"the daemons cannot run as user '{user}': {error}\n")
-            except ConfigError as error:
-                mend = f"to mend it: chgrp {user} and chmod g+r that file, chmod o+x its folders"
-                for fault in error.faults:
-                    mended = replace(fault, advice=mend) if isinstance(fault, Fault) else fault
-                    pipe.write(f"the daemons run as user '{user}': {mended}\n")
-        return ExitStatus.OK
-
-    pid = children.fork(read)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        lines = pipe.read().splitlines()
-    os.waitpid(pid, 0)
-    return lines
 
 
 def _show(settings: Settings, found: Sequence[Plugin]) -> None:
@@ -114,11 +112,39 @@ def _show(settings: Settings, found: Sequence[Plugin]) -> None:
     _show_warnings(settings.warnings)
     plain = _effective(settings)
     _show_sections(plain)
-    if not found:
-        click.echo("No groups: no plugin is installed.")
+    if settings.schedules:
+        _show_table("Schedules", ("schedule", "due", "worker type", "next three times"), _schedules(settings))
+    if settings.limits:
+        _show_table("Limits", ("limit", "concurrency", "rate", "groups"), _limits(settings))
+    if not settings.groups:
+        click.echo("No groups: no plugin is installed, and no section has a command.")
         return
     _show_groups(settings, plain["groups"])
-    _show_table("Plugins", tables.PLUGIN_COLUMNS, [tables.plugin_row(plugin) for plugin in found])
+    if found:
+        _show_table("Plugins", _PLUGIN_COLUMNS, [_plugin_row(plugin) for plugin in found])
+
+
+def _schedules(settings: Settings) -> list[tuple[str, ...]]:
+    return [
+        (each.name, each.when, each.worker_type, ", ".join(_next_times(each))) for each in settings.schedules
+    ]
+
+
+def _limits(settings: Settings) -> list[tuple[object, ...]]:
+    users = {
+        limit.name: ", ".join(
+            f"{group.name} by {use.by}" if use.by else group.name
+            for group in settings.groups
+            for use in group.limits
+            if use.limit == limit.name
+        )
+        for limit in settings.limits
+    }
+    return [(each.name, each.concurrency or "", each.rate, users[each.name]) for each in settings.limits]
+
+
+def _next_times(schedule: Definition) -> list[str]:
+    return [schedule.shown(at) for at in islice(schedule.next_times(time.time()), 3)]
 
 
 def _show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -134,7 +160,7 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 def _show_sections(plain: Mapping[str, Any]) -> None:
     rows = [
         (f"[{section}]", option, _written(value))
-        for section in ("amqp", "dispatcher", "workerpool", "logging")
+        for section in ("amqp", "dispatcher", "workerpool", "monitor", "logging")
         for option, value in (
             plain[section] or {"url": "none: a private broker, see `taskqueue up --help`"}
         ).items()
@@ -142,35 +168,27 @@ def _show_sections(plain: Mapping[str, Any]) -> None:
     _show_table("Settings", ("section", "option", "value"), rows)
 
 
-def _show_groups(settings: Settings, plain: Sequence[Mapping[str, Any]]) -> None:
-    """Show the groups, in tables no wider than a terminal."""
-    users = [_user(group, settings) for group in settings.groups]
+def _show_groups(settings: Settings, plain: Sequence[dict[str, Any]]) -> None:
     rows = [
-        [group["name"], group["worker_type"], group["workers"], user]
-        + [group[option] for option in _GROUP_COLUMNS[4:]]
-        for group, user in zip(plain, users, strict=True)
+        each
+        | {
+            "group": each["name"],
+            "worker type": each["worker_type"],
+            "user": _user(group, settings),
+            "workers": f"{group.workers}..{group.most_workers}" if group.most_workers else group.workers,
+            "lanes": each["lanes"] or "none",
+            "own settings": ", ".join(one_line(f"{name}={it}") for name, it in each["settings"].items()),
+        }
+        for group, each in zip(settings.groups, plain, strict=True)
     ]
-    _show_table("Groups", _GROUP_COLUMNS, rows)
-    for title, columns in (
-        ("Retries of the groups", _RETRY_COLUMNS),
-        ("Times of the groups, in seconds", _TIME_COLUMNS),
-        ("Limits of the groups", _LIMIT_COLUMNS),
-    ):
-        rows = [[group["name"], *(_written(group[option]) for option in columns[1:])] for group in plain]
-        _show_table(title, columns, rows)
-    rows = [
-        [
-            group["name"],
-            *(_written(group[option]) for option in _RESULT_COLUMNS[1:4]),
-            _own(group["settings"]),
-        ]
-        for group in plain
-    ]
-    _show_table("Results and own settings of the groups", _RESULT_COLUMNS, rows)
+    for title, columns in _GROUP_TABLES.items():
+        shown = [row for row in rows if all(row[about] for about in _PARTIAL if about in columns)]
+        if shown:
+            _show_table(title, columns, [[_written(row[column]) for column in columns] for row in shown])
 
 
 def _user(group: GroupSettings, settings: Settings) -> str:
-    """Return who a group's workers run as, if whoever asks starts the pool."""
+    """Return the user of a group's workers if the current user starts the pool."""
     if os.geteuid() == 0:
         return group.user or settings.workerpool.worker_user
     try:
@@ -179,12 +197,8 @@ def _user(group: GroupSettings, settings: Settings) -> str:
         return str(os.geteuid())
 
 
-def _own(settings: Mapping[str, str]) -> str:
-    return ", ".join(printable(f"{name}={value}") for name, value in settings.items())
-
-
 def _written(value: object) -> object:
-    """Return a value as the configuration file has it."""
+    """Return a value as it is written in the configuration file."""
     match value:
         case None:
             return ""
@@ -195,3 +209,43 @@ def _written(value: object) -> object:
         case list():
             return ", ".join(value)
     return value
+
+
+# --- plugins ---
+
+
+@click.command(short_help="List the installed plugins and try to import them.")
+@tables.format_option
+def plugins(style: str) -> None:
+    """List the worker plugins and modules of tasks that are installed here, and whether they can be imported.
+
+    Each is imported in a process of its own; for root, as the user whom workers run as by default.
+
+    Exit status: 0 if all can be imported, 1 if not.
+    """
+    found = installed_plugins.listed()
+    user = PoolSettings().worker_user if os.geteuid() == 0 else None
+    errors = {plugin: try_import(plugin.name, group, user) for plugin, group in found}
+    if style == "json":
+        tables.show_json(
+            [
+                asdict(plugin) | {"importable": error is None, "error": error}
+                for plugin, error in errors.items()
+            ]
+        )
+    elif found:
+        rows = [
+            (*_plugin_row(plugin), "yes" if error is None else f"no: {error}")
+            for plugin, error in errors.items()
+        ]
+        tables.show_table("Plugins", (*_PLUGIN_COLUMNS, "importable"), rows)
+    else:
+        click.echo(
+            "No plugin is installed: no distribution has an entry point under "
+            f"{installed_plugins.WORKERS} or {installed_plugins.TASKS}."
+        )
+    sys.exit(ExitStatus.FAILED if any(errors.values()) else ExitStatus.OK)
+
+
+def _plugin_row(plugin: Plugin) -> tuple[str, ...]:
+    return plugin.name, f"{plugin.distribution} {plugin.version}", plugin.target

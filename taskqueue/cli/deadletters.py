@@ -1,47 +1,57 @@
 """`taskqueue failed` and `taskqueue rejected`."""
 
 import base64
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol
 
 import click
 
 from taskqueue import deadletters, texts
+from taskqueue.address import Source
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.topology import FAILED_QUEUE, REJECTED_QUEUE
 from taskqueue.cli import options, tables
 from taskqueue.config import AmqpSettings
 from taskqueue.deadletters import DeadLetter
+from taskqueue.deadletters.message import Wanted
 from taskqueue.errors import NotKept
 from taskqueue.process.logs import escape
 from taskqueue.texts import shorten
 
 _REASON_WIDTH: Final = 80  # characters of a reason in a table
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One of the two places where messages are kept."""
+    """The failed or the rejected messages."""
 
     name: str
     queue: str
 
 
-def _filters(command: _F) -> _F:
-    """Add --type and --error; the command gets what they come to as `wanted`, None for neither."""
-    command = click.option("--error", metavar="TEXT", help="Only those whose reason has TEXT in it.")(command)
-    return click.option("--type", "worker_type", metavar="T", help="Only those of worker type T.")(command)
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Selects messages."""
+
+    worker_type: str | None  # None: any
+    error: str | None  # part of the reason, in lower or upper case
+
+    def __bool__(self) -> bool:
+        return bool(self.worker_type or self.error)
+
+    def __call__(self, each: DeadLetter) -> bool:
+        """Return whether a message is selected."""
+        is_type = self.worker_type is None or each.worker_type == self.worker_type
+        return is_type and (self.error or "").casefold() in each.reason.casefold()
 
 
-def _wanted(worker_type: str | None, error: str | None) -> Callable[[DeadLetter], bool]:
-    part = (error or "").casefold()
-    return lambda each: (
-        (worker_type is None or each.worker_type == worker_type) and part in each.reason.casefold()
-    )
+_filters: Final = options.gathered(
+    "wanted",
+    Filter,
+    click.option("--type", "worker_type", metavar="T", help="Only messages of worker type T."),
+    click.option("--error", metavar="TEXT", help="Only messages whose reason contains TEXT."),
+)
 
 
 # --- list ---
@@ -49,33 +59,15 @@ def _wanted(worker_type: str | None, error: str | None) -> Callable[[DeadLetter]
 
 @click.command("list")
 @_filters
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="How many at most.",
-)
+@options.number("--limit", meaning="Maximum number of messages.", default=100)
 @tables.format_option
-@options.config_option
-@options.amqp_option
+@options.broker_options
 @click.pass_obj
-def list_kept(
-    place: Place,
-    *,
-    worker_type: str | None,
-    error: str | None,
-    limit: int,
-    style: str,
-    path: str | None,
-    amqp: str | None,
-) -> None:
+def list_kept(place: Place, *, wanted: Filter, limit: int, style: str, source: Source) -> None:
     """List messages, the oldest first.
 
-    They stay where they are, in their order.
+    Their order in the queue is kept.
     """
-    wanted = _wanted(worker_type, error)
     found: list[dict[str, Any]] = []
 
     def look(each: DeadLetter) -> bool:
@@ -83,12 +75,11 @@ def list_kept(
             found.append(_summary(each))
         return len(found) == limit
 
-    most = limit if worker_type is None and not error else None
-    deadletters.browse(options.find_address(amqp, path), place.queue, look, most=most)
+    deadletters.browse(source.find(), place.queue, look, most=None if wanted else limit)
     if style == "json":
         tables.show_json(found)
     elif not found:
-        click.echo(f"No {place.name} message{' of that kind' if worker_type or error else ''} is kept.")
+        click.echo(f"No {place.name} message{' of that kind' if wanted else ''} is kept.")
     else:
         _show_list(place, found)
         if len(found) == limit:
@@ -124,7 +115,7 @@ def _show_list(place: Place, found: list[dict[str, Any]]) -> None:
 def _time(seconds: object) -> str:
     try:
         return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")  # type: ignore[arg-type]  # noqa: DTZ006 -- local time
-    except (TypeError, ValueError, OverflowError, OSError):  # absent, or a stranger's idea of a time
+    except (TypeError, ValueError, OverflowError, OSError):  # absent, or malformed by another program
         return ""
 
 
@@ -134,15 +125,14 @@ def _time(seconds: object) -> str:
 @click.command()
 @click.argument("beginning", metavar="ID")
 @tables.format_option
-@options.config_option
-@options.amqp_option
+@options.broker_options
 @click.pass_obj
-def show(place: Place, *, beginning: str, style: str, path: str | None, amqp: str | None) -> None:
-    """Show one message with all that it carries.
+def show(place: Place, *, beginning: str, style: str, source: Source) -> None:
+    """Show one message with its properties, headers, history and body.
 
     ID may be shortened to a beginning that no other has.
     """
-    each = deadletters.fetch(options.find_address(amqp, path), place.queue, beginning)
+    each = deadletters.fetch(source.find(), place.queue, beginning)
     if style == "json":
         tables.show_json(_plain(_everything(each)))
     else:
@@ -169,7 +159,7 @@ def _body(body: bytes) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of AMQP's types in those that JSON has."""
+    """Convert a value of an AMQP type to JSON types."""
     match value:
         case dict():
             return {key: _plain(inner) for key, inner in value.items()}
@@ -207,38 +197,36 @@ def _cell(name: str, value: object) -> str:
 @click.command()
 @click.argument("beginnings", metavar="[ID]...", nargs=-1)
 @_filters
-@click.option("--all", "everything", is_flag=True, help="All that are kept.")
+@click.option("--all", "everything", is_flag=True, help="All messages.")
 @tables.format_option
-@options.config_option
-@options.amqp_option
+@options.broker_options
 @click.pass_obj
 def retry(
-    place: Place,
-    *,
-    beginnings: tuple[str, ...],
-    worker_type: str | None,
-    error: str | None,
-    everything: bool,
-    style: str,
-    path: str | None,
-    amqp: str | None,
+    place: Place, *, beginnings: tuple[str, ...], wanted: Filter, everything: bool, style: str, source: Source
 ) -> None:
-    """Send messages back to where they came from.
+    """Send messages back to the queues that they came from.
 
-    There they begin anew, as if they had never run. Say which by ID, or by --type and --error. An ID may
+    Their attempts are counted from the start. Choose them by ID, or by --type and --error. An ID may
     be shortened to a beginning that no other has; if one of them is not there, nothing is done.
     """
-    if sum((bool(beginnings), bool(worker_type or error), everything)) != 1:
+    if sum((bool(beginnings), bool(wanted), everything)) != 1:
         raise click.UsageError("expected one of: IDs; --type or --error, or both; --all")
-    address = options.find_address(amqp, path)
+    address = source.find()
     if beginnings:
-        count = _retry_some(address, place, beginnings)
+        count = _act_on_some("retried", deadletters.retry, address, place, beginnings)
     else:
-        count = deadletters.retry(address, place.queue, _wanted(worker_type, error))
+        count = deadletters.retry(address, place.queue, wanted)
     _report("retried", count, style)
 
 
-def _retry_some(address: AmqpSettings, place: Place, beginnings: tuple[str, ...]) -> int:
+class _Act(Protocol):
+    def __call__(self, amqp: AmqpSettings, place: str, wanted: Wanted, *, at_least: int) -> int: ...
+
+
+def _act_on_some(
+    done: str, act: _Act, address: AmqpSettings, place: Place, beginnings: tuple[str, ...]
+) -> int:
+    """Act on the messages of some ids, or on none if one is unknown; return their number."""
     missing = deadletters.find(address, place.queue, beginnings)
     ids = frozenset(missing)
 
@@ -246,39 +234,38 @@ def _retry_some(address: AmqpSettings, place: Place, beginnings: tuple[str, ...]
         missing.discard(each.id)
         return each.id in ids
 
-    count = deadletters.retry(address, place.queue, wanted, at_least=len(ids))
+    count = act(address, place.queue, wanted, at_least=len(ids))
     if missing:
         names = ", ".join(sorted(missing))
-        raise NotKept(f"{count} retried; somebody else has taken meanwhile: {names}")
+        raise NotKept(f"{count} {done}; another process has taken meanwhile: {names}")
     return count
 
 
 @click.command()
+@click.argument("beginnings", metavar="[ID]...", nargs=-1)
 @_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @tables.format_option
-@options.config_option
-@options.amqp_option
+@options.broker_options
 @click.pass_obj
 def purge(
-    place: Place,
-    *,
-    worker_type: str | None,
-    error: str | None,
-    style: str,
-    path: str | None,
-    amqp: str | None,
-    yes: bool,
+    place: Place, *, beginnings: tuple[str, ...], wanted: Filter, style: str, source: Source, yes: bool
 ) -> None:
-    """Remove messages for good.
+    """Remove messages for good: those of some IDs, those of --type and --error, or all.
 
-    All, or those of --type and --error.
+    An ID may be shortened to a beginning that no other has; if one of them is not there, nothing is done.
     """
-    address = options.find_address(amqp, path)
+    if beginnings and wanted:
+        raise click.UsageError("expected either IDs, or --type and --error")
+    address = source.find()
     if not yes:
-        which = "those" if worker_type or error else "all"
+        which = "those" if beginnings or wanted else "all"
         click.confirm(f"Remove {which} {place.name} messages for good?", abort=True, err=True)
-    _report("purged", deadletters.purge(address, place.queue, _wanted(worker_type, error)), style)
+    if beginnings:
+        count = _act_on_some("purged", deadletters.purge, address, place, beginnings)
+    else:
+        count = deadletters.purge(address, place.queue, wanted)
+    _report("purged", count, style)
 
 
 def _report(done: str, count: int, style: str) -> None:

@@ -1,94 +1,48 @@
-"""`taskqueue feed`, and what it shares with `work` and `run`."""
+"""`taskqueue feed`, and how it shows its progress: on a terminal, as lines, and as JSON lines in a file."""
 
+import contextlib
+import json
+import logging
 import sys
+import time
 import traceback
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from io import FileIO
+from typing import Any, Final
 
 import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
+from taskqueue.address import Source
 from taskqueue.cli import jobs, options
-from taskqueue.cli.watching import watching
 from taskqueue.config import LoggingSettings
-from taskqueue.errors import TargetError
+from taskqueue.errors import ConfigError, TargetError
+from taskqueue.feed.feeder import FeedOptions, FeedProgress, Watch
 from taskqueue.feed.feeding import Feeding
-from taskqueue.feed.options import FeedOptions
-from taskqueue.feed.source import MainThread
-from taskqueue.feed.target import GET_JOBS, Target, worker_type
+from taskqueue.feed.target import GET_JOBS, MainThread, Target, worker_type
 from taskqueue.process import logs, startup
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def feeding_options(command: _F) -> _F:
-    """Add what `feed` and `run` have in common."""
-    for option in reversed(_FEEDING_OPTIONS):
-        command = option(command)
-    return command
-
-
-_FEEDING_OPTIONS: Final = (
-    click.option(
-        "--size",
-        type=click.IntRange(min=1),
-        default=10_000,
-        show_default=True,
-        help="Jobs out at a time, at most.",
-    ),
-    click.option(
-        "--chunk-max",
-        type=click.IntRange(min=1),
-        default=10_000,
-        show_default=True,
-        help="Jobs that travel together, at most; as many do as take a worker half a second.",
-    ),
-    click.option(
-        "--retries",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="How often a job that raised is run again.",
-    ),
-    click.option(
-        "--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop when so many jobs have failed."
-    ),
-    click.option("--failed", "only_failed", is_flag=True, help="Feed only the jobs that failed."),
-    click.option("--reset", is_flag=True, help="Forget what is done, and start over."),
-    click.option(
-        "--state",
-        type=click.Path(),
-        metavar="FILE",
-        help="Where to keep what is done; by default ./MODULE.state.",
-    ),
-    click.option(
-        "--total",
-        type=click.IntRange(min=0),
-        metavar="N",
-        help="How many jobs there are, to show what is left.",
-    ),
-    click.option("--no-progress", is_flag=True, help="Show no progress."),
-    click.option("--progress-file", type=click.Path(), metavar="FILE", help="Append progress as JSON lines."),
-)
 
 
 @click.command(short_help="Feed jobs from an iterator to workers.")
 @click.argument("target")
-@click.argument("given", metavar="[KEY=VALUE]...", nargs=-1, callback=jobs.arguments)
-@feeding_options
+@jobs.given_argument
+@jobs.feeding_options
 @jobs.type_option
 @jobs.pickle_options
 @jobs.log_level_option("warning")
-@options.config_option
-@options.amqp_option
-@click.option("--amqp-fd", type=int, hidden=True)
+@options.broker_options
 @click.option("--workers", type=int, default=0, hidden=True)
 def feed(
     target: str,
     given: dict[str, str],
     *,
-    path: str | None,
-    amqp: str | None,
-    amqp_fd: int | None,
+    source: Source,
     progress_file: str | None,
     no_progress: bool,
     **values: Any,
@@ -105,14 +59,14 @@ def feed(
     """
     logs.set_up(LoggingSettings(level=values["log_level"].lower()), "feed")
     feeding = _feeding(target, given, values)
-    address = options.stored(amqp_fd) if amqp_fd is not None else options.find_address(amqp, path)
+    amqp = source.find()
     main = MainThread()
     try:
         get_jobs = feeding.target.load()
 
         def work() -> int:
             with watching(progress_file, is_shown=not no_progress) as (watch, say):
-                return feeding.run(get_jobs, main, address, watch, say)
+                return feeding.run(get_jobs, main, amqp, watch, say)
 
         status = main.serve(work)
     except TargetError as error:
@@ -130,7 +84,7 @@ def _feeding(text: str, given: dict[str, str], values: dict[str, Any]) -> Feedin
         given,
         jobs.state_path(target, values["state"]),
         FeedOptions(
-            worker_type(values["type_"] or target.module),
+            worker_type(values["type"] or target.module),
             max_failures=values["max_failures"] or 0,
             **numbers,
         ),
@@ -138,3 +92,126 @@ def _feeding(text: str, given: dict[str, str], values: dict[str, Any]) -> Feedin
         reset=values["reset"],
         only_failed=values["only_failed"],
     )
+
+
+_RATE_TIME: Final = 5.0  # seconds over which the rate is taken
+_LINE_EVERY: Final = 10.0  # seconds between two plain lines
+_RECORD_EVERY: Final = 1.0  # seconds between two lines in the file
+
+_log = logging.getLogger(__name__)
+
+
+class Rate:
+    """The recent rate of finished jobs."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+
+    def note(self, progress: FeedProgress) -> float:
+        """Add the newest progress; return jobs per second."""
+        self._points.append((progress.elapsed, progress.done))
+        while len(self._points) > 2 and self._points[0][0] < progress.elapsed - _RATE_TIME:
+            self._points.popleft()
+        (begun, before), (ended, after) = self._points[0], self._points[-1]
+        return (after - before) / (ended - begun) if ended > begun else 0.0
+
+
+def describe(progress: FeedProgress, rate: float) -> str:
+    """Return progress in a line."""
+    share = (
+        f" of {progress.total:,} ({min(1.0, progress.done / progress.total):.1%})" if progress.total else ""
+    )
+    left = _left(progress, rate)
+    return (
+        f"{progress.state}: {progress.done:,}{share}, {f'{left} left, ' if left else ''}{rate:,.0f}/s, "
+        f"{progress.out:,} in flight, {progress.failed:,} failed, {progress.workers} workers"
+    )
+
+
+def _left(progress: FeedProgress, rate: float) -> str:
+    """Return the time that is left; "" if it is unknown."""
+    if not progress.total or not rate or progress.done >= progress.total:
+        return ""
+    minutes, seconds = divmod(int((progress.total - progress.done) / rate), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _display(live: Live, progress: FeedProgress, rate: float) -> None:
+    """Update the line on a terminal, and a bar if the total is known."""
+    parts: list[RenderableType] = [Text(describe(progress, rate), no_wrap=True, overflow="ellipsis")]
+    if progress.total:
+        parts.append(ProgressBar(total=progress.total, completed=progress.done))
+    live.update(Group(*parts))
+
+
+class _Lines:
+    """Writes a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + _LINE_EVERY
+
+    def __call__(self, progress: FeedProgress, rate: float) -> None:
+        if time.monotonic() >= self._due:
+            self._due += _LINE_EVERY
+            startup.complain(describe(progress, rate) + "\n")
+
+
+class _Records:
+    """Appends JSON lines to a file."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._is_refused = False
+        self._line_end = b""  # of a line that was written in part
+        self._due = 0.0
+        self._last = ""
+
+    def __call__(self, progress: FeedProgress, rate: float) -> None:
+        if time.monotonic() >= self._due or progress.state != self._last:
+            self._due, self._last = time.monotonic() + _RECORD_EVERY, progress.state
+            self._write(json.dumps({"time": time.time(), **asdict(progress), "rate": rate}) + "\n")
+
+    def _write(self, line: str) -> None:
+        """Append a line; on a full disk the feed continues, and logs that once."""
+        data = self._line_end + line.encode()
+        try:
+            self._line_end = b"" if self._file.write(data) == len(data) else b"\n"
+            self._is_refused = False
+        except OSError as error:
+            if not self._is_refused:
+                place = f"progress file {self._file.name}"
+                _log.error(
+                    "%s: %s; the feed continues without writing its progress there", place, error.strerror
+                )
+            self._is_refused = True
+
+
+@contextlib.contextmanager
+def watching(path: str | None, *, is_shown: bool) -> Iterator[tuple[Watch, Callable[[str], None]]]:
+    """Yield a function that shows progress, and one that shows a line at the end; both write to stderr.
+
+    path -- the file that JSON lines are appended to, or None
+    """
+    lines: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: startup.complain("".join(f"{line}\n" for line in lines)))
+        watches: list[Callable[[FeedProgress, float], None]] = []
+        lately = Rate()
+        if path is not None:
+            try:
+                watches.append(_Records(stack.enter_context(FileIO(path, "a"))))
+            except OSError as error:
+                raise ConfigError([f"progress file {path}: {error.strerror}"]) from None
+        if is_shown and sys.stderr.isatty():
+            live = Live(console=Console(stderr=True), refresh_per_second=4)
+            watches.append(partial(_display, stack.enter_context(live)))
+        elif is_shown:
+            watches.append(_Lines())
+
+        def watch(progress: FeedProgress) -> None:
+            rate = lately.note(progress)
+            for each in watches:
+                each(progress, rate)
+
+        yield watch, lines.append

@@ -1,32 +1,30 @@
-"""Options that several commands have, and where a broker's address comes from."""
+"""Options of several commands, and the start of a command with the broker's address out of sight."""
 
+import functools
 import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, Final, NoReturn
 
 import click
 
 from taskqueue import address
-from taskqueue.config import AmqpSettings, load_amqp
-from taskqueue.errors import LONGEST_DELAY, ConfigError
+from taskqueue.address import Source
+from taskqueue.errors import LONGEST_DELAY
 
-#: Other commands find these here, beside the options that they go with.
-VARIABLE, SYSTEM_CONFIG = address.VARIABLE, address.SYSTEM_CONFIG
-given_address, find_address = address.given_address, address.find_address
-file_address, private_address = address.file_address, address.private_address
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
-    """A number of seconds, at most ten years of them."""
+    """A number of seconds, up to ten years."""
 
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number; click reports anything else."""
+        """Return the number; click reports any other value."""
         try:
             seconds = float(value)
         except ValueError:
@@ -38,111 +36,132 @@ class Seconds(click.ParamType):  # type: ignore[type-arg] # generic in newer ver
         return seconds
 
 
-def config_option(command: _F) -> _F:
-    """Add -c FILE; the command gets its path, or None where there is no file at all."""
-    return click.option(
-        "-c",
-        "--config",
-        "path",
-        metavar="FILE",
-        callback=lambda _context, _option, value: address.config_path(value),
-        help=f"The configuration file; default {SYSTEM_CONFIG}, if that exists.",
-    )(command)
+class Word(click.ParamType):  # type: ignore[type-arg] # generic in newer versions only
+    """A text without blanks."""
+
+    name = "word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word; click reports any other value."""
+        if [value] != value.split():
+            self.fail(f"expected a word without blanks, found {value!r:.60}.", param, ctx)
+        return str(value)
 
 
-def amqp_option(command: _F) -> _F:
-    """Add --amqp URL."""
-    return click.option(
+class WholeNumber(click.IntRange):
+    """A whole number in a range."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; click reports any other value."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            allowed = f"of {self.min} or more" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"expected a whole number {allowed}, found {value!r}.", param, ctx)
+
+
+def number(
+    *names: str, meaning: str, least: int = 1, most: int | None = None, default: int | None = None
+) -> Decorator:
+    """Return an option that takes a whole number from `least` to `most`."""
+    kind, is_shown = WholeNumber(least, most), default is not None
+    return click.option(*names, type=kind, metavar="N", default=default, show_default=is_shown, help=meaning)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Return several options as one decorator."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def gathered(name: str, kind: type[Any], *options: Decorator) -> Decorator:
+    """Return several options as one decorator; the command gets a `kind`, a dataclass of them, as `name`."""
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathering(**values: Any) -> Any:
+            made = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+            return command(**values, **{name: made})
+
+        return together(*options)(gathering)
+
+    return add
+
+
+def as_words(**values: object) -> list[str]:
+    """Return options as the words of a command line; True is a flag, and None and False are left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
+
+
+#: Labels of workitems; `taskqueue list --label` finds them by these.
+tag_option: Final = click.option(
+    "--tag",
+    "--label",
+    "tags",
+    type=Word(),
+    metavar="WORD",
+    multiple=True,
+    help="A word to find workitems by; may be repeated.",
+)
+
+#: -c FILE; the command gets its path, or None where there is no file at all.
+config_option: Final = click.option(
+    "-c",
+    "--config",
+    "path",
+    metavar="FILE",
+    callback=lambda _context, _option, value: address.config_path(value),
+    help=f"The configuration file; default {address.SYSTEM_CONFIG}, if that exists.",
+)
+
+
+def hide_address(source: Source, arguments: Sequence[str]) -> None:
+    """Replace this process by `taskqueue` with these arguments, if an address is visible.
+
+    Every user of the machine can read a process's arguments. The environment that a process was started
+    with stays in its memory and in that of all its children.
+    """
+    if source.descriptor is not None:
+        os.set_inheritable(source.descriptor, False)
+    elif found := source.given():
+        execute(arguments, address.store(found))
+
+
+def need_address(source: Source, arguments: Sequence[str], *, is_configured: bool) -> None:
+    """Replace this process by `taskqueue` with the address of a private broker, if no other is given."""
+    if source.descriptor is None and not is_configured:
+        execute(arguments, address.store(address.private_address()))
+
+
+broker_options: Final = gathered(
+    "source",
+    Source,
+    config_option,
+    click.option(
         "--amqp",
         metavar="URL",
-        help="The broker, as amqp://user:password@host:port/vhost. Others on this machine can see a "
-        f"password that is given so; the variable {VARIABLE} or the configuration file keeps it to yourself.",
-    )(command)
+        help="The broker, as amqp://user:password@host:port/vhost. Others on this machine can see a password "
+        f"that is given so; the variable {address.VARIABLE} or the configuration file keeps it to yourself.",
+    ),
+    click.option("--amqp-fd", "descriptor", type=int, hidden=True),
+)
 
 
-def daemon_options(command: _F) -> _F:
-    """Add what the daemons have in common."""
-    command = click.option("--amqp-fd", type=int, hidden=True)(command)
-    command = click.option(
-        "-p", "--pidfile", metavar="FILE", help="Write the process's id there, and lock it."
-    )(command)
-    command = click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground.")(command)
-    return amqp_option(config_option(command))
+def execute(arguments: Sequence[str], descriptor: int) -> NoReturn:
+    """Execute `taskqueue` in this process's place, with arguments and a stored address.
 
-
-# --- addresses that are handed on to other processes, and seen by nobody ---
-
-
-def store(amqp: AmqpSettings) -> int:
-    """Put an address, with its password, into a nameless file; return its inheritable descriptor."""
-    descriptor = os.memfd_create("amqp")
-    os.write(descriptor, amqp.to_json().encode())
-    os.set_inheritable(descriptor, True)
-    return descriptor
-
-
-def store_instead(descriptor: int, amqp: AmqpSettings) -> None:
-    """Put another address into a nameless file, for all who have it open."""
-    text = amqp.to_json().encode()
-    os.pwrite(
-        descriptor, text.ljust(os.fstat(descriptor).st_size), 0
-    )  # in one piece: somebody may be reading
-
-
-def stored(descriptor: int) -> AmqpSettings:
-    """Return the address that `store` put away."""
-    return AmqpSettings.from_json(os.pread(descriptor, 65_536, 0))
-
-
-def reader(descriptor: int | None, path: str | None) -> Callable[[], AmqpSettings]:
-    """Return a function that reads the address, from the nameless file or from a checked configuration."""
-
-    def read() -> AmqpSettings:
-        found = stored(descriptor) if descriptor is not None else load_amqp(path)
-        if found is None:
-            raise ConfigError([address.NO_BROKER])
-        return found
-
-    return read
-
-
-def hide_address(amqp: str | None, amqp_fd: int | None, arguments: list[str]) -> int | None:
-    """Return the descriptor of a stored address; where one is in sight, begin anew without it.
-
-    Arguments can be read by everybody on the machine, and the environment a process was started with
-    stays in its memory, and that of all its children, for good.
+    -P keeps the current directory out of the modules' path.
     """
-    if amqp_fd is not None:
-        os.set_inheritable(amqp_fd, False)
-        return amqp_fd
-    given = given_address(amqp)
-    if given is not None:
-        begin_anew(arguments, given)
-    return None
-
-
-def begin_anew(arguments: list[str], amqp: AmqpSettings) -> NoReturn:
-    """Execute `taskqueue` with these arguments in this process's place; the address is stored away."""
-    descriptor = store(amqp)
-    command = [*own_command(), *arguments, "--amqp-fd", str(descriptor)]
-    os.execve(sys.executable, command, environment())  # noqa: S606 -- no shell is wanted
-
-
-def own_command() -> list[str]:
-    """Return how to run this very `taskqueue`; -P keeps the current directory out of the modules' path."""
-    return [sys.executable, "-P", "-m", "taskqueue"]
+    command, *others = arguments
+    words = [sys.executable, "-P", "-m", "taskqueue", command, "--amqp-fd", str(descriptor), *others]
+    os.execve(sys.executable, words, environment())  # noqa: S606 -- no shell is wanted
 
 
 def environment() -> dict[str, str]:
     """Return the environment without the address."""
-    return {name: value for name, value in os.environ.items() if name != VARIABLE}
-
-
-def daemon_arguments(name: str, path: str | None, *, foreground: bool, pidfile: str | None) -> list[str]:
-    """Return the arguments of a daemon's command, without the address."""
-    arguments = [name]
-    if path is not None:
-        arguments += ["--config", path]
-    if pidfile is not None:
-        arguments += ["--pidfile", pidfile]
-    return [*arguments, "--foreground"] if foreground else arguments
+    return {name: value for name, value in os.environ.items() if name != address.VARIABLE}

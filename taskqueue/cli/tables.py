@@ -9,12 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskqueue.plugins import Plugin
 from taskqueue.process.logs import escape
 
 _ROOM_BESIDE: Final = 60  # columns of the terminal for what stands beside a cell that is not divided
-
-PLUGIN_COLUMNS: Final = ("worker type", "distribution", "entry point")
 
 format_option = click.option(
     "--format", "style", type=click.Choice(["text", "json"]), default="text", help="A table, or JSON."
@@ -26,19 +23,12 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def plugin_row(plugin: Plugin) -> tuple[str, ...]:
-    """Return what PLUGIN_COLUMNS name."""
-    return plugin.name, f"{plugin.distribution} {plugin.version}", plugin.target
-
-
 def show_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: str = ""
 ) -> None:
-    """Print rows under their columns' names; as wide as they are where no terminal sets a width.
+    """Print a table, no wider than the terminal if there is one. Control characters are escaped.
 
-    Control characters in a cell are shown escaped.
-
-    whole -- the column whose cells are not divided, so that they can be copied
+    whole -- the column whose cells are not wrapped, so that they can be copied
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:

@@ -1,10 +1,10 @@
-"""Where the broker is: the section [amqp], and AMQP URLs."""
+"""The broker's address: the section [amqp], and AMQP URLs."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, NamedTuple, Self
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 from taskqueue.config.checks import Fault, Refused, refuse
@@ -27,6 +27,9 @@ _PASSWORDS: Final = ("password", "passwd", "passwd_file")
 _TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
 _QUEUE_TYPES: Final = ("queue_type", "shared_queue_type")
 
+#: In `trusted_users`: every message is believed, and none is signed.
+ANYBODY: Final = "*"
+
 #: Hosts as they are written: the port is None where none is given.
 Hosts = tuple[tuple[str, int | None], ...]
 
@@ -47,8 +50,9 @@ class AmqpSettings:
         key_file: the private key of cert_file (PEM).
         queue_type: the type of internal queues that we make: default, classic or quorum.
         shared_queue_type: the type of all other queues that we make.
+        trusted_users: further users whose messages in internal queues are believed; ANYBODY for all.
         owner: the id of the user whose process must be at the other end, on this machine, before the password
-            is sent; None for anybody's.
+            is sent; None for any user's.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -62,10 +66,11 @@ class AmqpSettings:
     key_file: str | None = None
     queue_type: str = "default"
     shared_queue_type: str = "default"
+    trusted_users: tuple[str, ...] = ()
     owner: int | None = None
 
-    @classmethod
-    def from_url(cls, url: str, owner: int | None = None) -> Self:
+    @staticmethod
+    def from_url(url: str, owner: int | None = None) -> "AmqpSettings":
         """Read amqp:// and amqps:// URLs (https://www.rabbitmq.com/docs/uri-spec).
 
         More hosts may follow the first, separated by commas; an empty virtual host is /, as most
@@ -75,7 +80,7 @@ class AmqpSettings:
             ConfigError: the URL has a fault. The error does not contain the password.
         """
         try:
-            return cls(**read_url(url)._asdict(), owner=owner)
+            return replace(read_url(url), owner=owner)
         except Refused as refused:
             raise ConfigError([Fault("AMQP address", None, None, refused.expected, refused.found)]) from None
 
@@ -83,6 +88,11 @@ class AmqpSettings:
     def is_cluster(self) -> bool:
         """Whether there are several hosts: a queue's node may fail there, and a connection go on."""
         return len(self.hosts) > 1
+
+    @property
+    def signature(self) -> str | None:
+        """The user_id of messages in internal queues; None for none."""
+        return None if ANYBODY in self.trusted_users else self.user
 
     def url(self, *, masked: bool = True) -> str:
         """Return the address as a URL, its password as *** if masked; the files of TLS are not in it."""
@@ -99,20 +109,11 @@ class AmqpSettings:
     def from_json(cls, text: str | bytes) -> Self:
         """Return what to_json() was made from."""
         fields = json.loads(text)
-        return cls(**fields | {"hosts": tuple((name, port) for name, port in fields["hosts"])})
+        hosts = tuple((name, port) for name, port in fields["hosts"])
+        return cls(**fields | {"hosts": hosts, "trusted_users": tuple(fields["trusted_users"])})
 
 
-class Address(NamedTuple):
-    """The settings in a URL; the fields are those of AmqpSettings."""
-
-    hosts: tuple[tuple[str, int], ...]
-    user: str
-    password: str
-    vhost: str
-    ssl: bool
-
-
-def read_url(value: str) -> Address:
+def read_url(value: str) -> AmqpSettings:
     """Take an AMQP URL; raises Refused without a word of the URL, any of which may be the password."""
     expected = "amqp://user:password@host:port/vhost, or amqps:// for TLS"
     if not value.startswith(("amqp://", "amqps://")):
@@ -126,7 +127,7 @@ def read_url(value: str) -> Address:
     except Refused:
         raise Refused(expected, "a wrong host or port in it") from None
     user, password = unquote(match["user"] or "guest"), unquote(match["password"] or "guest")
-    return Address(hosts, user, password, unquote(match["vhost"] or "/"), ssl)
+    return AmqpSettings(hosts, user, password, unquote(match["vhost"] or "/"), ssl=ssl)
 
 
 def read_hosts(value: str, most: str = "") -> Hosts:
@@ -185,8 +186,8 @@ def amqp_settings(values: Mapping[str, Any]) -> AmqpSettings | None:
         return None
     default_port = values["port"] or (TLS_PORT if values["ssl"] else PORT)
     password = values["passwd_file"] or values["password"] or values["passwd"]
-    address = values["url"] or Address(
-        with_ports(hosts, default_port), values["user"], "guest", values["vhost"], values["ssl"]
+    address = values["url"] or AmqpSettings(
+        with_ports(hosts, default_port), values["user"], vhost=values["vhost"], ssl=values["ssl"]
     )
-    others = {name: values[name] for name in ("heartbeat", *_TLS_FILES, *_QUEUE_TYPES)}
-    return AmqpSettings(**address._replace(password=password or address.password)._asdict(), **others)
+    others = {name: values[name] for name in ("heartbeat", *_TLS_FILES, *_QUEUE_TYPES, "trusted_users")}
+    return replace(address, password=password or address.password, **others)

@@ -1,1 +1,1 @@
-"""The process that holds a group's connections: it takes workitems, assigns them and settles them."""
+"""The process that holds a group's connections: it receives workitems, assigns them and settles them."""

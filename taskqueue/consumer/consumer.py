@@ -1,39 +1,45 @@
 """The consumer: the process that holds a group's AMQP connections and feeds its workers.
 
-It runs no plugin code, and decodes a body only to quote it in the failure of a workitem that no worker could
-describe. It acknowledges a delivery only after the broker has confirmed its outcome.
+It runs no plugin code. It decodes a body only to quote it in a failure that no worker could describe. It
+acknowledges a delivery only after the broker has confirmed its outcome.
 """
 
 import signal
 import socket
+import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+from taskqueue.broker.events import EventPublisher
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publisher
+from taskqueue.broker.outbound import Outbound, OutboundListener
 from taskqueue.broker.session import Session, SessionListener
 from taskqueue.config import AmqpSettings, GroupSettings, LoggingSettings
 from taskqueue.consumer import control
-from taskqueue.consumer.assignment import Assignment, Crash
-from taskqueue.consumer.condition import Condition
-from taskqueue.consumer.control import Reports
-from taskqueue.consumer.link import WorkerLink
+from taskqueue.consumer.announcing import Announcer
+from taskqueue.consumer.control import ControlMessage, Reports
+from taskqueue.consumer.demand import DemandMeter, Load
+from taskqueue.consumer.in_flight import Assignment, Crash
+from taskqueue.consumer.permits import Permits
+from taskqueue.consumer.pipeline import Pipeline
+from taskqueue.consumer.record import RunRecord
 from taskqueue.consumer.suspects import BEAT_DELAY, Suspects, Writer
-from taskqueue.consumer.workers import Workers
-from taskqueue.consumer.workload import Workload
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ConfigError, ExitStatus
+from taskqueue.limits.wire import Identity
+from taskqueue.messages.events import CONSUMER, WAITS_FOR_WORKER, ProcessState
 from taskqueue.process import logs
 from taskqueue.process.daemon import Signals
 from taskqueue.process.logs import Log
 from taskqueue.texts import shorten
-from taskqueue.worker.frames import Outcome, ProgressFrame, Service
+from taskqueue.worker.frames import Service
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
 
-_WORKERLESS_TIMEOUT: Final = 5.0  # seconds without a ready worker after which others get the work
+_MOST_DESCRIBED: Final = 200  # workers in one message to the supervisor
+_WORKERLESS_TIMEOUT: Final = 5.0  # seconds without a ready worker after which workitems are given back
 
 
-class Consumer(SessionListener):
+class Consumer(SessionListener, OutboundListener):
     """Feeds the workers of one group from the queues of the worker types that they serve."""
 
     def __init__(
@@ -46,73 +52,67 @@ class Consumer(SessionListener):
         *,
         handling: Writer,
         suspects: Suspects,
+        identity: Identity,
     ) -> None:
-        """Prepare; `run` does the work.
+        """Prepare to `run`.
 
         Args:
-            group: what to consume and where results go.
+            group: the settings of the group.
             amqp: the broker's address.
-            supervisor: this process's end of the pair over which workers are handed in.
-            signals: SIGTERM and SIGHUP as they come.
-            reload: reads the broker's address anew, None where it cannot be read.
-            handling: takes what is handled at each moment.
-            suspects: the messages that earlier consumers of the group died of.
+            supervisor: this process's end of the socket pair over which workers are handed in.
+            signals: the source of SIGTERM and SIGHUP.
+            reload: reads the broker's address again; None if it cannot be read.
+            handling: records the message that is being handled.
+            suspects: the messages that killed earlier consumers of the group.
+            identity: who this consumer is, for the gate.
         """
-        self._supervisor = supervisor
-        self._signals = signals
-        self._reload = reload
-        self._handling = handling
+        self._group, self._reload, self._handling = group, reload, handling
+        self._supervisor, self._signals = supervisor, signals
         self._log = Log("consumer", group=group.name)
         self._loop = loop = EventLoop()
         self._reports = Reports(loop, supervisor)
-        self._draining = False
-        self._status = ExitStatus.OK
-        self._publishing = Session(loop, amqp, f"taskqueue {group.name} publishes", on_trouble=self._trouble)
-        self._consuming = Session(loop, amqp, f"taskqueue {group.name} consumes", on_trouble=self._trouble)
-        self._publisher = Publisher(
-            loop,
-            self._publishing,
-            on_ready=self._publisher_ready,
-            on_lost=self._publisher_lost,
-            on_batch=self._leave_if_done,
+        self._status, self._reported_state = ExitStatus.OK, ""
+        self._was_disconnected = False  # whether a connection to the broker has failed
+        self._publishing = Session(loop, amqp, f"taskqueue {group.name} publishes", on_error=self._on_error)
+        self._consuming = Session(loop, amqp, f"taskqueue {group.name} consumes", on_error=self._on_error)
+        replies = self._take_reply if group.limits else None
+        self._outbound = Outbound(loop, self._publishing, self, on_reply=replies)
+        self._permits = Permits(loop, self._outbound, identity) if group.limits else None
+        self._events = EventPublisher[Assignment](
+            loop, self._publishing, self._outbound, CONSUMER, group.name
         )
-        self._gather(group, handling, suspects)
+        self._announcer = Announcer(loop, self._outbound, group.name)
+        self._pipeline = self._make_pipeline(suspects)
+        self._events.on_given_up = self._exit_if_done
+        self._workers, self._intake = self._pipeline.workers, self._pipeline.intake
+        if group.most_workers:
+            DemandMeter(loop, self._consuming, self._reports, self._intake.queues, self._load).begin()
         self._publishing.attach(self)
         self._consuming.attach(self)
 
-    def _gather(self, group: GroupSettings, handling: Writer, suspects: Suspects) -> None:
-        self._workers = Workers(
+    def _make_pipeline(self, suspects: Suspects) -> Pipeline:
+        return Pipeline(
             self._loop,
-            self._reports,
-            self._log,
-            group,
-            on_ready=self._worker_ready,
-            on_begin=self._begun,
-            on_progress=self._progress,
-            on_outcome=self._outcome,
-        )
-        self._workload = Workload(
-            self._loop,
-            self._publishing,
             self._consuming,
-            self._publisher,
-            workers=self._workers,
-            group=group,
-            handling=handling,
+            self._outbound,
+            record=RunRecord(self._events, self._group),
+            reports=self._reports,
+            group=self._group,
+            permits=self._permits,
+            handling=self._handling,
             suspects=suspects,
-            on_acquitted=lambda key: self._reports.send("acquitted", key=key),
-            on_change=self._converge,
-            on_settled=self._leave_if_done,
-        )
-        self._intake = self._workload.intake
-        self._condition = Condition(
-            self._reports, self._publishing, self._consuming, self._workers, self._intake
+            listener=self,
         )
 
-    def run(self) -> ExitStatus:
-        """Consume until SIGTERM, then until nothing is left to be settled."""
+    def run(self, version: str) -> ExitStatus:
+        """Consume until SIGTERM, then until every delivery is settled.
+
+        version -- of the plugin, with the name of its distribution; for events
+        """
+        self._version = version
         self._loop.watch(self._signals, self._act_on_signals)
-        self._loop.watch(self._supervisor, self._hear_supervisor)
+        self._loop.watch(self._supervisor, self._read_supervisor)
+        self._events.report_process(self._described)
         self._publishing.open()
         self._beat()
         self._loop.run()
@@ -122,127 +122,204 @@ class Consumer(SessionListener):
         self._handling.beat()
         self._loop.call_later(BEAT_DELAY, self._beat)
 
-    # --- workers come and go ---
+    # --- messages from the supervisor ---
 
-    def _hear_supervisor(self) -> None:
+    def _read_supervisor(self) -> None:
         try:
             while message := control.receive(self._supervisor):
-                if message.word == "worker":
-                    self._workers.welcome(message)
-                elif message.word == "granted":
-                    self._workers.granted(message.content["pid"])
-                elif message.word == "logging":
-                    self._set_up_logging(message.content)
-                elif message.word == "died":
-                    self._bury(
-                        message.content["pid"],
-                        Crash(message.content["cause"], message.content["peak_memory"]),
-                    )
-        except EOFError:  # the supervisor is dead, and the kernel about to kill us
+                self._act_on(message)
+        except EOFError:  # the supervisor is dead, and the kernel is about to kill this process
             self._loop.stop()
+
+    def _act_on(self, message: ControlMessage) -> None:
+        content = message.content
+        actions: dict[str, Callable[[], object]] = {
+            "worker": lambda: self._workers.add(message),
+            "granted": lambda: self._workers.granted(content["pid"]),
+            "retire": lambda: self._retire(content["pid"]),
+            "resize": lambda: self._pipeline.resize(content["workers"]),
+            "logging": lambda: self._set_up_logging(content),
+            "orders": lambda: self._obey(content),
+            "describe": lambda: self._describe(content["number"]),
+            "died": lambda: self._bury(content),
+        }
+        actions[message.word]()
+
+    def _retire(self, pid: int) -> None:
+        self._pipeline.take_back(self._workers.retire(pid))
+        self._converge()
+
+    def _bury(self, content: dict[str, Any]) -> None:
+        crash = Crash(content["cause"], content["peak_memory"])
+        if not content["expected"]:
+            self._workers.count_crash(crash.text)
+        self._pipeline.died(content["pid"], crash)
+        self._converge()
+        self._exit_if_done()
+
+    def _obey(self, orders: dict[str, Any]) -> None:
+        """Stop or go on receiving; what has begun goes on."""
+        wanted = self._pipeline.orders
+        wanted.take(orders)
+        self._intake.leave_out(wanted.paused)
+        self._pipeline.give_back_waiting(wanted.refuse)
+        self._converge()
+
+    def _describe(self, number: int) -> None:
+        """Tell what each worker does, in messages of a bounded size."""
+        found = self._workers.activities()
+        about = {"group": self._group.name, "state": self._state(), "types": self._intake.worker_types}
+        for at in range(0, max(1, len(found)), _MOST_DESCRIBED):
+            end = at + _MOST_DESCRIBED
+            more = end < len(found)
+            self._reports.send("described", number=number, workers=found[at:end], more=more, **about)
 
     def _set_up_logging(self, settings: dict[str, str]) -> None:
         try:
             logs.set_up(LoggingSettings(**settings), "consumer")
         except ConfigError as error:
-            self._log.error("logging stays as it was: %s", error)
+            self._log.error("logging is unchanged: %s", error)
 
-    def _worker_ready(self, services: tuple[Service, ...]) -> None:
-        self._workload.serve(services)
-        self._converge()
-        if self._draining:
-            self._workers.let_idle_go()
-
-    def _begun(self, link: WorkerLink, assignment: Assignment) -> None:
-        self._workload.begun(link, assignment)
-
-    def _progress(self, assignment: Assignment, progress: ProgressFrame) -> None:
-        self._workload.progress(assignment, progress)
-
-    def _outcome(self, link: WorkerLink, assignment: Assignment, outcome: Outcome) -> None:
-        self._workload.performed(link, assignment, outcome)
-        if self._draining:
-            self._workers.let_idle_go()
-
-    def _bury(self, pid: int, crash: Crash) -> None:
-        """Have a worker's death charged to the workitem it was performing."""
-        link = self._workers.bury(pid)
-        if link is None:
-            return
-        self._workload.died(link, crash)
-        if self._draining:
-            self._workload.give_back_waiting()
-        self._converge()
-        self._leave_if_done()
-
-    # --- what is wanted: to consume while there are workers and results can be published ---
+    # --- the wanted state: consume while there are workers and results can be published ---
 
     def _converge(self) -> None:
-        self._workload.assign()
-        cannot = self._draining or not self._publisher.is_ready or self._publishing.is_blocked
-        cannot |= not self._workload.may_begin
-        self._condition.is_crowded = self._workload.is_crowded
-        if cannot or self._workload.is_crowded:
+        self._pipeline.assign()
+        cannot = self._pipeline.is_draining or not self._outbound.is_ready or self._publishing.is_blocked
+        cannot |= bool(self._pipeline.orders.held)
+        if cannot or self._pipeline.is_congested or not self._pipeline.may_receive:
             self._intake.pause()
         elif self._workers.ready:
             self._intake.resume()
-        elif self._intake.is_consuming or self._workload.is_waiting:
+        elif self._intake.is_consuming or self._pipeline.waiting:
             self._loop.call_later(_WORKERLESS_TIMEOUT, self._pause_without_workers)
-        self._condition.tell()
+        self._report_state()
 
     def _pause_without_workers(self) -> None:
         if not self._workers.ready:
             self._intake.pause()
-            self._workload.give_back_waiting()
+            self._pipeline.give_back_waiting()
 
-    def _publisher_ready(self) -> None:
-        self._workload.publisher_ready()
+    def outbound_ready(self) -> None:
+        """Receive workitems, as their outcomes can be published."""
+        self._pipeline.outbound_ready()
         self._converge()
         self._consuming.open()
 
-    def _publisher_lost(self) -> None:
-        self._workload.publisher_lost()
+    def outbound_lost(self) -> None:
+        """Stop receiving while results cannot be published."""
         self._converge()
 
+    def outbound_progress(self) -> None:
+        """End the process if it is draining and nothing is left to confirm."""
+        self._exit_if_done()
+
+    def pipeline_changed(self) -> None:
+        """Start or stop receiving."""
+        self._converge()
+
+    def pipeline_settled(self) -> None:
+        """End the process if it is draining and nothing is left to settle."""
+        self._exit_if_done()
+
+    def pipeline_serves(self, services: tuple[Service, ...]) -> None:
+        """Tell the scheduler of the schedules that the plugin declares."""
+        self._announcer.announce(services)
+
+    def _take_reply(self, properties: bytes, body: bytes) -> None:
+        if self._permits is not None:
+            self._permits.take_reply(properties, body)
+
+    # --- the state of the group, for the supervisor ---
+
+    def _report_state(self) -> None:
+        state = self._state()
+        if state and state != self._reported_state:
+            self._reported_state = state
+            self._reports.send("state", state=state)
+            if not self._pipeline.is_draining:
+                self._events.report_state()
+
+    def _described(self) -> ProcessState:
+        workers = self._workers
+        return ProcessState(
+            time.time(),
+            "; ".join(filter(None, (self._state(), self._pipeline.waits))),
+            workers.wanted,
+            workers.busy,
+            version=self._version,
+            prefetch=self._intake.prefetch,
+            crashes=workers.crashes,
+            crash=workers.last_crash,
+            workers=workers.described(),
+        )
+
+    def _load(self) -> Load:
+        done = self._pipeline.prefetch
+        return Load(self._pipeline.waiting, self._workers.busy, done.ended, done.run_time)
+
+    def _state(self) -> str:
+        """Return the group's state in words; "" while it is about to change."""
+        if not (self._publishing.is_up and self._consuming.is_up):
+            return "waits for the broker" if self._was_disconnected else ""
+        if self._publishing.is_blocked:
+            return "takes nothing new: the broker has an alarm"
+        if self._pipeline.is_draining:
+            return "takes nothing new"
+        if self._pipeline.orders.held:
+            return self._pipeline.orders.held
+        if not self._workers.ready:
+            return WAITS_FOR_WORKER
+        if self._intake.takes_work or self._pipeline.is_congested:
+            return self._pipeline.orders.state(self._intake.worker_types)
+        if self._consuming.lacks_channels:
+            number = self._intake.types
+            served = number - len(self._intake.unserved)
+            return f"serves {served} of {number} worker types: channel_max of the broker is too low"
+        return ""
+
+    # --- the connections to the broker ---
+
     def session_up(self) -> None:
-        """Tell the supervisor; a session calls this."""
+        """Start receiving if possible, and report the state to the supervisor."""
         self._converge()
 
     def session_down(self) -> None:
-        """Tell the supervisor; a session calls this."""
-        self._condition.had_trouble = True
+        """Stop receiving, and report the state to the supervisor."""
+        self._was_disconnected = True
         self._converge()
 
     def session_blocked(self) -> None:
-        """Take nothing new while results cannot be published; a session calls this."""
+        """Stop receiving while results cannot be published."""
         self._converge()
+        self._exit_if_done()
 
     def session_unblocked(self) -> None:
-        """Go on; a session calls this."""
+        """Receive again."""
         self._converge()
 
-    def session_short(self) -> None:
-        """Say what is not served for want of a channel; a session calls this."""
+    def session_lacks_channels(self) -> None:
+        """Log the worker types that are not served because there are too few channels."""
         if unserved := self._intake.unserved:
-            self._log.error("no channel, so nothing is taken of %s", shorten(", ".join(unserved), 4000))
+            names = shorten(", ".join(unserved), 4000)
+            self._log.error("not serving %s: no free channel", names)
         self._converge()
 
-    def _trouble(self, error: BrokerUnavailable | BrokerRefused) -> None:
-        if isinstance(error, BrokerRefused) and not self._publishing.ever_up:
+    def _on_error(self, error: BrokerUnavailable | BrokerRefused) -> None:
+        if self._publishing.is_refused(error):
             self._log.critical("%s", error)
             control.send(self._supervisor, "failure", reason=str(error))
             self._status = ExitStatus.REFUSED
             self._loop.stop()
             return
         self._log.warning("%s; trying again", error)
-        self._condition.had_trouble = True
-        self._condition.tell()
+        self._was_disconnected = True
+        self._report_state()
 
     # --- signals and the end ---
 
     def _act_on_signals(self) -> None:
         for number in self._signals.pending():
-            if number == signal.SIGTERM and not self._draining:
+            if number == signal.SIGTERM and not self._pipeline.is_draining:
                 self._drain()
             elif number == signal.SIGHUP:
                 self._configure()
@@ -254,18 +331,19 @@ class Consumer(SessionListener):
             self._consuming.configure(amqp)
 
     def _drain(self) -> None:
-        """Take nothing new, give back what no worker has begun, let the workers finish, then leave."""
-        self._draining = self._condition.is_draining = True
-        self._intake.pause()
-        self._workload.give_back_waiting()
-        self._workers.let_idle_go()
-        self._leave_if_done()
+        self._pipeline.drain()
+        self._announcer.tell_end(self._log)
+        self._report_state()
+        self._exit_if_done()
 
-    def _leave_if_done(self) -> None:
-        if not self._draining or not self._workload.is_done or self._publisher.unsettled:
+    def _exit_if_done(self) -> None:
+        dispensable = self._events.dispensable + self._announcer.dispensable
+        is_unconfirmed = self._outbound.publisher.unsettled > dispensable
+        if not self._pipeline.is_draining or not self._pipeline.is_done or is_unconfirmed:
             return
         if self._workers.is_gone:
             self._intake.flush()
+            self._events.say_goodbye()
             self._consuming.close(lambda: self._publishing.close(self._loop.stop))
-        else:  # somebody must take down what they print in `teardown`
+        else:  # the consumer must stay to log the output of their `teardown`
             self._reports.send("done")

@@ -1,9 +1,10 @@
 """Messages between the supervisor and a consumer: small JSON objects, some with open files.
 
-They travel over a socket pair of the kind SOCK_SEQPACKET, which keeps messages apart and whole.
+They travel over a socket pair of type SOCK_SEQPACKET, which preserves message boundaries.
 """
 
 import json
+import math
 import os
 import socket
 from collections import deque
@@ -16,22 +17,22 @@ from taskqueue.texts import shorten
 if TYPE_CHECKING:
     from taskqueue.broker.loop import EventLoop  # at run time it would bring pika into the supervisor
 
-_LONGEST: Final = 160 * 1024  # bytes; a socket takes 208 KiB unless the machine is told otherwise
+_LONGEST: Final = 160 * 1024  # bytes; by default a socket's send buffer has 208 KiB
 
 
-_LONGEST_TEXT: Final = 4096  # characters of what is said in words
+_LONGEST_TEXT: Final = 4096  # characters of a text in a message
 
 
 _MOST_FILES: Final = 4
 
 
-#: Seconds until what found no room is sent again.
-AGAIN: Final = 0.1
+#: Seconds until messages that found no room in the socket are sent again.
+RESEND_DELAY: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ControlMessage:
-    """One message and the files that came with it; the receiver owns them."""
+    """One message and its files; the receiver owns the files."""
 
     word: str
     content: dict[str, Any]
@@ -39,7 +40,7 @@ class ControlMessage:
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Return the supervisor's and the consumer's end; neither ever waits."""
+    """Return the supervisor's and the consumer's end, both non-blocking."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
@@ -47,47 +48,46 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(end: socket.socket, word: str, files: Sequence[int] = (), **content: Any) -> bool:
-    """Send a message; return False if the other side has not read for so long that there is no room.
+    """Send a message; return False if the socket has no room, because the other side has not read.
 
-    A side that is gone is no error here: whoever waits for it notices. Of a long text the middle is left out.
-    ValueError for a message too long.
+    If the other side is gone, the message is dropped without an error: the owner of the process notices its
+    end. The middle of a long text is left out. Raises ValueError for a message that is too long.
     """
     texts = {key: shorten(part, _LONGEST_TEXT) for key, part in content.items() if isinstance(part, str)}
     data = json.dumps([word, content | texts]).encode()
     if len(data) > _LONGEST:
-        raise ValueError(f"a message {word!r} of {len(data)} bytes")
+        raise ValueError(f"control message {word!r} has {len(data)} bytes; at most {_LONGEST} are allowed")
     try:
         socket.send_fds(end, [data], list(files))
     except ConnectionError:
         pass
-    except OSError:  # no room for the message, or for as many open files on their way
+    except OSError:  # no room for the message, or too many open files in transit
         return False
     return True
 
 
 class Sender:
-    """Sends messages in their order; what finds no room waits, with copies of its open files.
+    """Sends messages in order; a message that finds no room waits, with copies of its open files.
 
-    A socket has room for some hundred messages: as many workers may start, or die, in a moment in which the
-    other side has no time to read.
+    A socket has room for some hundred messages. As many workers may start or die while the other side is too
+    busy to read.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing that waits."""
         self._waiting: deque[tuple[str, list[int], dict[str, Any]]] = deque()
 
     @property
     def is_waiting(self) -> bool:
-        """Whether some message has found no room yet."""
+        """Whether a message waits for room in the socket."""
         return bool(self._waiting)
 
     def send(self, end: socket.socket, word: str, files: Sequence[int] = (), **content: Any) -> None:
-        """Send a message now or, where there is no room, by `send_again`; the files may be closed then."""
+        """Send a message now or, if there is no room, by `send_again`; the caller may close the files."""
         if self._waiting or not send(end, word, files, **content):
             self._waiting.append((word, [os.dup(file) for file in files], content))
 
     def send_again(self, end: socket.socket) -> None:
-        """Send what waits, as far as there is room for it."""
+        """Send waiting messages while there is room."""
         while self._waiting:
             word, files, content = self._waiting[0]
             if not send(end, word, files, **content):
@@ -95,7 +95,7 @@ class Sender:
             self._drop()
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all waiting messages."""
         while self._waiting:
             self._drop()
 
@@ -107,7 +107,7 @@ class Sender:
 def receive(end: socket.socket) -> ControlMessage | None:
     """Return the next message, or None if there is none now.
 
-    Raises EOFError where the other side is gone, and ValueError for a message that is none of ours.
+    Raises EOFError if the other side is gone, and ValueError for a malformed message.
     """
     try:
         data, files, flags, _ = socket.recv_fds(end, _LONGEST, _MOST_FILES)
@@ -120,33 +120,47 @@ def receive(end: socket.socket) -> ControlMessage | None:
             os.close(file)
         raise EOFError
     if flags & socket.MSG_TRUNC:
-        raise ValueError(f"a message of more than {_LONGEST} bytes")
-    match json.loads(data):
+        raise ValueError(f"control message has more than {_LONGEST} bytes")
+    match _decode(data):
         case [str(word), dict(content)]:
             return ControlMessage(word, content, tuple(files))
-    raise ValueError("no word with its content")
+    raise ValueError("control message is not a word with its content")
+
+
+def _decode(data: bytes) -> Any:
+    """Decode JSON of a process that may be hostile; ValueError if it is none, or a number is not finite."""
+    try:
+        return json.loads(data, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("control message is nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"control message has the number {text}")
+    return number
 
 
 class Reports:
-    """Sends messages in their order; what finds no room waits for it."""
+    """Sends a consumer's messages to its supervisor in order; a message that finds no room waits."""
 
     def __init__(self, loop: "EventLoop", end: socket.socket) -> None:
-        """Send through the consumer's end of the pair."""
         self._loop = loop
         self._end = end
         self._sender = Sender()
 
     def send(self, word: str, **content: Any) -> None:
-        """Send a message, at once or as soon as there is room for it."""
+        """Send a message as soon as there is room for it."""
         was_waiting = self._sender.is_waiting
         self._sender.send(self._end, word, **content)
         if not was_waiting:
-            self._go_on()
+            self._schedule_resend()
 
-    def _go_on(self) -> None:
+    def _schedule_resend(self) -> None:
         if self._sender.is_waiting:
-            self._loop.call_later(AGAIN, self._send_again)
+            self._loop.call_later(RESEND_DELAY, self._send_again)
 
     def _send_again(self) -> None:
         self._sender.send_again(self._end)
-        self._go_on()
+        self._schedule_resend()

@@ -1,4 +1,4 @@
-"""Which workitems of a consumer have a lease, because they take longer than the broker waits for them."""
+"""The leases of a consumer's workitems that run longer than the broker's acknowledgement timeout."""
 
 import time
 from collections.abc import Callable
@@ -8,90 +8,86 @@ from typing import Final
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.lease import Lease
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publisher
+from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.session import Session
-from taskqueue.broker.topology import Provider, lease_queue
+from taskqueue.broker.topology import lease_queue
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.assignment import Assignment
-from taskqueue.consumer.in_flight import InFlightTable
+from taskqueue.consumer.in_flight import Assignment, InFlightTable
 from taskqueue.consumer.intake import Intake
 from taskqueue.messages import names
-from taskqueue.messages.forwarding import is_worn
+from taskqueue.messages.forwarding import is_near_delivery_limit
 from taskqueue.messages.history import again
 from taskqueue.process.logs import Log
 
-_RENEWALS: Final = 3  # in a lease's time to live
-_LOOKS: Final = 4  # in the time until something has to be done, so that it is done at most so much late
+_RENEWALS: Final = 3  # renewals in a lease's time to live
+_CHECKS: Final = 4  # checks within the shorter delay, so that no action is late by more than a quarter of it
 
 
 class Leases:
     """Takes, renews and releases the leases of a consumer's long workitems.
 
     The broker closes the channel of a consumer that has not acknowledged a delivery for 30 minutes
-    (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout). Long before that a workitem is
-    written to a lease's queue, and its delivery is acknowledged. As the broker would now deliver one more,
-    the subscription has a consumer fewer until the workitem is done with.
+    (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout). Long before that, the workitem is
+    published to a lease queue, and its delivery is acknowledged. The acknowledgement would let the broker
+    deliver one more workitem, so the subscription has one consumer fewer until the leased workitem ends.
     """
 
     def __init__(
         self,
         loop: EventLoop,
-        publishing: Session,
         consuming: Session,
-        publisher: Publisher,
+        outbound: Outbound,
         *,
         intake: Intake,
         in_flight: InFlightTable,
         group: GroupSettings,
-        on_old: Callable[[Assignment], None],
+        on_lease_due: Callable[[Assignment], None],
         on_released: Callable[[], None],
     ) -> None:
-        """Begin without leases, and look at what is in hand from now on.
+        """Begin without leases, and check the age of in-flight workitems from now on.
 
-        on_old -- takes an assignment that needs a lease now, or had better be given back
-        on_released -- a lease is no more
+        on_lease_due -- takes an assignment that must be leased or given back before the broker's timeout
+        on_released -- a lease has been released
         """
         self._loop = loop
         self._consuming = consuming
-        self._publisher = publisher
-        self._provider = Provider(loop, publishing)
+        self._outbound = outbound
         self._intake = intake
         self._in_flight = in_flight
         self._group = group
-        self._on_old, self._on_released = on_old, on_released
+        self._on_lease_due, self._on_released = on_lease_due, on_released
         self._releasing = 0
         self._log = Log("consumer", group=group.name)
-        self._look_later()
+        self._check_later()
 
     @property
     def is_releasing(self) -> bool:
-        """Whether a lease that nobody needs is still there."""
+        """Whether the release of a lease is still under way."""
         return self._releasing > 0
 
     def take(self, assignment: Assignment) -> None:
-        """Lease a workitem; its delivery is acknowledged when the broker has the copy."""
+        """Lease a workitem; its delivery is acknowledged once the broker has confirmed the copy."""
         queue = lease_queue(assignment.worker_type, self._group.lease_timeout)
         properties = again(assignment.properties).with_headers({names.LEASE: queue.name})
         lease = Lease(
             self._loop,
             self._consuming,
-            self._publisher,
-            self._provider,
+            self._outbound,
             queue=queue,
             properties=properties.encode(),
             body=assignment.body,
         )
         assignment.lease = lease
         self._intake.withhold(assignment)
-        self._log.info("takes long: it is leased", workitem=assignment.id)
+        self._log.info("lease taken for the running workitem", workitem=assignment.id)
         lease.renew(lambda: self._taken(assignment))
 
     def _taken(self, assignment: Assignment) -> None:
         if assignment.lease is not None and assignment.lease.is_held:
-            self._intake.acknowledge(assignment)
+            self._intake.source(assignment).acknowledge(assignment.delivery)
 
     def before_end(self, assignment: Assignment, then: Callable[[], None]) -> None:
-        """Make sure of a workitem's lease, if it has one, before what it came to is published."""
+        """Renew a workitem's lease, if it has one, before its outcome is published."""
         lease = assignment.lease
         if lease is None:
             then()
@@ -104,13 +100,15 @@ class Leases:
     def _renewed(self, assignment: Assignment, then: Callable[[], None] | None = None) -> None:
         if assignment.lease is not None and assignment.lease.is_lost:
             assignment.possibly_doubled = True
-            self._log.warning("its lease was lost, and others may run it, too", workitem=assignment.id)
-            self.release(assignment)  # with the consumer restored it may come back here
+            self._log.warning(
+                "lease lost; another consumer may run the workitem as well", workitem=assignment.id
+            )
+            self.release(assignment)  # this restores a consumer, so that the workitem may be delivered here
         if then is not None:
             then()
 
     def release(self, assignment: Assignment) -> None:
-        """End a workitem's lease, if it has one: it is done with, or was delivered again."""
+        """Release the lease of a workitem that has ended or was redelivered, if it has one."""
         lease, assignment.lease = assignment.lease, None
         if lease is not None:
             self._releasing += 1
@@ -118,9 +116,9 @@ class Leases:
             self._intake.restore(assignment)
 
     def adopted(self, assignment: Assignment, properties: Properties) -> None:
-        """End the lease of a workitem that is delivered again; where that is worn, take a new one."""
+        """Release the lease of a redelivered workitem; near the delivery limit, take a new one."""
         self.release(assignment)
-        if is_worn(properties):
+        if is_near_delivery_limit(properties):
             self.take(assignment)
 
     def _released(self) -> None:
@@ -128,20 +126,20 @@ class Leases:
         self._on_released()
 
     def abandon(self, assignment: Assignment) -> None:
-        """Leave a workitem to its lease's end, if it has one: then it goes back to work."""
+        """Let a workitem's lease expire, if it has one: the broker then returns it to its queue."""
         lease, assignment.lease = assignment.lease, None
         if lease is not None:
             lease.abandon()
             self._intake.restore(assignment)
 
-    def publisher_ready(self) -> None:
-        """Go on with renewals after the publisher's connection was lost."""
+    def outbound_ready(self) -> None:
+        """Resume renewals after the publisher's connection was lost."""
         for assignment in tuple(self._in_flight):
             if assignment.lease is not None:
                 assignment.lease.resume()
 
     def deliveries_lost(self) -> None:
-        """Release what was about to be leased: its delivery comes again."""
+        """Release leases that are not held yet: the broker redelivers their workitems."""
         for assignment in tuple(self._in_flight):
             lease = assignment.lease
             if lease is not None and not lease.is_held:
@@ -151,24 +149,28 @@ class Leases:
 
     @property
     def _after(self) -> float:
-        """Seconds after which a delivery needs a lease; fewer where the broker has shown less patience."""
-        patience = self._intake.ack_timeout
-        return self._group.lease_after if patience is None else min(self._group.lease_after, patience / 2)
+        """Seconds until a delivery needs a lease; at most half of the broker's acknowledgement timeout."""
+        ack_timeout = self._intake.ack_timeout
+        return (
+            self._group.lease_after if ack_timeout is None else min(self._group.lease_after, ack_timeout / 2)
+        )
 
     @property
     def _renewal_delay(self) -> float:
         return self._group.lease_timeout / _RENEWALS
 
-    def _look_later(self) -> None:
-        self._loop.call_later(min(self._after, self._renewal_delay) / _LOOKS, self._look)
+    def _check_later(self) -> None:
+        self._loop.call_later(min(self._after, self._renewal_delay) / _CHECKS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
         for assignment in tuple(self._in_flight):
             lease = assignment.lease
             if lease is None:
-                if now - assignment.delivered >= self._after and self._intake.is_current(assignment):
-                    self._on_old(assignment)
+                if now - assignment.delivered >= self._after and self._intake.source(assignment).is_current(
+                    assignment.delivery
+                ):
+                    self._on_lease_due(assignment)
             elif lease.is_held and not lease.is_renewing and now - lease.renewed >= self._renewal_delay:
                 lease.renew(partial(self._renewed, assignment))
-        self._look_later()
+        self._check_later()

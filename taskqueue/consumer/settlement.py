@@ -1,27 +1,30 @@
-"""How a workitem ends: what is published for it, until the broker has confirmed all of it."""
+"""Settling a workitem: publish its outcome until the broker has confirmed all its messages."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.delays import Delays
-from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publication, Publisher, PublishResult
+from taskqueue.broker.claims import end_of
+from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.publisher import Publication, PublishResult
+from taskqueue.broker.scheduling import completion_of
 from taskqueue.broker.topology import (
+    CLAIMS,
     FAILED_QUEUE,
     REJECTED_QUEUE,
-    Provider,
-    Queue,
-    is_ours,
-    is_text,
+    SCHEDULES,
+    reply_fault,
     worker_queue,
 )
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.assignment import Assignment, Crash
+from taskqueue.consumer.in_flight import Assignment, Crash
+from taskqueue.consumer.record import RunRecord
 from taskqueue.messages import names, results
 from taskqueue.messages.content import JSON, is_plain
+from taskqueue.messages.events import Event
 from taskqueue.messages.forwarding import login_of, rejected
 from taskqueue.messages.history import again, dead_letter_properties, next_run, with_history
 from taskqueue.messages.results import CANCELLED as STATUS_CANCELLED
@@ -30,122 +33,132 @@ from taskqueue.messages.results import REJECTED as STATUS_REJECTED
 from taskqueue.messages.results import SUCCEEDED, Failure, Run
 from taskqueue.messages.workitem import Workitem
 from taskqueue.process.logs import Log
+from taskqueue.unique.wire import Result
 from taskqueue.worker.frames import Outcome
 
-#: Bytes of a body that is quoted in a failure that no worker could describe. It is decoded here, beside the
-#: connections, in some milliseconds and 30 times its size of memory at the most.
+#: Maximum size in bytes of a body that is quoted in a failure that no worker could describe. It is decoded in
+#: this process; that takes some milliseconds and memory of at most 30 times its size.
 _LARGEST_QUOTED: Final = 128 * 1024
-_MOST_REFUSALS: Final = 3  # of reports on one workitem, until there is none
-_DECLARE_AGAIN: Final = 5.0  # seconds after a queue could not be declared
+_MOST_REFUSALS: Final = 3  # refused reports on one workitem, after which none is sent
 
 
 class Settlement:
-    """Publishes what workitems come to; an assignment is settled when all of that is confirmed."""
+    """Publishes outcomes of workitems; an assignment is settled once all its publications are confirmed."""
 
     def __init__(
         self,
-        loop: EventLoop,
-        publisher: Publisher,
-        provider: Provider,
-        delays: Delays,
+        outbound: Outbound,
         group: GroupSettings,
+        record: RunRecord,
         *,
         on_settled: Callable[[Assignment], None],
-        on_left: Callable[[Assignment], None],
+        on_abandoned: Callable[[Assignment], None],
     ) -> None:
         """Publish for one group.
 
-        on_settled -- hears of each assignment whose delivery may be acknowledged
-        on_left -- hears of each whose delivery never may
+        record -- makes the events of what is published
+        on_settled -- takes each assignment whose delivery may be acknowledged
+        on_abandoned -- takes each assignment whose delivery must never be acknowledged
         """
-        self._loop = loop
-        self._publisher = publisher
-        self._provider = provider
-        self._delays = delays
+        self._outbound = outbound
         self._group = group
-        self._on_settled, self._on_left = on_settled, on_left
-        self._open: dict[Assignment, None] = {}  # those with something unpublished
-        self._lost: list[tuple[Assignment, Publication]] = []
-        self._epoch = 0  # counts the connections
+        self._record = record
+        record.publisher.on_recorded = self._recorded
+        self._on_settled, self._on_abandoned = on_settled, on_abandoned
         self._log = Log("consumer", group=group.name)
 
     # --- the ways to end ---
 
     def succeed(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
-        """Report a result."""
-        self._begin(assignment, self._reports(assignment, run, SUCCEEDED, outcome.content_type, outcome.body))
+        """Publish a success."""
+        result = Result(SUCCEEDED, outcome.content_type, outcome.body)
+        publications = self._reports(assignment, run, *result)
+        self._finish(assignment, publications, self._record.succeeded(assignment, run, outcome), result)
 
-    def run_later(self, assignment: Assignment, run: Run, error: str, delay: float) -> None:
-        """Have a workitem whose handler raised run again in `delay` seconds; its history travels along."""
-        run = with_history(run, "failed", error)
+    def run_later(self, assignment: Assignment, run: Run, outcome: Outcome, delay: float) -> None:
+        """Publish a workitem whose handler raised, with its history; it runs again in `delay` seconds."""
+        event = self._record.retried(assignment, run, outcome, delay)
+        run = with_history(run, "failed", outcome.error)
         properties = next_run(run, names.FAILURES, assignment.failures + 1, delay)
-        self._begin(assignment, [self._to_worker(assignment, properties)], delay)
+        self._begin(assignment, [self._to_worker(assignment, properties)], event, delay)
 
     def run_after_crash(self, assignment: Assignment, run: Run, cause: Crash, delay: float) -> None:
-        """Have a workitem whose worker crashed run again in `delay` seconds; its history travels along."""
+        """Publish a workitem whose worker crashed, with its history; it runs again in `delay` seconds."""
         run = with_history(run, "crashed", cause.text, cause.peak_memory)
         properties = next_run(run, names.CRASHES, assignment.crashes + 1, delay)
-        self._begin(assignment, [self._to_worker(assignment, properties)], delay or None)
+        event = self._record.crashed(assignment, run, cause, delay)
+        self._begin(assignment, [self._to_worker(assignment, properties)], event, delay or None)
 
     def postpone(self, assignment: Assignment, wait: float | None) -> None:
-        """Send a workitem that is due in `wait` seconds up the delay ladder; None: into its queue anew."""
+        """Send a workitem that is due in `wait` seconds to a delay queue; None: to its queue again."""
         properties = again(assignment.properties)
-        self._begin(assignment, [self._to_worker(assignment, properties)], wait)
+        self._begin(assignment, [self._to_worker(assignment, properties)], None, wait)
 
     def fail_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
-        """Report a failure that the worker has described, and keep the workitem."""
+        """Publish a failure that the worker has described, and keep the dead letter."""
         run = with_history(run, "failed", outcome.error)
-        reports = self._reports(assignment, run, STATUS_FAILED, outcome.content_type, outcome.body)
-        self._begin(assignment, [*reports, *self._failed(assignment, run, outcome.error)])
+        result = Result(STATUS_FAILED, outcome.content_type, outcome.body)
+        reports = self._reports(assignment, run, *result)
+        event = self._record.failed(assignment, run, outcome.error, outcome)
+        self._finish(assignment, [*reports, *self._failed(assignment, run, outcome.error)], event, result)
 
     def reject_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
-        """Report that the handler wants no more of a workitem, and put it aside."""
+        """Publish that the handler has rejected a workitem, and keep it in the rejected queue."""
         run = with_history(run, "rejected", outcome.error)
-        reports = self._reports(assignment, run, STATUS_REJECTED, outcome.content_type, outcome.body)
-        self._begin(assignment, [*reports, self._kept(assignment, run, REJECTED_QUEUE, outcome.error)])
+        result = Result(STATUS_REJECTED, outcome.content_type, outcome.body)
+        reports = self._reports(assignment, run, *result)
+        event = self._record.rejected_by_handler(assignment, run, outcome)
+        kept = self._kept(assignment, run, REJECTED_QUEUE, outcome.error)
+        self._finish(assignment, [*reports, kept], event, result)
 
     def crash(self, assignment: Assignment, run: Run, cause: Crash, failure: Failure) -> None:
-        """Report that a workitem is given up after its last crash, and keep it."""
+        """Publish the failure of a workitem after its last crash, and keep the dead letter."""
+        event = self._record.crashed(assignment, run, replace(cause, text=str(failure)), None)
         run = with_history(run, "crashed", cause.text, cause.peak_memory)
-        self.fail(assignment, run, failure)
+        self._publish_failure(assignment, run, failure, event)
 
     def fail(self, assignment: Assignment, run: Run, failure: Failure, *, is_quoted: bool = True) -> None:
-        """Report a failure that no worker could describe, and keep the workitem.
+        """Publish a failure that no worker could describe, and keep the dead letter.
 
-        is_quoted -- whether the report quotes the workitem's body, which has to be decoded for that
+        is_quoted -- whether the failure quotes the workitem's body, which must be decoded for that
         """
+        event = self._record.failed(assignment, run, str(failure))
+        self._publish_failure(assignment, run, failure, event, is_quoted=is_quoted)
+
+    def _publish_failure(
+        self,
+        assignment: Assignment,
+        run: Run,
+        failure: Failure,
+        event: Event | None,
+        *,
+        is_quoted: bool = True,
+    ) -> None:
         body = results.encode_failure(failure, _quotable(run) if is_quoted else None)
-        reports = self._reports(assignment, run, STATUS_FAILED, JSON, body)
-        self._begin(assignment, [*reports, *self._failed(assignment, run, str(failure))])
+        result = Result(STATUS_FAILED, JSON, body)
+        reports = self._reports(assignment, run, *result)
+        self._finish(assignment, [*reports, *self._failed(assignment, run, str(failure))], event, result)
 
     def cancel(self, assignment: Assignment, run: Run, failure: Failure) -> None:
-        """Report that nobody wants a workitem any more; it is not kept."""
+        """Publish that a workitem was cancelled; it is not kept."""
         body = results.encode_failure(failure, _quotable(run))
-        self._begin(assignment, self._reports(assignment, run, STATUS_CANCELLED, JSON, body))
+        result = Result(STATUS_CANCELLED, JSON, body)
+        publications = self._reports(assignment, run, *result)
+        self._finish(assignment, publications, self._record.cancelled(assignment, run), result)
 
     def reject(self, assignment: Assignment, reason: str) -> None:
-        """Keep a message that is no workitem, and tell whoever asked for a reply."""
-        came, now = assignment.properties, time.time()
+        """Keep a message that is no workitem in the rejected queue; publish the rejection to its reply_to."""
+        received, now = assignment.properties, time.time()
         body = results.encode_failure(Failure("Unroutable", reason), None)
         run = assignment.run("", now, now)
-        reports = self._reports(assignment, run, STATUS_REJECTED, JSON, body) if came.reply_to else []
-        queue, login = worker_queue(assignment.worker_type), login_of(came)
-        properties = rejected(came, reason, queue, login or "")
-        self._begin(assignment, [*reports, self._to(assignment, REJECTED_QUEUE, properties.encode())])
+        result = Result(STATUS_REJECTED, JSON, body)
+        reports = self._reports(assignment, run, *result) if received.reply_to else []
+        queue, login = worker_queue(assignment.worker_type), login_of(received)
+        properties = rejected(received, reason, queue, login or "")
+        publications = [*reports, self._to(assignment, REJECTED_QUEUE, properties.encode())]
+        self._finish(assignment, publications, self._record.rejected(assignment, reason), result)
 
-    def connection_lost(self) -> None:
-        """Note what is unconfirmed: the broker may have it or not."""
-        self._epoch += 1
-        self._lost = [(assignment, sent) for assignment in self._open for sent in assignment.unpublished]
-
-    def publish_again(self) -> None:
-        """Publish what was unconfirmed when the connection was lost."""
-        lost, self._lost = self._lost, []
-        for assignment, publication in lost:
-            if publication in assignment.unpublished:
-                self._publisher.publish(publication)
-
-    # --- what is published ---
+    # --- publications ---
 
     def _reports(
         self, assignment: Assignment, run: Run, status: str, content_type: str, body: bytes
@@ -157,12 +170,11 @@ class Settlement:
         return [self._to(assignment, queue, properties, body)]
 
     def _reply_queue(self, assignment: Assignment) -> str | None:
-        """Return where the result goes: to who asked, else where the group's results go, if anywhere."""
+        """Return the queue for the result: the reply_to, else the group's results queue; None for none."""
         asked = assignment.properties.reply_to
-        if asked and is_ours(asked):
-            self._log.warning("reply_to %s would be a loop; ignored", asked, workitem=assignment.id)
-        elif asked and not is_text(asked):
-            self._log.warning("reply_to %s is not UTF-8; ignored", asked, workitem=assignment.id)
+        fault = reply_fault(asked) if asked else ""
+        if fault:
+            self._log.warning("reply_to %s %s; ignored", asked, fault, workitem=assignment.id)
         elif asked:
             return asked
         return self._group.results_routing_key if self._group.report_results else None
@@ -171,8 +183,8 @@ class Settlement:
         return [self._kept(assignment, run, FAILED_QUEUE, reason)] if self._group.keep_failed else []
 
     def _kept(self, assignment: Assignment, run: Run, queue: str, reason: str) -> Publication:
-        came_from = worker_queue(assignment.worker_type)
-        return self._to(assignment, queue, dead_letter_properties(run, reason, came_from).encode())
+        source = worker_queue(assignment.worker_type)
+        return self._to(assignment, queue, dead_letter_properties(run, reason, source).encode())
 
     def _to_worker(self, assignment: Assignment, properties: Properties) -> Publication:
         return self._to(assignment, worker_queue(assignment.worker_type), properties.encode())
@@ -184,85 +196,86 @@ class Settlement:
             queue,
             properties,
             assignment.body if body is None else body,
-            partial(self._published, assignment),
-            # RabbitMQ before 4.2 returns what it has delivered to a direct reply's consumer.
+            # RabbitMQ before 4.2 returns a direct reply although it has delivered it.
             mandatory=not queue.startswith(names.DIRECT_REPLY),
+            declares=not self._is_reply(assignment, queue),  # no queue for a producer that has left
         )
 
-    # --- until all of it is confirmed ---
+    # --- until all publications are confirmed ---
+
+    def _finish(
+        self, assignment: Assignment, publications: list[Publication], event: Event | None, result: Result
+    ) -> None:
+        """Publish the end of a workitem; tell its schedule, and the keeper of its key, if it has one."""
+        properties = assignment.properties
+        if properties.header_table is not None:
+            end = end_of(properties, assignment.worker_type, time.time(), result)
+            others = filter(None, (end, completion_of(properties)))
+            publications = [*others, *publications]  # who has the result finds the key free
+        self._begin(assignment, publications, event)
 
     def _begin(
-        self, assignment: Assignment, publications: list[Publication], wait: float | None = None
+        self,
+        assignment: Assignment,
+        publications: list[Publication],
+        event: Event | None,
+        wait: float | None = None,
     ) -> None:
+        for replaced in assignment.unpublished:
+            self._outbound.forget(replaced)
         assignment.unpublished = publications
+        self._tell(assignment, event)
         if not publications:
-            self._on_settled(assignment)
-            return
-        self._open[assignment] = None
+            self._settle_if_confirmed(assignment)
         for publication in publications:
-            if wait is None:
-                self._publisher.publish(publication)
-            else:
-                self._delays.publish(publication, wait)
+            self._outbound.send(publication, partial(self._published, assignment), wait)
+
+    def _tell(self, assignment: Assignment, event: Event | None) -> None:
+        if event is not None:
+            assignment.unrecorded += self._record.publisher.emit(event, assignment)
 
     def _published(
         self, assignment: Assignment, publication: Publication, result: PublishResult, reason: str
     ) -> None:
-        if publication not in assignment.unpublished:
-            return  # replaced, or settled after a reconnect
-        if result is PublishResult.CONFIRMED:
-            self._done(assignment, publication)
-        elif publication.exchange and result is PublishResult.RETURNED:
-            self._delays.publish_again(publication)
+        if result is PublishResult.CONFIRMED or publication.queue in (SCHEDULES.name, CLAIMS.name):
+            self._done(assignment, publication)  # without its queue, no scheduler or keeper waits for the end
         elif result is PublishResult.RETURNED:
-            self._provide_queue(assignment, publication)
-        elif publication.closes and self._is_reply(assignment, publication):
+            self._redirect(assignment, publication, "does not exist")
+        elif result is PublishResult.UNDECLARED and not publication.exchange:
+            self._outbound.send_later(publication, partial(self._published, assignment))
+        elif publication.closes and self._is_reply(assignment, publication.queue):
             self._redirect(assignment, publication, f"cannot be used: {reason}")
         else:
             self._replace(assignment, publication, reason)
 
     def _done(self, assignment: Assignment, publication: Publication) -> None:
         assignment.unpublished.remove(publication)
-        if not assignment.unpublished:
-            del self._open[assignment]
+        self._settle_if_confirmed(assignment)
+
+    def _recorded(self, assignment: Assignment) -> None:
+        assignment.unrecorded -= 1
+        self._settle_if_confirmed(assignment)
+
+    def _settle_if_confirmed(self, assignment: Assignment) -> None:
+        if not (assignment.unpublished or assignment.unrecorded or assignment.is_abandoned):
             self._on_settled(assignment)
 
     def _redirect(self, assignment: Assignment, publication: Publication, why: str) -> None:
-        """Send to where the group's results go what cannot go to who asked for it."""
+        """Publish a result that cannot be sent to its reply_to to the group's results queue."""
         key = self._group.results_routing_key
         self._log.warning(
             "reply_to %s %s; the result goes to %s", publication.queue, why, key, workitem=assignment.id
         )
         redirected = self._to(assignment, key, publication.properties, publication.body)
         assignment.unpublished[assignment.unpublished.index(publication)] = redirected
-        self._publisher.publish(redirected)
+        self._outbound.send(redirected, partial(self._published, assignment))
 
-    def _is_reply(self, assignment: Assignment, publication: Publication) -> bool:
-        """Tell whether a publication goes to who asked for it, who is no queue of the group's."""
-        asked = assignment.properties.reply_to
-        return publication.queue == asked and asked != self._group.results_routing_key
-
-    def _provide_queue(self, assignment: Assignment, publication: Publication) -> None:
-        """Make the missing queue and publish again; whoever asked for a reply and left gets no queue."""
-        if self._is_reply(assignment, publication):
-            self._redirect(assignment, publication, "is gone")
-            return
-        self._provider.provide(
-            Queue(publication.queue),
-            done=lambda: self._publisher.publish(publication),
-            failed=lambda _reason: self._publish_later(publication),
-        )
-
-    def _publish_later(self, publication: Publication) -> None:
-        epoch = self._epoch
-        self._loop.call_later(_DECLARE_AGAIN, lambda: self._publish_in(epoch, publication))
-
-    def _publish_in(self, epoch: int, publication: Publication) -> None:
-        if epoch == self._epoch:
-            self._publisher.publish(publication)
+    def _is_reply(self, assignment: Assignment, queue: str) -> bool:
+        """Return whether a queue is the workitem's reply_to, and not the group's results queue."""
+        return queue == assignment.properties.reply_to and queue != self._group.results_routing_key
 
     def _replace(self, assignment: Assignment, publication: Publication, reason: str) -> None:
-        """Publish something else instead of a message that the broker never takes."""
+        """Publish a substitute for a message that the broker refuses for good."""
         if publication.queue == worker_queue(assignment.worker_type):
             run = assignment.run("", 0, 0)._replace(properties=Properties.decode(publication.properties))
             failure = Failure("RunRefused", f"the broker refuses its next run: {reason}")
@@ -270,18 +283,20 @@ class Settlement:
             self.fail(assignment, run, failure)
             return
         if assignment.is_bare and publication.queue == FAILED_QUEUE:
-            self._leave(assignment, reason)
+            self._abandon(assignment, reason)
             return
         if publication.queue in (FAILED_QUEUE, REJECTED_QUEUE):
-            self._log.error("kept without its properties: %s", reason, workitem=assignment.id)
+            self._log.error(
+                "kept in %s without its properties: %s", FAILED_QUEUE, reason, workitem=assignment.id
+            )
             smaller = [self._bare(assignment, reason)]
         else:
-            self._log.error("failed: the broker refuses the result: %s", reason, workitem=assignment.id)
+            self._log.error("failed: the broker refused the result: %s", reason, workitem=assignment.id)
             smaller = self._refused_result(assignment, publication.queue, reason)
         assignment.unpublished += smaller
         self._done(assignment, publication)
         for replacement in smaller:
-            self._publisher.publish(replacement)
+            self._outbound.send(replacement, partial(self._published, assignment))
 
     def _bare(self, assignment: Assignment, reason: str) -> Publication:
         assignment.is_bare = True
@@ -289,20 +304,25 @@ class Settlement:
         headers = {names.REASON: reason, names.QUEUE: worker_queue(assignment.worker_type)}
         return self._to(assignment, FAILED_QUEUE, bare.with_headers(headers).encode())
 
-    def _leave(self, assignment: Assignment, reason: str) -> None:
-        """Leave alone what not even its body can be kept of: the broker keeps it where it is."""
-        self._log.error("cannot be kept, and stays unacknowledged: %s", reason, workitem=assignment.id)
-        del self._open[assignment]
+    def _abandon(self, assignment: Assignment, reason: str) -> None:
+        """Leave a workitem unacknowledged if the broker refuses even its body: it stays in its queue."""
+        queue = worker_queue(assignment.worker_type)
+        text = "cannot be moved to %s; left unacknowledged in %s: %s"
+        self._log.error(text, FAILED_QUEUE, queue, reason, workitem=assignment.id)
+        for other in assignment.unpublished:
+            self._outbound.forget(other)
         assignment.unpublished = []
-        self._on_left(assignment)
+        assignment.is_abandoned = True
+        self._on_abandoned(assignment)
 
     def _refused_result(self, assignment: Assignment, queue: str, reason: str) -> list[Publication]:
-        """Return a failure that says so, at the second refusal without the workitem, and the copy to keep.
+        """Return a failure that states the refusal, and the copy to keep.
 
-        After the third refusal there is only the copy.
+        From the second refusal on, the failure does not quote the workitem. After the third refusal, only the
+        copy is left.
         """
         run = assignment.run("", 0, 0)
-        failure = Failure("ResultRefused", f"the broker refuses the result: {reason}")
+        failure = Failure("ResultRefused", f"the broker refused the result: {reason}")
         properties = results.encode_result(run, STATUS_FAILED, JSON, self._group.results_expire)
         body = results.encode_failure(failure, _quotable(run) if not assignment.refusals else None)
         assignment.refusals += 1
@@ -311,10 +331,11 @@ class Settlement:
         )
         if any(sent.queue == FAILED_QUEUE for sent in assignment.unpublished) or assignment.refusals > 1:
             return reports
+        self._tell(assignment, self._record.failed(assignment, run, str(failure)))
         return [*reports, *self._failed(assignment, run, str(failure))]
 
 
 def _quotable(run: Run) -> Workitem | None:
-    """Return the workitem that a failure shall quote; None if decoding it here would take too long."""
+    """Return the workitem for a failure to quote; None if decoding it here would take too long."""
     is_cheap = len(run.body) <= _LARGEST_QUOTED and is_plain(run.properties.content_encoding)
     return run.workitem if is_cheap else None

@@ -1,7 +1,7 @@
-"""Finding the message that kills or blocks the consumer which handles it.
+"""Detection of messages that kill or block the consumer that handles them.
 
-The broker delivers such a message again, and so each consumer in turn would die of it. The consumer writes
-down what it is handling in memory that the supervisor shares, where it is still found after a SIGKILL.
+The broker redelivers such a message, so it would kill one consumer after the other. The consumer records the
+message that it is handling in memory shared with the supervisor, which can read it even after a SIGKILL.
 """
 
 import hashlib
@@ -15,28 +15,31 @@ from typing import Final, NamedTuple
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 
-#: Seconds that a consumer may handle one message; it handles a common one in a ten-thousandth of that.
+#: Seconds that a consumer may handle one message; an ordinary one takes a ten-thousandth of that.
 LONGEST_HANDLING: Final = 30.0
 
-#: Seconds that a consumer may give no sign of life. A host whose name servers do not answer may hold it up
-#: for some minutes while it connects.
+#: Maximum seconds between two heartbeats of a consumer. If name servers do not answer, it may block for some
+#: minutes while it connects.
 LONGEST_SILENCE: Final = 300.0
 
-#: Seconds from one sign of life to the next, and from one look for them to the next.
+#: The same of a consumer with limits, which must kill its workers before the gate takes it for dead.
+LIMITED_SILENCE: Final = 30.0
+
+#: Seconds between two heartbeats, and between two checks for them.
 BEAT_DELAY: Final = 10.0
 
 _HEAD: Final = struct.Struct("ddII")  # Times; bytes of the properties and of the body
 _pack: Final = _HEAD.pack
 _TIMES: Final = struct.Struct("dd")  # the first two of them
 _NEVER: Final = bytes(8)
-_MOST: Final = 131_072  # bytes of properties that are written down: AMQP's frame-max of RabbitMQ
-_BEGINNING: Final = 64  # bytes of a body that are
+_MOST: Final = 131_072  # bytes of properties that are recorded: RabbitMQ's default frame_max
+_BEGINNING: Final = 64  # bytes of a body that are recorded
 _SIZE: Final = _HEAD.size + _BEGINNING + _MOST
 _REMEMBERED: Final = 100  # messages
 
 
 class HandledMessage(NamedTuple):
-    """As much of a message as it is known by when it is delivered again."""
+    """The parts of a message that identify its redelivery."""
 
     properties: bytes
     size: int  # bytes of its body
@@ -44,12 +47,12 @@ class HandledMessage(NamedTuple):
 
     @classmethod
     def of(cls, properties: bytes, body: bytes) -> "HandledMessage":
-        """Describe a message by its properties, as AMQP writes them, and its body."""
+        """Describe a message by its encoded properties and its body."""
         return cls(properties[:_MOST], len(body), body[:_BEGINNING])
 
     @property
     def key(self) -> str:
-        """The message id, or what stands for it: without headers, some of which count deliveries."""
+        """The message id, else a digest without the headers, some of which count deliveries."""
         try:
             properties = Properties.decode(self.properties)
             if properties.message_id:
@@ -61,20 +64,20 @@ class HandledMessage(NamedTuple):
 
 
 class Times(NamedTuple):
-    """The beginning of a Handling."""
+    """The first fields of a Handling."""
 
-    began: float  # when it began to handle a message (monotonic); 0 if it handles none
-    beat: float  # when it gave its last sign of life (monotonic)
+    began: float  # when the consumer began to handle a message (monotonic); 0 if it handles none
+    beat: float  # its last heartbeat (monotonic)
 
 
 class Handling:
-    """The message that a consumer handles at this moment. Its supervisor makes one for it; workers have none.
+    """The message that a consumer is handling. The supervisor makes one for the consumer, none for workers.
 
-    It is a nameless file, and not memory that all inherit: a worker could write there.
+    It is a nameless file, because a worker could write to inherited memory.
     """
 
     def __init__(self) -> None:
-        """Make the file, with nothing written down."""
+        """Make the file, without a message."""
         self._file = os.memfd_create("handling")
         os.ftruncate(self._file, _SIZE)
 
@@ -83,7 +86,7 @@ class Handling:
         return self._file
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
     def writer(self) -> "Writer":
@@ -91,14 +94,14 @@ class Handling:
         return Writer(mmap.mmap(self._file, _SIZE))
 
     def times(self) -> Times:
-        """Return the beginning alone: the supervisor reads it in each round, for every group."""
+        """Return only the times: the supervisor reads them in each round, for every group."""
         data = os.pread(self._file, _TIMES.size, 0)
         return Times(*_TIMES.unpack(data)) if len(data) == _TIMES.size else Times(0.0, 0.0)
 
     def message(self) -> HandledMessage | None:
-        """Return the message that the consumer handles, or was handling when it was killed."""
+        """Return the message that the consumer is handling, or was handling when it was killed."""
         data = os.pread(self._file, _SIZE, 0)
-        if len(data) < _SIZE:  # which no consumer of ours does
+        if len(data) < _SIZE:  # never truncated by our consumer
             return None
         began, _, size, body = _HEAD.unpack_from(data)
         start = _HEAD.size + min(body, _BEGINNING)
@@ -110,66 +113,68 @@ class Writer:
     """A consumer's side of its Handling."""
 
     def __init__(self, memory: mmap.mmap) -> None:
-        """Write into this memory."""
         self._memory = memory
         self._beat = time.monotonic()
 
     def begin(self, properties: bytes, body: bytes) -> None:
-        """Note that a message is being handled; `properties` as AMQP writes them."""
+        """Record that a message is being handled; `properties` are encoded."""
         size, length = len(properties), len(body)
         data = _pack(time.monotonic(), self._beat, size, length) + body[:_BEGINNING] + properties
         try:
             self._memory[: len(data)] = data
-        except IndexError:  # a broker whose frames are longer than they commonly are
+        except IndexError:  # a broker with a larger frame_max than the default
             self._memory[:_SIZE] = data[:_SIZE].ljust(_SIZE)
 
     def end(self) -> None:
-        """Note that it is done."""
+        """Record that the message has been handled."""
         self._memory[:8] = _NEVER
 
     def beat(self) -> None:
-        """Give a sign of life, every BEAT_DELAY seconds; nothing is being handled."""
+        """Record a heartbeat, every BEAT_DELAY seconds, while no message is being handled."""
         self._beat = time.monotonic()
         self._memory[: _HEAD.size] = _pack(0.0, self._beat, 0, 0)
 
 
-class Vigil:
-    """Tells whether a consumer hangs.
+class Watchdog:
+    """Detects a consumer that hangs.
 
-    Only time counts in which we looked ourselves: a host that was frozen finds old notes when it goes on.
+    Each check counts at most BEAT_DELAY seconds: when a frozen host resumes, the consumer's records are old,
+    although it does not hang.
     """
 
-    def __init__(self, now: float) -> None:
-        """Begin at `now`, on the monotonic clock."""
-        self._looked = now
+    def __init__(self, now: float, longest_silence: float = LONGEST_SILENCE) -> None:
+        """Begin at `now` (monotonic).
+
+        longest_silence -- seconds without a heartbeat after which the consumer hangs
+        """
+        self._checked, self._longest_silence = now, longest_silence
         self._began, self._handles = 0.0, 0.0
         self._beat, self._is_silent = 0.0, 0.0
 
-    def look(self, times: Times, now: float) -> str:
-        """Look at a consumer's times; return why it is to be killed, "" if it is not."""
-        step, self._looked = min(now - self._looked, BEAT_DELAY), now
+    def check(self, times: Times, now: float) -> str:
+        """Check a consumer's times; return why it must be killed, "" if it need not."""
+        step, self._checked = min(now - self._checked, BEAT_DELAY), now
         self._handles = self._handles + step if times.began and times.began == self._began else 0.0
         self._is_silent = self._is_silent + step if times.beat == self._beat else 0.0
         self._began, self._beat = times.began, times.beat
         if self._handles > LONGEST_HANDLING:
-            return f"the consumer handles one message for {LONGEST_HANDLING:g} s"
-        if self._is_silent > LONGEST_SILENCE:
-            return f"the consumer has given no sign of life for {LONGEST_SILENCE:g} s"
+            return f"the consumer has been handling one message for {LONGEST_HANDLING:g} s"
+        if self._is_silent > self._longest_silence:
+            return f"no heartbeat from the consumer for {self._longest_silence:g} s"
         return ""
 
 
 class Suspects:
-    """How many consumers died while they handled a message."""
+    """The messages that consumers died of, with the number of deaths that each has caused."""
 
     def __init__(self) -> None:
-        """Suspect nothing."""
         self._deaths: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._deaths)
 
     def charge(self, message: HandledMessage) -> int:
-        """Charge a consumer's death to a message; return how many that makes."""
+        """Charge a consumer's death to a message; return the number of deaths that it has caused."""
         key = message.key
         self._deaths[key] += 1
         while len(self._deaths) > _REMEMBERED:
@@ -177,16 +182,16 @@ class Suspects:
         return self._deaths[key]
 
     def deaths(self, properties: bytes, body: bytes) -> int:
-        """Return how many consumers died while they handled a message."""
+        """Return the number of consumers that died while they handled a message."""
         return self._deaths[HandledMessage.of(properties, body).key] if self._deaths else 0
 
-    def acquit(self, properties: bytes, body: bytes) -> str:
-        """Forget a message whose end is confirmed; return its key, "" if it was not suspected."""
+    def clear(self, properties: bytes, body: bytes) -> str:
+        """Forget a message whose outcome is confirmed; return its key, "" if it was not suspected."""
         if not self._deaths:
             return ""
         key = HandledMessage.of(properties, body).key
         return key if self.forget(key) else ""
 
     def forget(self, key: str) -> bool:
-        """Forget a message by its key; tell whether it was suspected."""
+        """Forget a message by its key; return whether it was suspected."""
         return self._deaths.pop(key, 0) > 0

@@ -1,18 +1,21 @@
-"""A consumer's workers: who is there, who has room, and who must be killed."""
+"""A consumer's workers: their links, their room for workitems, their dismissal."""
 
 import time
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.assignment import Assignment
 from taskqueue.consumer.control import ControlMessage, Reports
+from taskqueue.consumer.in_flight import Assignment
 from taskqueue.consumer.link import WorkerLink
+from taskqueue.consumer.listeners import WorkerListener
 from taskqueue.process.logs import Log
-from taskqueue.worker.frames import Outcome, ProgressFrame, Service
+from taskqueue.process.usage import memory_of
+from taskqueue.texts import shorten
 
-_LONG: Final = 0.05  # seconds at one workitem after which a worker is given no other behind it
+_LONGEST_ID: Final = 255  # characters of a workitem's id that administrators see
+_LONGEST_CAUSE: Final = 200  # characters
+_LONG: Final = 0.05  # seconds in one workitem after which a worker is given no further one
 
 
 class Workers:
@@ -24,138 +27,128 @@ class Workers:
         reports: Reports,
         log: Log,
         group: GroupSettings,
-        *,
-        on_ready: Callable[[tuple[Service, ...]], None],
-        on_begin: Callable[[WorkerLink, Assignment], None],
-        on_progress: Callable[[Assignment, ProgressFrame], None],
-        on_outcome: Callable[[WorkerLink, Assignment, Outcome], None],
+        listener: WorkerListener,
     ) -> None:
-        """Begin without workers.
-
-        Args:
-            loop: watches their sockets and their output.
-            reports: to the supervisor, who can kill them.
-            log: where their faults go, and what they print.
-            group: what they may write into the log, and how long a workitem may take them.
-            on_ready: another worker can take work, of the worker types that it names.
-            on_begin: a worker begins with an assignment.
-            on_progress: takes what a worker says about an assignment it is at.
-            on_outcome: takes what a worker says became of an assignment.
-        """
+        """Begin without workers; `listener` receives the events of all of them."""
         self._loop = loop
         self._reports = reports
         self._log = log
         self._group = group
-        self._on_ready = on_ready
-        self._on_begin, self._on_progress = on_begin, on_progress
-        self._on_outcome = on_outcome
+        self._listener = listener
         self._links: dict[int, WorkerLink] = {}  # by the worker's pid
-        self._asked: dict[int, tuple[Service, ...]] = {}  # what workers have named and may not serve yet
+        self.wanted = group.workers  # how many there should be
+        self.crashes = 0  # workers that ended unexpectedly
+        self.last_crash = ""  # the cause of the last of these ends
 
-    def welcome(self, message: ControlMessage) -> None:
+    def add(self, message: ControlMessage) -> None:
         """Take over the files of a new worker."""
         pid = message.content["pid"]
         self._links[pid] = WorkerLink(
             self._loop,
+            pid,
             message.content["name"],
             message.files,
-            self._log,
-            self._group,
-            on_ready=lambda services: self._ready(pid, services),
-            on_begin=self._on_begin,
-            on_progress=self._on_progress,
-            on_outcome=self._on_outcome,
-            on_retiring=lambda: self._retires(pid),
-            on_hang_up=lambda: self._hung_up(pid),
-            on_fault=self._fault,
+            reports=self._reports,
+            log=self._log,
+            group=self._group,
+            listener=self._listener,
         )
 
-    def _ready(self, pid: int, services: tuple[Service, ...]) -> None:
-        """Ask the supervisor for the worker types that a worker names; its group's own one it may serve."""
-        self._asked[pid] = services
-        if services:
-            names = [service.worker_type for service in services]
-            self._reports.send("serves", pid=pid, types=names)
-        else:
-            self.granted(pid)
-
     def granted(self, pid: int) -> None:
-        """Begin with a worker, which may serve what it has named."""
-        services = self._asked.pop(pid, None)
-        if services is not None and pid in self._links:
-            self._reports.send("begun", pid=pid)
-            self._on_ready(services)
+        """Start to use a worker: the services that it has named are granted."""
+        if pid in self._links:
+            self._links[pid].granted()
 
-    def _retires(self, pid: int) -> None:
-        self._reports.send("retires", pid=pid)
-
-    def bury(self, pid: int) -> WorkerLink | None:
-        """Read what a dead worker left behind; return its link, with the assignments it did not finish."""
+    def remove(self, pid: int) -> WorkerLink | None:
+        """Read a dead worker's remaining frames and output; return its link with its open assignments."""
         link = self._links.pop(pid, None)
-        self._asked.pop(pid, None)
         if link is not None:
             link.close()
         return link
 
+    def count_crash(self, cause: str) -> None:
+        """Count a worker that ended unexpectedly."""
+        self.crashes += 1
+        self.last_crash = shorten(cause, _LONGEST_CAUSE)
+
+    def described(self) -> str:
+        """Return NUMBER:PID:RSS of each worker, separated by spaces; RSS is in bytes."""
+        return " ".join(
+            f"{link.name.rpartition('/')[2]}:{pid}:{memory_of(pid)}" for pid, link in self._links.items()
+        )
+
+    def activities(self) -> list[dict[str, Any]]:
+        """Return what each worker does: its pid, and of its workitem the id, the type and the start."""
+        return [{"pid": pid, **_activity(link)} for pid, link in self._links.items()]
+
+    def retire(self, pid: int) -> list[Assignment]:
+        """Have a worker end after its workitem; return the assignments that it has not begun."""
+        return self._links[pid].retire() if pid in self._links else []
+
     def dismiss(self, assignment: Assignment) -> bool:
-        """Have the worker killed that performs an assignment now; tell whether there is one."""
-        for pid, link in self._links.items():
+        """Have the worker killed that is performing an assignment; return whether there is one."""
+        for link in self._links.values():
             if link.tasks and link.tasks[0] is assignment:
-                if not link.is_dismissed:
-                    link.dismiss()
-                    self._reports.send("dismiss", pid=pid)
+                link.dismiss()
                 return True
         return False
 
     @property
     def is_gone(self) -> bool:
-        """Whether every worker is dead and buried."""
+        """Whether there is no worker any more."""
         return not self._links
 
     @property
     def ready(self) -> int:
-        """How many workers can take work, now or when they have done what they have."""
+        """The number of workers that can take work, now or after their current tasks."""
         return sum(link.is_ready for link in self._links.values())
 
     def with_room(self, prefetch: int) -> list[WorkerLink]:
-        """Return the workers that can be given a workitem, where each may have `prefetch` of them.
+        """Return the workers that can be given a workitem, if each may hold `prefetch` of them.
 
-        Nothing is given to who has been at one workitem for long: nobody knows for how long he will be.
+        A worker that has been in one workitem for longer than 50 ms gets no other: when it ends is unknown.
         """
         late = time.monotonic() - _LONG
         few = [link for link in self._links.values() if len(link.tasks) < prefetch]
         return [link for link in few if link.has_room(prefetch) and (not link.tasks or link.begun > late)]
 
     def take_back(self, after: float = _LONG) -> list[Assignment]:
-        """Return what waits behind workitems that have been in work for `after` seconds."""
+        """Take back the workitems that wait behind one that has been running for `after` seconds."""
         now = time.monotonic()
         late = [each for each in self._links.values() if len(each.tasks) > 1 and now - each.begun >= after]
         return [assignment for link in late for assignment in link.take_back()]
 
     @property
     def is_ahead(self) -> bool:
-        """Whether anything waits behind what a worker performs."""
+        """Whether any worker holds workitems behind the one that it performs."""
         return any(len(link.tasks) > 1 for link in self._links.values())
 
     def busy_for(self) -> float:
-        """Return for how many seconds every worker has been at one workitem; 0 if one has nothing to do."""
+        """Return the seconds for which every worker has been busy with one workitem; 0 if one is idle."""
         now = time.monotonic()
         ready = [link for link in self._links.values() if link.is_ready]
         return min((now - link.begun if link.tasks else 0.0 for link in ready), default=0.0)
 
-    def let_idle_go(self) -> None:
-        """Hang up on every worker that has nothing to do."""
+    @property
+    def busy(self) -> int:
+        """The number of workers that perform a workitem."""
+        return sum(bool(link.tasks) for link in self._links.values())
+
+    def running_for(self, seconds: float) -> list[WorkerLink]:
+        """Return the workers that have been performing one workitem for at least so many seconds."""
+        early = time.monotonic() - seconds
+        return [link for link in self._links.values() if link.tasks and link.begun <= early]
+
+    def end_idle(self) -> None:
+        """Hang up on every idle worker, so that it ends."""
         for link in self._links.values():
             if not link.tasks:
                 link.hang_up()
 
-    def _hung_up(self, pid: int) -> None:
-        """A worker that ends closes its socket a moment before; one that lives on is of no use."""
-        if pid in self._links:  # else it is dead and buried
-            self._reports.send("hung_up", pid=pid)
 
-    def _fault(self, link: WorkerLink, reason: str) -> None:
-        pid = next((pid for pid, candidate in self._links.items() if candidate is link), None)
-        if pid is not None:
-            self._log.error("a worker must be killed: %s", reason, worker=link.name)
-            self._reports.send("kill", pid=pid)
+def _activity(link: WorkerLink) -> dict[str, Any]:
+    if link.tasks:
+        first = link.tasks[0]
+        about = {"type": first.worker_type, "since": link.since}
+        return about | {"does": "works", "workitem": shorten(first.id, _LONGEST_ID)}
+    return {"does": "ends" if link.is_ending else "idle" if link.is_ready else "starts"}

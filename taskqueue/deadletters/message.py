@@ -1,4 +1,4 @@
-"""One kept message: what it says of itself, and how it goes back."""
+"""A dead letter: its headers, and its way back to its queue."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from taskqueue.messages.routing import checked_type
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that is kept."""
+    """A failed or rejected message."""
 
     properties: Properties
     body: bytes
-    fault: str = ""  # why its properties cannot be read; they are then empty
+    fault: str = ""  # why its properties cannot be decoded; `properties` is empty then
 
     @classmethod
     def of(cls, raw: bytes, body: bytes) -> "DeadLetter":
-        """Read a message, whoever wrote it."""
+        """Read a message, even a malformed one."""
         try:
             return cls(Properties.decode(raw), body)
         except MalformedProperties as error:
             return cls(Properties(), body, f"its properties cannot be read: {error}")
 
     def header(self, name: str) -> Any:
-        """Return a header; None where it is absent or cannot be read."""
+        """Return the value of a header; None if it is absent or unreadable."""
         try:
             return self.properties.header(name)
         except MalformedProperties:
@@ -38,35 +38,35 @@ class DeadLetter:
 
     @property
     def id(self) -> str:
-        """The id; "" where it has none."""
+        """The workitem's id; "" if it has none."""
         return self.properties.message_id or ""
 
     @property
     def reason(self) -> str:
-        """Why it is kept; "" if nobody says."""
+        """The reason for the failure or rejection; "" if it is unknown."""
         return self.fault or str(self.header(names.REASON) or "")
 
     @property
     def queue(self) -> str:
-        """Where it came from; "" if nobody says."""
+        """The name of its original queue; "" if it is unknown."""
         queue = self.header(names.QUEUE)
         return queue if isinstance(queue, str) else ""
 
     @property
     def worker_type(self) -> str:
-        """The worker type; "" if nobody says."""
+        """The worker type; "" if it is unknown."""
         is_worker = self.queue.startswith(WORKER_PREFIX)
         return self.properties.type or (self.queue.removeprefix(WORKER_PREFIX) if is_worker else "")
 
     @property
     def attempts(self) -> int | None:
-        """How often it ran; None if it never did."""
+        """The number of runs; None if it never ran."""
         count = self.header(names.ATTEMPT)
         return count if isinstance(count, int) else None
 
     @property
     def when(self) -> float | None:
-        """When it was given up, in seconds since 1970."""
+        """The time at which it became a dead letter, in seconds since 1970; None if it is unknown."""
         ended = self.header(names.ENDED)
         return float(ended) if isinstance(ended, int | float) else None
 
@@ -80,34 +80,41 @@ class DeadLetter:
 Wanted = Callable[[DeadLetter], bool]
 
 
-def origin(kept: DeadLetter, place: str) -> str:
-    """Return the queue that a kept message goes back to; Unroutable if that cannot be told.
+def origin(letter: DeadLetter, place: str) -> str:
+    """Return the queue that a dead letter goes back to. Raises Unroutable if it is unknown.
 
-    place -- where it is kept: FAILED_QUEUE or REJECTED
+    place -- the queue that holds it: FAILED_QUEUE or REJECTED_QUEUE
     """
-    if kept.fault:
-        raise Unroutable(kept.fault)
-    if is_ours(kept.queue) and is_text(kept.queue):
-        return kept.queue
-    return worker_queue(checked_type(kept.properties.type)) if place == FAILED_QUEUE else TASKQUEUE
+    if letter.fault:
+        raise Unroutable(letter.fault)
+    if is_ours(letter.queue) and is_text(letter.queue):
+        return letter.queue
+    if place != FAILED_QUEUE:
+        return TASKQUEUE
+    if not letter.properties.type:
+        raise Unroutable(
+            f"neither the property type nor the header {names.QUEUE} names its worker type; "
+            "submit its body anew: taskqueue submit TYPE BODY"
+        )
+    return worker_queue(checked_type(letter.properties.type))
 
 
 def restored(properties: Properties, login: str) -> Properties:
-    """Return the properties with which a kept message goes back, as if it had never run.
+    """Return the properties for sending a dead letter back, as if it had never run.
 
-    Our headers are taken out; so is the deadline, which a retry overrules. Its publisher stays where a
-    process of ours vouched for that under the same login. All else is still what it was; expiration was taken
-    out when it was kept, and stays out.
+    Our headers are removed, except tenant and labels, with the deadline, which a retry overrules. The
+    publisher's name stays if one of our processes has attested it under the same login. The expiration is
+    removed. All else is unchanged.
 
-    login -- our name at the broker
+    login -- our user name at the broker
     """
     vouches = login_of(properties) == login
     publisher = properties.header(names.PUBLISHER) if vouches else None
-    kept = properties
     if properties.header_table:
-        kept = properties.with_headers({names.PUBLISHER: publisher}, _is_spent)
-    return kept.replace(delivery_mode=2, user_id=login if publisher else None, expiration=None)
+        properties = properties.with_headers({names.PUBLISHER: publisher}, _is_spent)
+    return properties.replace(delivery_mode=2, user_id=login if publisher else None, expiration=None)
 
 
 def _is_spent(header: str) -> bool:
-    return header.startswith(names.HEADER) or is_untravelable(header)
+    is_ours = header.startswith(names.HEADER) and header not in (names.TENANT, names.LABELS)
+    return is_ours or is_untravelable(header)

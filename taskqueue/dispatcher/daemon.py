@@ -1,83 +1,191 @@
-"""The dispatcher daemon: as many dispatcher processes as are wanted, kept running."""
+"""The dispatcher daemon: it keeps dispatchers, scheduler, keeper and gate running, and loads formats."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
-from taskqueue import config
+from taskqueue import config, plugins
+from taskqueue.address import Source
 from taskqueue.config import AmqpSettings, Settings
-from taskqueue.dispatcher.formats import load_formats
-from taskqueue.errors import ConfigError, TaskqueueError
+from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError, Unroutable
+from taskqueue.messages.routing import FORMATS, Format, Route
 from taskqueue.process import children, privileges
 from taskqueue.process.daemon import Signals, notify
 from taskqueue.process.logs import Log
 from taskqueue.process.supervisor_loop import Child, SupervisorLoop
+from taskqueue.texts import shorten
+
+
+def load_formats(content_types: tuple[str, ...]) -> dict[str, Format]:
+    """Return the formats by content type: the built-in ones, and the plugins for `content_types`.
+
+    A plugin's code runs in the dispatcher, which knows the broker's password. Therefore only the plugins that
+    the configuration names are loaded. Raises PluginError if one of them is not installed.
+    """
+    return dict(FORMATS) | {
+        name: _guarded(name, plugins.load(name, plugins.FORMATS)) for name in content_types
+    }
+
+
+def _guarded(name: str, read: Format) -> Format:
+    """Return a plugin's format that raises only Unroutable: a message must not end the dispatcher."""
+
+    def guarded(body: bytes) -> Route:
+        try:
+            route = read(body)
+        except Unroutable:
+            raise
+        except (Exception, SystemExit) as error:
+            reason = shorten(f"{type(error).__name__}: {error}", 200)
+            raise Unroutable(f"the format plugin for {name} failed: {reason}") from error
+        if not isinstance(route, Route) or not isinstance(route.body, bytes):
+            raise Unroutable(
+                f"the format plugin for {name} returned a {type(route).__name__}, expected a Route with bytes"
+            )
+        if not isinstance(route.content_type, str | None):
+            raise Unroutable(f"the format plugin for {name} returned a Route whose content type is not a str")
+        return route
+
+    return guarded
 
 
 class DispatcherDaemon(SupervisorLoop):
-    """Keeps `instances` dispatchers running; each reads the configuration when it starts."""
+    """Keeps dispatchers, a scheduler and a keeper running; each reads the address when it starts."""
 
-    def __init__(self, path: str | None, read_amqp: Callable[[], AmqpSettings]) -> None:
-        """Read the configuration; ConfigError with all its faults.
-
-        Args:
-            path: the configuration file; None for the defaults.
-            read_amqp: returns the broker's address.
-        """
-        self.settings = self._load(path)
+    def __init__(self, source: Source) -> None:
+        """Read the configuration. Raises ConfigError, which names all its faults."""
+        self.settings = self._load(source.path)
         super().__init__("dispatcher", self.settings.dispatcher.stop_timeout)
-        self._path = path
-        self._read_amqp = read_amqp
+        self._source = source
+        self._standbys: list[Child] = []  # not yet started
 
     @staticmethod
     def _load(path: str | None) -> Settings:
         return config.load(path, (), as_root=os.geteuid() == 0)
 
     def begin(self) -> None:
-        """Make the dispatchers."""
+        """Make the dispatchers, the scheduler, the keeper and, if there are limits, the gate."""
         self.log_as(self.settings.logging, self.settings.workerpool.user)
         for number in range(1, self.settings.dispatcher.instances + 1):
             name = f"dispatcher {number}"
             self.members.append(Child(name, partial(self._dispatch, name, self.settings)))
+        self._standbys = [
+            Child("scheduler", partial(self._schedule, self.settings)),
+            Child("keeper", partial(self._keep, self.settings)),
+        ]
+        if self.settings.limits:
+            self._standbys.append(Child("gate", partial(self._admit, self.settings)))
+
+    def _converge(self) -> None:
+        """Start the others once the dispatchers have asked the broker: it may refuse them all."""
+        dispatchers = [member for member in self.members if not member.is_draining]
+        if not self.is_stopping and all(member.state for member in dispatchers):
+            self.members += self._standbys
+            self._standbys = []
+        super()._converge()
 
     def reload(self) -> None:
-        """Replace the dispatchers by others that go by the new configuration."""
+        """Replace the processes by new ones with the new configuration."""
         try:
-            self.settings = self._load(self._path)
+            self.settings = self._load(self._source.path)
         except ConfigError as error:
             self.log.error("not reloaded, the configuration has faults: %s", error)
             return
-        self.log.info("reloaded: the dispatchers are replaced")
+        self.log.info("reloaded; replacing dispatchers, scheduler and keeper")
         self.stop_timeout = self.settings.dispatcher.stop_timeout
         for member in self.members:
-            member.quiet()
+            member.drain()
         self.begin()
 
     def _dispatch(self, name: str, settings: Settings) -> int:
         from taskqueue.dispatcher.dispatcher import SIGNALS, Dispatcher  # noqa: PLC0415 -- brings pika in
 
+        def make(amqp: AmqpSettings, signals: Signals) -> Dispatcher:
+            return Dispatcher(
+                settings.dispatcher,
+                amqp,
+                load_formats(settings.dispatcher.formats),
+                signals,
+                _reporter("dispatcher"),
+                records=dict(settings.records),
+                lanes=dict(settings.lanes),
+            )
+
+        return self._be("dispatcher", name, settings, SIGNALS, make)
+
+    def _schedule(self, settings: Settings) -> int:
+        from taskqueue.broker.standby import SIGNALS  # noqa: PLC0415 -- brings pika in
+        from taskqueue.scheduler.scheduler import Scheduler  # noqa: PLC0415
+
+        def make(amqp: AmqpSettings, signals: Signals) -> Scheduler:
+            return Scheduler(amqp, settings.schedules, signals, _reporter("scheduler"))
+
+        return self._be("scheduler", "scheduler", settings, SIGNALS, make)
+
+    def _keep(self, settings: Settings) -> int:
+        from taskqueue.broker.standby import SIGNALS  # noqa: PLC0415 -- brings pika in
+        from taskqueue.keeper.keeper import Keeper  # noqa: PLC0415
+
+        def make(amqp: AmqpSettings, signals: Signals) -> Keeper:
+            return Keeper(amqp, signals, _reporter("keeper"))
+
+        return self._be("keeper", "keeper", settings, SIGNALS, make)
+
+    def _admit(self, settings: Settings) -> int:
+        from taskqueue.broker.standby import SIGNALS  # noqa: PLC0415 -- brings pika in
+        from taskqueue.gate.gate import Gate  # noqa: PLC0415
+
+        def make(amqp: AmqpSettings, signals: Signals) -> Gate:
+            return Gate(amqp, settings.limits, signals, _reporter("gate"))
+
+        return self._be("gate", "gate", settings, SIGNALS, make)
+
+    def _be(
+        self,
+        kind: str,
+        title: str,
+        settings: Settings,
+        signals: Sequence[signal.Signals],
+        make: Callable[[AmqpSettings, Signals], "Process"],
+    ) -> int:
+        """Be a process that speaks with the broker, as the daemons' user; return the exit status."""
         parent = os.getppid()
-        try:
-            amqp = self._read_amqp()
-            if os.geteuid() == 0:
-                privileges.become(settings.workerpool.user)
-                privileges.check_installation(settings.workerpool.user)
-                children.die_with_parent(parent)
-            formats = load_formats(settings.dispatcher.formats)
-        except TaskqueueError as error:
-            Log("dispatcher").critical("%s", error)
-            notify(f"STATUS={error}")
-            return error.status
-        children.set_name("tq:dispatcher")
-        children.set_title(f"taskqueue: {name}")
-        with Signals(SIGNALS) as signals:
-            dispatcher = Dispatcher(settings.dispatcher, amqp, formats, signals, _tell)
-            status = dispatcher.run()
-        if dispatcher.failure:
-            notify(f"STATUS={dispatcher.failure}")
+        children.set_name(f"tq:{kind}")
+        children.set_title(f"taskqueue: {title}")
+        with Signals(signals) as received:
+            try:
+                amqp = self._source.read()
+                if os.geteuid() == 0:
+                    privileges.become(settings.workerpool.user)
+                    privileges.check_installation(settings.workerpool.user)
+                    children.die_with_parent(parent)
+                process = make(amqp, received)
+            except TaskqueueError as error:
+                Log(kind).critical("%s", error)
+                notify(f"STATUS={error}")
+                return error.status
+            status = process.run()
+        if process.failure:
+            notify(f"STATUS={process.failure}")
         return status
 
 
-def _tell(state: str) -> None:
-    Log("dispatcher").info("%s", state)
-    notify(f"READY=1\nSTATUS={state}")
+class Process(Protocol):
+    """A child of the daemon: it works until a signal ends it."""
+
+    failure: str
+
+    def run(self) -> ExitStatus:
+        """Run until a signal ends it."""
+
+
+def _reporter(kind: str) -> Callable[[str], None]:
+    words = "%s" if kind == "dispatcher" else f"{kind} %s"  # the other processes log as the daemon, too
+
+    def report(state: str) -> None:
+        Log(kind).info(words, state)
+        notify(f"READY=1\nSTATUS={state}")
+
+    return report

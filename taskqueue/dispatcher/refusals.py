@@ -1,13 +1,13 @@
-"""Messages as the dispatcher sees them that nobody performs: calls that nobody serves, and what is rejected.
+"""Refusals of the dispatcher: too many queues for unknown worker types, and replies to rejected messages.
 
-Every request with a reply address gets a reply.
+Every request with a usable reply_to gets a reply.
 """
 
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.publisher import Publication, Settled
-from taskqueue.broker.topology import is_ours, is_text
+from taskqueue.broker.publisher import Publication
+from taskqueue.broker.topology import WORKER_PREFIX, reply_fault
 from taskqueue.messages import jsonrpc, names, results
 from taskqueue.messages.content import JSON, UnreadableEncoding, decompress, is_compressed
 from taskqueue.messages.forwarding import new_id
@@ -15,32 +15,71 @@ from taskqueue.messages.results import Failure
 from taskqueue.messages.routing import LARGEST_READ, begins_as_json
 from taskqueue.messages.workitem import Workitem
 
-_LARGEST_QUOTED: Final = 4 * 1024 * 1024  # bytes of a body that comes back in its answer
+
+class UnknownTypes:
+    """Limits the number of queues for unknown worker types: any name in a message would create one."""
+
+    def __init__(self, most: int) -> None:
+        """Allow at most `most` new queues."""
+        self._most = most
+        self._queues: set[str] = set()
+
+    def refusal(self, queue: str) -> str:
+        """Return the reason not to declare a missing queue; "" if it may be declared."""
+        is_new = queue.startswith(WORKER_PREFIX) and queue not in self._queues
+        if not is_new or len(self._queues) < self._most:
+            return ""
+        created = f"max_types ({self._most}) queues have been created for new types"
+        return f"queue {queue} does not exist, and {created}"
+
+    def admit(self, queue: str) -> str:
+        """Count a queue before its declaration; return the reason not to declare it, "" if it may be."""
+        refusal = self.refusal(queue)
+        if not refusal and queue.startswith(WORKER_PREFIX):
+            self._queues.add(queue)
+        return refusal
+
+    def forget(self, queue: str) -> None:
+        """Stop counting a queue that could not be declared."""
+        self._queues.discard(queue)
+
+
+_LARGEST_QUOTED: Final = 4 * 1024 * 1024  # bytes of a body that is quoted in the reply
 
 
 def is_call(properties: Properties, body: bytes) -> bool:
-    """Tell whether a workitem's body is a JSON-RPC request or batch."""
+    """Return whether a workitem's body is a JSON-RPC request or batch."""
+    return call_of(properties, body)[0]
+
+
+def call_of(properties: Properties, body: bytes) -> tuple[bool, Any]:
+    """Return whether a workitem's body is a JSON-RPC request or batch, and the id of a request."""
     try:
         found = _read_call(_plain(properties, body), is_typed=True)
     except (ValueError, RecursionError):
-        return False
-    return jsonrpc.is_request(found) or jsonrpc.is_batch(found)
+        return False, None
+    is_request = jsonrpc.is_request(found)
+    return is_request or jsonrpc.is_batch(found), found.get("id") if is_request else None
 
 
-def refusal(
-    properties: Properties, id_: str, body: bytes, failure: Failure, settled: Settled
-) -> Publication | None:
-    """Return what tells a producer that its message is rejected; None where no reply is wanted or possible.
+def reply_to_fault(properties: Properties) -> str:
+    """Return why a message's reply_to cannot be used; "" if it can, or if there is none."""
+    reply_to = properties.reply_to
+    fault = reply_fault(reply_to) if reply_to else ""
+    return f"reply_to {reply_to} {fault}" if fault else ""
+
+
+def refusal(properties: Properties, id_: str, body: bytes, failure: Failure) -> Publication | None:
+    """Return the reply to the producer of a rejected message; None if no reply is wanted or possible.
 
     Args:
-        properties: of the message, as they came.
+        properties: the message's properties, unchanged.
         id_: the workitem's id.
-        body: the message's.
-        failure: why.
-        settled: takes what becomes of the reply.
+        body: the message's body.
+        failure: the reason for the rejection.
     """
     reply_to = properties.reply_to
-    if not reply_to or is_ours(reply_to) or not is_text(reply_to):
+    if not reply_to or reply_to_fault(properties):
         return None
     answer = _answer(properties, body, failure)
     if not answer:
@@ -52,12 +91,12 @@ def refusal(
         correlation_id=properties.correlation_id or id_,
         message_id=new_id(),
     ).with_headers(headers)
-    is_direct = reply_to.startswith(names.DIRECT_REPLY)  # before 4.2, RabbitMQ returns what it has delivered
-    return Publication(reply_to, reply.encode(), answer, settled, mandatory=not is_direct)
+    is_direct = reply_to.startswith(names.DIRECT_REPLY)  # RabbitMQ before 4.2 returns even if delivered
+    return Publication(reply_to, reply.encode(), answer, mandatory=not is_direct, declares=False)
 
 
 def _answer(properties: Properties, body: bytes, failure: Failure) -> bytes:
-    """Return a JSON-RPC response where the message was meant as a request, else the body of a result."""
+    """Return a JSON-RPC response if the message was meant as a request, else the body of a result."""
     plain = _plain(properties, body)
     data = {"type": failure.type, "traceback": failure.traceback}
     try:
@@ -72,7 +111,7 @@ def _answer(properties: Properties, body: bytes, failure: Failure) -> bytes:
 
 
 def _plain(properties: Properties, body: bytes) -> bytes | None:
-    """Return a body decompressed; None where that is impossible, or it has too many bytes."""
+    """Return a body decompressed; None if it cannot be decompressed or is too large."""
     encoding, most = properties.content_encoding or "", LARGEST_READ
     try:
         plain = decompress(body, encoding, most) if is_compressed(encoding) else body
@@ -82,9 +121,9 @@ def _plain(properties: Properties, body: bytes) -> bytes | None:
 
 
 def _read_call(plain: bytes | None, *, is_typed: bool) -> Any:
-    """Return what was meant as a JSON-RPC request or batch, decoded; None for anything else.
+    """Return a decoded JSON-RPC request or batch; None if the body was not meant as one.
 
-    Raises ValueError or RecursionError where what was meant cannot be read.
+    Raises ValueError or RecursionError if a body that was meant as one cannot be decoded.
     """
     if plain is None or not begins_as_json(plain):
         return None
@@ -97,7 +136,7 @@ def _read_call(plain: bytes | None, *, is_typed: bool) -> Any:
 
 
 def _quoted(properties: Properties, plain: bytes | None) -> Workitem | None:
-    """Return the workitem that an answer quotes; None where it is too large, or cannot be read."""
+    """Return the workitem for a reply to quote; None if it is unreadable or too large."""
     if plain is None or len(plain) > _LARGEST_QUOTED:
         return None
     if sum(map(plain.count, (b",", b"[", b"{"))) > jsonrpc.MOST_VALUES:

@@ -5,34 +5,33 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from taskqueue.errors import WorkitemUnreadable
-from taskqueue.feed.codec import PICKLE, Codec, JsonCodec, PickleCodec
-from taskqueue.feed.receipt import Receipt
 from taskqueue.feed.target import HANDLE_JOB, Target
+from taskqueue.feed.wire import PICKLE, Codec, JsonCodec, PickleCodec, Receipt
 from taskqueue.messages.content import JSON
 from taskqueue.messages.workitem import Workitem
 from taskqueue.plugins import OwnPlugin
 from taskqueue.worker.base import BaseWorker
 
-#: What a group of these workers is made after.
+#: The plugin of a feed's workers.
 PLUGIN: Final = OwnPlugin("feed", f"{__name__}:ChunkWorker.factory", "taskqueue", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What a feed's workers are told; they travel as a group's own settings."""
+class ChunkWorkerSettings:
+    """The settings of a feed's workers, passed as options of their group."""
 
     target: str
-    directory: str  # where the command was given
-    threads: str = "1"  # how many jobs each worker performs at a time
-    key: str = ""  # hexadecimal; of signed pickles, where those are taken
+    directory: str  # the current directory of the command
+    threads: str = "1"  # number of jobs that a worker performs at a time
+    key: str = ""  # hexadecimal, for signed pickles; "" if those are refused
 
     def settings(self) -> tuple[tuple[str, str], ...]:
-        """Return them as settings."""
-        return tuple((field.name, getattr(self, field.name)) for field in fields(self))
+        """Return the settings as pairs of name and value."""
+        return tuple(asdict(self).items())
 
 
 class ChunkWorker(BaseWorker):
@@ -42,15 +41,15 @@ class ChunkWorker(BaseWorker):
 
     def setup(self) -> None:
         """Load the user's code."""
-        orders = Orders(**self.settings)
-        os.chdir(orders.directory)
-        handle = Target.parse(orders.target, HANDLE_JOB).load()
-        self._key = bytes.fromhex(orders.key)
-        self._threads = int(orders.threads)
+        options = ChunkWorkerSettings(**self.settings)
+        os.chdir(options.directory)
+        handle = Target.parse(options.target, HANDLE_JOB).load()
+        self._key = bytes.fromhex(options.key)
+        self._threads = int(options.threads)
         self._perform = _performer(handle, self._threads)
 
     def handle_task(self, body: Any) -> Any:
-        """Perform the jobs of a chunk, each whatever becomes of the others."""
+        """Perform the jobs of a chunk; a failed job does not affect the others."""
         receipt = Receipt(self._threads)
         jobs = body if isinstance(body, list) else self._codec(self.workitem).decode(self.workitem.body)
         self._perform(jobs, receipt)
@@ -61,7 +60,7 @@ class ChunkWorker(BaseWorker):
             return JsonCodec()
         if not self._key:
             raise WorkitemUnreadable(
-                "pickled jobs: these workers take them only with --pickle and the feeder's key"
+                "the jobs are pickled: start the workers with --pickle and the feeder's key"
             )
         return PickleCodec(self._key, workitem.worker_type)
 
@@ -70,7 +69,7 @@ _Perform = Callable[[list[Any], Receipt], None]
 
 
 def _performer(handle: Callable[[Any], Any], threads: int) -> _Perform:
-    """Return how a chunk is performed with this function and so many jobs at a time."""
+    """Return a function that performs a chunk with `threads` jobs at a time."""
     if inspect.iscoroutinefunction(handle):
         runner = asyncio.Runner()
         return lambda jobs, receipt: runner.run(_concurrently(handle, threads, jobs, receipt))
@@ -93,7 +92,7 @@ def _handle_all(handle: Callable[[Any], Any], jobs: Iterator[tuple[int, Any]], r
 def _in_threads(
     handle: Callable[[Any], Any], pool: ThreadPoolExecutor, threads: int, jobs: list[Any], receipt: Receipt
 ) -> None:
-    """Have threads take one job after the other; taking one is a single step of the interpreter."""
+    """Let each thread take one job after the other; `next` of an enumeration is atomic."""
     numbered = enumerate(jobs)
     for done in [pool.submit(_handle_all, handle, numbered, receipt) for _ in range(threads)]:
         done.result()
@@ -115,13 +114,13 @@ async def _concurrently(
 
 
 def _refuse_coroutine(result: Any) -> None:
-    """Raise TypeError where a job was only begun: what looks like a plain function returned a coroutine."""
+    """Raise TypeError for a coroutine: a plain function returned it, so that its job has not run."""
     if inspect.iscoroutine(result):
         result.close()
         raise TypeError("handle_job returned a coroutine: it must be declared by async def itself")
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
-    """Drop our own frame from a traceback: users look for their own code."""
+    """Drop our own frame from a traceback, which should begin in the user's code."""
     inner = error.__traceback__.tb_next if error.__traceback__ else None
     return error.with_traceback(inner) if inner else error

@@ -1,29 +1,26 @@
-"""The feeder: keeps a bounded number of jobs out until all are finished."""
+"""The feeder: keeps a bounded number of jobs in flight until all are finished."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ExitStatus, JobUnwritable, TargetError, TaskqueueError
-from taskqueue.feed.books import Books
 from taskqueue.feed.chunk_publisher import ChunkPublisher
-from taskqueue.feed.chunker import PATIENCE, Chunker, Pace
-from taskqueue.feed.chunks import Chunk, Outbox
-from taskqueue.feed.codec import Codec
-from taskqueue.feed.options import FeedOptions, FeedProgress, Watch
-from taskqueue.feed.receipt_consumer import ReceiptConsumer
-from taskqueue.feed.source import Begin, MainThread, Source
-from taskqueue.feed.state import Pass, State, StateFile
+from taskqueue.feed.chunker import GATHER_TIME, Chunk, Chunker, Pace
+from taskqueue.feed.receipts import Books, ReceiptConsumer
+from taskqueue.feed.target import JobSource
+from taskqueue.messages.events import ProcessState
+from taskqueue.process.daemon import Signals
 from taskqueue.process.logs import Log
 
-_TICK: Final = 0.5  # seconds between two looks at everything
-_SILENCE: Final = (
-    30.0  # seconds without a receipt for a chunk, after the broker was lost, that mean something
-)
-_MOST_BYTES: Final = 64 * 1024 * 1024  # of chunks that are out
-_WORDS: Final = {
+_TICK: Final = 0.5  # seconds between two checks
+_SILENCE: Final = 30.0  # seconds without a receipt, after a lost connection, until chunks count as lost
+_MOST_BYTES: Final = 64 * 1024 * 1024  # of the chunks in flight
+_STATES: Final = {
     ExitStatus.OK: "finished",
     ExitStatus.FAILED: "finished",
     ExitStatus.PAUSED: "paused",
@@ -31,137 +28,131 @@ _WORDS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class FeedProgress:
+    """The progress of a feed."""
+
+    state: str  # connecting, feeding, draining, or how it ended
+    done: int  # jobs since the first start, including those that failed for good
+    failed: int  # jobs that are recorded as failed
+    total: int | None  # jobs; None if it is unknown
+    out: int  # jobs in flight
+    workers: int  # that have lately sent a receipt
+    chunk: int  # jobs
+    elapsed: float  # seconds since this start
+    before: int  # jobs that were done at this start
+
+
+Watch = Callable[[FeedProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedOptions:
+    """The options of a feed."""
+
+    worker_type: str
+    size: int = 10_000  # jobs in flight
+    chunk_max: int = 10_000  # maximum number of jobs in a chunk
+    retries: int = 0
+    max_failures: int = 0  # 0: any number
+    total: int | None = None
+    workers: int = 0  # expected; 0: unknown
+
+
 class Feeder:
-    """Feeds one pass of a feed: through all its jobs, or through those that failed before."""
+    """Feeds one pass: through all jobs of a feed, or through those that failed before."""
 
     def __init__(
-        self,
-        main: MainThread,
-        amqp: AmqpSettings,
-        options: FeedOptions,
-        codec: Codec,
-        *,
-        state: State,
-        going: Pass,
-        file: StateFile,
-        begin: Begin,
-        watch: Watch,
+        self, source: JobSource, books: Books, options: FeedOptions, watch: Watch, signals: Signals
     ) -> None:
         """Prepare; `run` does the work.
 
         Args:
-            main: runs the user's code, and notes signals.
-            amqp: the broker's address.
-            options: how to feed.
-            codec: how jobs travel.
-            state: what is saved.
-            going: that part of it which is fed: all jobs, or those that failed before.
-            file: where the state is saved, and beside it what failed.
-            begin: returns the jobs from where to go on; called in the main thread. Each of those that failed
-                before comes after its number in the iterator.
-            watch: called often, and at the end, with how it goes.
+            source: yields the jobs; not started yet. In a pass through failed jobs, it yields pairs of
+                number in the iterator and job.
+            books: the finished jobs, and their state file.
+            options: the options of the feed.
+            watch: called twice a second, and at the end, with the progress.
+            signals: the source of SIGINT and SIGTERM, which pause the feed.
         """
-        self._signals = main.signals
+        self._source = source
+        self._books = books
+        self._out = books.out
         self._options = options
         self._watch = watch
-        self._source = Source(begin, main.run)
-        self._out = Outbox(codec)
-        self._pace = Pace(options.size, options.chunk_max, options.workers)
-        self._books = Books(state, going, file, codec, self._out)
-        is_again = going is state.again
-        self._chunker = Chunker(
-            self._source,
-            self._books.frontier,
-            self._out,
-            self._pace,
-            codec,
-            size=options.size,
-            prefix=(state.feed, state.run, going.name),
-            has_origins=is_again,
-            look_again=self._look_again,
-        )
-        self._total = None if is_again else options.total
-        self._begin()
-        self._open_line(amqp, codec.content_type)
-
-    def _begin(self) -> None:
-        self._before = len(self._books.frontier)
-        self._begun = time.monotonic()
-        self._doubtful: list[Chunk] = []  # what was out when the broker was lost,
-        self._doubted = 0.0  # monotonic; when it came back
-        self._is_looking = False
-        self._withdrawn = 0  # chunks that no worker was given, while draining
-        self._ending: ExitStatus | None = None  # set while only what is out is waited for
-        self._is_leaving = False
-        self._error: TaskqueueError | None = None
-        self._word = "connecting"
-
-    def _open_line(self, amqp: AmqpSettings, content_type: str) -> None:
+        self._signals = signals
         self._log = Log("feed")
         self._loop = EventLoop()
-        self._line = ChunkPublisher(
+        self._pace = Pace(options.size, options.chunk_max, options.workers)
+        self._chunker = Chunker(source, self._out, self._pace, books.state, books.going, options.size)
+        self._inbox = ReceiptConsumer(books, self._pace, options.retries, self)
+        self._before = len(books.going.frontier)
+        self._begun = time.monotonic()
+        self._maybe_lost: list[Chunk] = []  # chunks in flight when the connection was lost
+        self._reconnected = 0.0  # monotonic; when the connection was open again
+        self._is_feed_due = False
+        self._withdrawn = 0  # chunks removed from the queue while draining
+        self._ending: ExitStatus | None = None  # set while the feeder only waits for the chunks in flight
+        self._is_closing = False
+        self._error: TaskqueueError | None = None
+        self._state = "connecting"
+
+    def run(self, amqp: AmqpSettings) -> ExitStatus:
+        """Feed until all jobs are done, or until SIGINT or SIGTERM; return the exit status.
+
+        Raises the error that ended the feed; the next start continues without losing a job.
+        """
+        self._publisher = ChunkPublisher(
             self._loop,
             amqp,
             self._options.worker_type,
-            content_type,
-            on_open=self._opened,
-            on_ready=self._feed,
-            on_receipt=self._take,
-            on_refused=self._refused,
-            on_error=self._fail,
+            self._out.codec.content_type,
+            self,
         )
-        self._inbox = ReceiptConsumer(
-            self._out,
-            self._books,
-            self._pace,
-            self._options.retries,
-            divide=self._divide,
-            give_up=self._give_up,
-            drop=self._line.drop,
-        )
-
-    def run(self) -> ExitStatus:
-        """Feed until all is done, or until SIGINT or SIGTERM; return how it ended.
-
-        Raises what kept it from going on; nothing is lost by that.
-        """
-        self._loop.watch(self._signals, self._heed_signals)
-        self._line.open()
+        self._loop.watch(self._signals, self._act_on_signals)
+        self._publisher.events.report_process(self._described)
+        self._publisher.open()
         self._tick()
         try:
             self._loop.run()
         finally:
             self._loop.close()
-            self._books.close()
+            self._books.failures.close()
             self._inbox.dropped.tell()
         status = ExitStatus.PAUSED if self._ending is None else self._ending
-        self._word = "failed" if self._error else _WORDS[status]
-        self._tell()
+        self._state = "failed" if self._error else _STATES[status]
+        self._report()
         if self._error is not None:
             raise self._error
         return status
 
-    # --- jobs out ---
+    # --- jobs ---
 
-    def _opened(self) -> None:
-        self._word = "feeding"
+    def publisher_opened(self) -> None:
+        """Start to draw jobs, and send the first ones."""
+        self._state = "feeding"
         self._chunker.start()
-        self._loop.watch(self._source, self._source_speaks)
+        self._loop.watch(self._source, self._source_readable)
         self._feed()
 
-    def _source_speaks(self) -> None:
+    def _source_readable(self) -> None:
         self._source.acknowledge()
         self._feed()
 
+    def publisher_ready(self) -> None:
+        """Send chunks."""
+        self._feed()
+
     def _feed(self) -> None:
-        """Send chunks while there are jobs, and room for more of them out."""
+        """Send chunks while there are jobs, and room for more in flight."""
         while self._has_room():
             try:
                 chunk = self._chunker.next()
             except JobUnwritable as error:
-                self._give_up(error)
+                self.give_up(error)
                 return
             if chunk is None:
+                self._feed_later()
                 break
             self._send(chunk)
         self._finish_if_done()
@@ -170,7 +161,7 @@ class Feeder:
         out = self._out
         return (
             self._ending is None
-            and self._line.is_ready
+            and self._publisher.is_ready
             and len(out.chunks) < self._pace.chunks
             and (out.jobs < self._options.size or bool(out.again))
             and out.bytes < _MOST_BYTES
@@ -178,96 +169,106 @@ class Feeder:
 
     def _send(self, chunk: Chunk) -> None:
         self._out.add(chunk)
-        self._line.send(chunk)
+        self._publisher.send(chunk)
 
-    def _look_again(self) -> None:
-        """Come back when jobs that are too few for a chunk have waited long enough."""
-        if not self._is_looking:
-            self._is_looking = True
-            self._loop.call_later(PATIENCE, self._look)
+    def _feed_later(self) -> None:
+        """Try again once the jobs in stock, too few for a chunk, have waited long enough."""
+        if not self._is_feed_due and not self._source.has_ended:
+            self._is_feed_due = True
+            self._loop.call_later(GATHER_TIME, self._feed_after_wait)
 
-    def _look(self) -> None:
-        self._is_looking = False
+    def _feed_after_wait(self) -> None:
+        self._is_feed_due = False
         self._feed()
 
-    # --- receipts in ---
+    # --- receipts ---
 
-    def _take(self, delivery: Delivery) -> None:
+    def receipt_received(self, delivery: Delivery) -> None:
+        """Enter a receipt in the books, and send more chunks."""
         chunk = self._inbox.take(delivery)
         if chunk is not None:
-            self._line.forget(chunk)
-            self._went_on()
+            self._publisher.forget(chunk)
+            self._after_receipt()
 
-    def _refused(self, chunk: Chunk, reason: str) -> None:
+    def chunk_refused(self, chunk: Chunk, reason: str) -> None:
+        """Divide a chunk that is too large for the broker, or record its job as failed."""
         self._inbox.refused(chunk, reason)
-        self._went_on()
+        self._after_receipt()
 
-    def _went_on(self) -> None:
-        if self._options.max_failures and self._books.newly_failed >= self._options.max_failures:
+    def _after_receipt(self) -> None:
+        if self._options.max_failures and self._books.failures.count >= self._options.max_failures:
             self._drain(ExitStatus.STOPPED)
         self._feed()
 
-    def _divide(self, chunk: Chunk) -> None:
+    def divide(self, chunk: Chunk) -> None:
+        """Send the jobs of a chunk again, in two chunks."""
         for half in self._chunker.halves(chunk):
             self._send(half)
 
-    # --- now and then ---
+    def drop(self, message: Delivery) -> None:
+        """Acknowledge a message that is not a receipt."""
+        self._publisher.drop(message)
+
+    # --- twice a second ---
 
     def _tick(self) -> None:
         self._pace.forget()
         if self._books.is_due:
             self._save()
-        if self._ending is not None and not self._is_leaving:
-            self._line.withdraw(self._count_withdrawn)
+        if self._ending is not None and not self._is_closing:
+            self._publisher.withdraw(self._count_withdrawn)
         elif len(self._out.chunks) >= self._pace.chunks and self._out.jobs < self._options.size:
-            self._line.count_waiting(self._waiting)
-        self._look_for_lost()
+            self._publisher.count_waiting(self._waiting)
+        self._resend_lost()
         self._feed()
-        self._tell()
+        self._report()
         self._loop.call_later(_TICK, self._tick)
 
     def _waiting(self, chunks: int) -> None:
-        """Let more chunks out where workers wait, and jobs need not."""
+        """Allow more chunks in flight if none waits although there are jobs: workers are idle."""
         if not chunks and len(self._source):
-            self._pace.starve()
+            self._pace.workers_idle()
             self._feed()
 
-    def _look_for_lost(self) -> None:
-        """Send once more what was out when the broker was lost, where it came back without that.
+    def _resend_lost(self) -> None:
+        """Send chunks again that were in flight when the connection was lost, if the broker has lost them.
 
-        RabbitMQ 3 that is killed forgets the queues of its last moments, with all in them. Nobody
-        tells: an empty queue, and no receipts for long, are the signs.
+        A killed RabbitMQ 3 loses recently declared queues with their messages and reports no error. The signs
+        are an empty queue and a long time without receipts.
         """
-        now, patience = time.monotonic(), max(_SILENCE, 20 * self._pace.chunk_time)
-        if self._line.was_lost:
-            self._line.was_lost = False
-            self._doubtful = list(self._out.chunks.values())
-        if not self._line.is_ready:
-            self._doubted = now
-        elif self._doubtful and self._ending is None and now - self._doubted > patience:
-            self._line.count_waiting(self._send_lost)
+        now, silence = time.monotonic(), max(_SILENCE, 20 * self._pace.chunk_time)
+        if self._publisher.was_lost:
+            self._publisher.was_lost = False
+            self._maybe_lost = list(self._out.chunks.values())
+        if not self._publisher.is_ready:
+            self._reconnected = now
+        elif self._maybe_lost and self._ending is None and now - self._reconnected > silence:
+            self._publisher.count_waiting(self._send_lost)
 
     def _send_lost(self, waiting: int) -> None:
-        lost = [chunk for chunk in self._doubtful if chunk.id in self._out.chunks]
+        lost = [chunk for chunk in self._maybe_lost if chunk.id in self._out.chunks]
         if lost and not waiting:
             self._log.warning(
-                "no receipts for %d chunks since the broker was lost; sent once more", len(lost)
+                "no receipts for %d chunks since the connection was lost; sending them again", len(lost)
             )
             for chunk in lost:
-                self._line.send(chunk)
+                self._publisher.send(chunk)
         if not waiting:
-            self._doubtful = []
+            self._maybe_lost = []
 
     def _save(self) -> None:
-        self._line.acknowledge(self._books.save(self._chunker.peek))
+        self._publisher.acknowledge(self._books.save(self._chunker.peek))
 
-    def _tell(self) -> None:
+    def _described(self) -> ProcessState:
+        return ProcessState(time.time(), self._state, self._options.size, self._out.jobs)
+
+    def _report(self) -> None:
         self._watch(
             FeedProgress(
-                self._word,
-                len(self._books.frontier),
-                self._books.failed,
-                self._source.total if self._total is None else self._total,
+                self._state,
+                len(self._books.going.frontier),
+                self._books.state.failed,
+                self._total,
                 self._out.jobs,
                 self._pace.workers,
                 self._pace.length,
@@ -276,70 +277,77 @@ class Feeder:
             )
         )
 
+    @property
+    def _total(self) -> int | None:
+        is_again = self._books.going is self._books.state.again  # its number of jobs is known to the source
+        return self._source.total if is_again or self._options.total is None else self._options.total
+
     # --- the end ---
 
     def _finish_if_done(self) -> None:
         if self._ending is not None:
             if len(self._out.chunks) <= self._withdrawn:
-                self._leave(is_finished=False)
+                self._close(is_finished=False)
         elif self._chunker.has_ended and not self._out.chunks:
             self._end()
 
     def _end(self) -> None:
-        """The iterator has ended, in its way, and nothing is out."""
+        """End the feed: the iterator has ended or raised, and no chunk is in flight."""
         if self._source.error is not None:
-            self._error = _unfit(self._source.error, self._chunker.next_number)
+            self._error = _iterator_error(self._source.error, self._chunker.next_number)
             self._ending = ExitStatus.PLUGIN
         else:
-            self._books.end()
-            self._ending = ExitStatus.FAILED if self._books.failed else ExitStatus.OK
-        self._leave(is_finished=self._source.error is None)
+            self._books.going.is_finished = True
+            self._ending = ExitStatus.FAILED if self._books.state.failed else ExitStatus.OK
+        self._close(is_finished=self._source.error is None)
 
-    def _heed_signals(self) -> None:
+    def _act_on_signals(self) -> None:
         for number in self._signals.pending():
-            if self._ending is None and self._word == "feeding":
+            if self._ending is None and self._state == "feeding":
                 self._log.warning(
-                    "%s: waiting for what workers have begun; once more ends at once", number.name
+                    "%s: waiting for running chunks; a second signal ends the feed at once", number.name
                 )
                 self._drain(ExitStatus.PAUSED)
             else:
                 self._loop.stop()
 
     def _drain(self, status: ExitStatus) -> None:
-        """Send nothing more, take back what no worker has been given, and leave when the rest is done."""
+        """Send nothing more, remove the waiting chunks from the queue, and end when the others are done."""
         if self._ending is None:
-            self._ending, self._word = status, "draining"
+            self._ending, self._state = status, "draining"
             self._inbox.is_closing = True
             self._out.again.clear()
-            self._line.withdraw(self._count_withdrawn)
+            self._publisher.withdraw(self._count_withdrawn)
 
     def _count_withdrawn(self, chunks: int) -> None:
         self._withdrawn += chunks
         self._finish_if_done()
 
-    def _give_up(self, error: TaskqueueError) -> None:
+    def give_up(self, error: TaskqueueError) -> None:
+        """End with this error once the workers have performed their chunks."""
         self._error = self._error or error
         self._drain(ExitStatus.PLUGIN)
 
-    def _fail(self, error: TaskqueueError) -> None:
+    def publisher_failed(self, error: TaskqueueError) -> None:
+        """End the feed at once with this error."""
         self._error = self._error or error
         self._loop.stop()
 
-    def _leave(self, *, is_finished: bool) -> None:
-        if not self._is_leaving:
-            self._is_leaving = True
+    def _close(self, *, is_finished: bool) -> None:
+        if not self._is_closing:
+            self._is_closing = True
             self._source.close()
             self._save()
-            self._line.close(self._loop.stop, is_finished=is_finished)
+            self._publisher.close(self._loop.stop, is_finished=is_finished)
 
 
-def _unfit(error: BaseException, number: int) -> TaskqueueError:
-    """Describe what the iterator raised."""
+def _iterator_error(error: BaseException, number: int) -> TaskqueueError:
+    """Return the error for an exception of the iterator."""
     if isinstance(error, TaskqueueError):
         return error
     told = TargetError(
-        f"get_jobs raised {type(error).__name__} after {number} jobs: {error}; those are done, "
-        "and the feed goes on there when it is started again"
+        f"get_jobs raised {type(error).__name__} after {number} jobs: {error}; "
+        "the next start continues after these jobs"
     )
     told.__cause__ = error
     return told

@@ -1,4 +1,4 @@
-"""One start of `taskqueue feed`: whose state it is, where to go on, and what was fed when it ends."""
+"""One start of `taskqueue feed`: checks the state, continues from there, and reports a summary."""
 
 import os.path
 from collections import deque
@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from taskqueue.config import AmqpSettings
-from taskqueue.errors import ExitStatus, JobUnwritable, StateError, TargetError
-from taskqueue.feed.codec import Codec, codec
-from taskqueue.feed.feeder import Feeder
-from taskqueue.feed.options import FeedOptions, Watch
-from taskqueue.feed.source import Begin, MainThread, skip
+from taskqueue.errors import ExitStatus, JobUnwritable, TargetError
+from taskqueue.feed.chunker import Outbox
+from taskqueue.feed.feeder import Feeder, FeedOptions, Watch
+from taskqueue.feed.receipts import Books
 from taskqueue.feed.state import Identity, Pass, State, StateFile, recorded
-from taskqueue.feed.target import Target, call, file_of, takes_last
+from taskqueue.feed.target import Begin, JobSource, MainThread, Target, call, file_of, skip, takes_last
+from taskqueue.feed.wire import Codec, codec
 
-#: Next step when a feed is through, as `Feeding.run` may find.
-NOTHING: Final = "nothing is left to do"
-
-#: Types whose length is known at once. That of others, derived ones too, may raise, or load a whole query.
+#: Types whose length is known at once; `len` of other types may raise, or load the result of a query.
 _COUNTED: Final[tuple[type[Any], ...]] = (list, tuple, range, set, frozenset, dict, deque)
 
 
@@ -43,71 +40,48 @@ class Feeding:
         watch: Watch,
         say: Callable[[str], None],
     ) -> ExitStatus:
-        """Feed; return how it ended.
+        """Feed; return the exit status.
 
         Args:
             get_jobs: the target, loaded.
             main: runs the user's code.
             amqp: the broker's address.
-            watch: called often with how it goes.
-            say: takes a line for the user.
+            watch: called often with the progress.
+            say: shows a line to the user.
 
         Raises:
             TargetError: the user's code raised.
             StateError: the state cannot be read, written, or is not this feed's.
-            AlreadyRunning: another feeder is at it.
+            AlreadyRunning: another feeder uses the state file.
         """
         coding = codec(self.key, self.options.worker_type)
         with StateFile(self.state) as file:
             if self.reset:
                 file.remove()
             identity = self._identity(file_of(get_jobs), coding)
-            state = file.read(identity) or _new(identity, file)
-            _complete(file, state)
+            state = file.read(identity) or file.begin(identity)
+            file.complete(state)
             state.run += 1
-            begin = self._begin(get_jobs, coding, state, file)
-            if begin is None:
-                say(f"{NOTHING}: {self._summary(state, file)}")
-                return ExitStatus.FAILED if state.failed else ExitStatus.OK
-            file.write(state)
-            _complete(file, state)
-            going = state.again if self.only_failed and state.again else state.jobs
-            feeder = Feeder(
-                main,
-                amqp,
-                self.options,
-                coding,
-                state=state,
-                going=going,
-                file=file,
-                begin=begin,
-                watch=watch,
+            begin = (
+                _failed_jobs(coding, state, file) if self.only_failed else self._jobs(get_jobs, coding, state)
             )
-            status = _run(feeder, file, state)
-            say(self._summary(state, file))
+            if begin is None:
+                say(f"nothing is left to do: {_summary(state, file)}")
+                return ExitStatus.FAILED if state.failed else ExitStatus.OK
+            file.commit(state)
+            going = state.again if self.only_failed and state.again else state.jobs
+            books = Books(state, going, file, Outbox(coding))
+            feeder = Feeder(JobSource(begin, main.run), books, self.options, watch, main.signals)
+            status = _run(feeder, amqp, file, state)
+            say(_summary(state, file))
             return status
-
-    def _begin(
-        self, get_jobs: Callable[..., Any], coding: Codec, state: State, file: StateFile
-    ) -> Begin | None:
-        return self._failed_jobs(file, state) if self.only_failed else self._jobs(get_jobs, coding, state)
 
     def _identity(self, path: str, coding: Codec) -> Identity:
         place = os.path.relpath(path, self.state.absolute().parent) if path else self.target.module
         return Identity(f"{place}:{self.target.function}", dict(self.arguments), coding.content_type)
 
-    def _summary(self, state: State, file: StateFile) -> str:
-        done = len(state.jobs.frontier)
-        through = (
-            "all jobs are done"
-            if state.jobs.is_finished
-            else "not all jobs are done; started again, without --reset, it goes on"
-        )
-        failed = f", {state.failed} of them failed, see {file.failed_path}" if state.failed else ""
-        return f"{done} jobs done{failed}; {through}"
-
     def _jobs(self, get_jobs: Callable[..., Any], coding: Codec, state: State) -> Begin | None:
-        """Return what begins to iterate where the feed goes on; None if it is through."""
+        """Return the function that yields the jobs where the feed continues; None if none is left."""
         if state.jobs.is_finished:
             return None
         arguments, at = dict[str, Any](self.arguments), 0
@@ -121,64 +95,44 @@ class Feeding:
 
         return begin
 
-    def _failed_jobs(self, file: StateFile, state: State) -> Begin | None:
-        """Return what reads the jobs that failed, each after its number in the iterator; None if none did.
 
-        They are put aside before, so that what fails again is recorded anew.
-        """
-        if state.again is None:
-            if not state.failed:
-                return None
-            _check_is_there(file.failed_path)
-            state.again, state.failed, state.failed_size = Pass(f"again{state.run}"), 0, 0
-        coding = codec(self.key, self.options.worker_type)
+def _failed_jobs(coding: Codec, state: State, file: StateFile) -> Begin | None:
+    """Return the function that yields the failed jobs, each with its number; None if there are none.
 
-        def begin(first: int) -> tuple[Iterable[Any], int | None]:
-            total = sum(1 for _ in recorded(file.again_path))
-            entries = skip(recorded(file.again_path), first)
-            return ((each["index"], coding.from_plain(each["job"])) for each in entries), total
+    Their file is renamed first: jobs that fail again are recorded in a new one.
+    """
+    if state.again is None:
+        if not state.failed:
+            return None
+        file.check_failed()
+        state.again, state.failed, state.failed_size = Pass(f"again{state.run}"), 0, 0
 
-        return begin
+    def begin(first: int) -> tuple[Iterable[Any], int | None]:
+        total = sum(1 for _ in recorded(file.again_path))
+        entries = skip(recorded(file.again_path), first)
+        return ((each["index"], coding.from_plain(each["job"])) for each in entries), total
 
-
-def _new(identity: Identity, file: StateFile) -> State:
-    """Return the state of a feed that begins."""
-    if file.failed_path.exists() and file.failed_path.stat().st_size:
-        raise StateError(
-            f"{file.failed_path} is there without its state; move it away, or start over by --reset"
-        )
-    return State(identity)
+    return begin
 
 
-def _check_is_there(path: Path) -> None:
-    """Raise StateError where the file of the jobs that failed is missing, before the state says otherwise."""
-    if not path.exists():
-        raise StateError(
-            f"{path}, which has the jobs that failed, is not there: put it back, or start over by --reset"
-        )
+def _summary(state: State, file: StateFile) -> str:
+    through = (
+        "all jobs are done"
+        if state.jobs.is_finished
+        else "not all jobs are done; start it again without --reset to continue"
+    )
+    failed = f", {state.failed} of them failed, see {file.failed_path}" if state.failed else ""
+    return f"{len(state.jobs.frontier)} jobs done{failed}; {through}"
 
 
-def _run(feeder: Feeder, file: StateFile, state: State) -> ExitStatus:
+def _run(feeder: Feeder, amqp: AmqpSettings, file: StateFile, state: State) -> ExitStatus:
     try:
-        status = feeder.run()
+        status = feeder.run(amqp)
     except (TargetError, JobUnwritable):
-        if state.is_untouched:  # else the command, once put right, would be refused as another's
+        if state.is_untouched:  # else the corrected command would be refused as that of another feed
             file.remove()
         raise
     if state.again is not None and state.again.is_finished:
         state.again = None
-        file.write(state)
-        _complete(file, state)
+        file.commit(state)
     return status
-
-
-def _complete(file: StateFile, state: State) -> None:
-    """Have the files beside the state be as it says, wherever a feeder was killed between the two."""
-    try:
-        if state.again is None:
-            file.again_path.unlink(missing_ok=True)
-        elif not file.again_path.exists():
-            _check_is_there(file.failed_path)
-            file.failed_path.rename(file.again_path)
-    except OSError as error:
-        raise StateError(f"{error.filename}: {error.strerror}") from None

@@ -1,1 +1,1 @@
-"""What travels: workitems, results, JSON-RPC, and the headers that say more of them."""
+"""Messages: workitems, results, JSON-RPC, and the headers that describe them."""

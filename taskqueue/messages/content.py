@@ -1,4 +1,4 @@
-"""The content of a body: media types, charsets, and content encodings, which are read within bounds."""
+"""The content of a body: media types, charsets, and content encodings, decoded within bounds."""
 
 import re
 import zlib
@@ -9,8 +9,8 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
 
-#: The charsets that a text may have. Each is read in linear time, which Python does not promise of all that
-#: it knows: 400 kB of punycode take a minute.
+#: The charsets that a text may have. Each is decoded in linear time, which Python does not ensure for all of
+#: its charsets: 400 kB of punycode take a minute.
 CHARSETS: Final = frozenset(
     (
         *("utf-8", "utf8", "us-ascii", "ascii", "latin-1", "latin1", "koi8-r", "koi8-u"),
@@ -23,26 +23,26 @@ CHARSETS: Final = frozenset(
 
 #: zlib's window bits for each name (RFC 9110, section 8.4.1): 31 is gzip, 15 is zlib's own format.
 _COMPRESSED: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-_RAW: Final = -15  # deflate without zlib's header, as some senders of "deflate" write it
+_RAW: Final = -15  # deflate without zlib's header, as some senders of "deflate" use it
 
-#: Names that change nothing. Some clients, such as kombu, name a charset here, or MIME's transfer encoding.
+#: Names without effect. Some clients, such as kombu, put a charset or MIME's transfer encoding here.
 _PLAIN: Final = frozenset(("", "identity", "utf-8", "utf8", "us-ascii", "ascii", "7bit", "8bit", "binary"))
 
-_LEVEL: Final = 1  # of compression: what the dispatcher cuts out is compressed again, and read once
+_LEVEL: Final = 1  # fastest: a body cut out by the dispatcher is compressed again, and read once
 
 
 class UnreadableEncoding(ValueError):
-    """A body is not what its content encoding says, or the encoding is unknown."""
+    """A body does not match its content encoding, or the encoding is unknown."""
 
 
 @lru_cache(maxsize=256)
 def media_type(content_type: str | None) -> str:
-    """Return a content type without its parameters, in lower case; "" where there is none."""
+    """Return a content type without its parameters, in lower case; "" for none."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 
 def charset_of(content_type: str | None) -> str:
-    """Return a content type's charset; LookupError for one that is not of CHARSETS."""
+    """Return a content type's charset; LookupError if it is not one of CHARSETS."""
     match = re.search(r"charset=\"?([\w.:-]+)", content_type or "", re.IGNORECASE)
     name = match[1].lower().replace("_", "-") if match else "utf-8"
     if name not in CHARSETS:
@@ -51,12 +51,12 @@ def charset_of(content_type: str | None) -> str:
 
 
 def is_plain(encoding: str | None) -> bool:
-    """Tell whether a body can be read as it is."""
+    """Tell whether an encoding leaves the body as it is."""
     return not encoding or encoding in _PLAIN
 
 
 def is_compressed(encoding: str) -> bool:
-    """Tell whether a body must be decompressed before it is read; UnreadableEncoding for an unknown name."""
+    """Tell whether an encoding compresses the body; UnreadableEncoding for an unknown name."""
     if is_plain(encoding):
         return False
     name = _normal(encoding)
@@ -66,14 +66,14 @@ def is_compressed(encoding: str) -> bool:
 
 
 def decompress(body: bytes, encoding: str, most: int) -> bytes:
-    """Return a body decompressed.
+    """Decompress a body.
 
     Args:
         body: one gzip member (RFC 1952), or a zlib or deflate stream (RFC 1950, RFC 1951).
         encoding: a name that `is_compressed` knows.
-        most: bytes that it may have decompressed; no more are made.
+        most: maximum bytes of the decompressed body; no more are decompressed.
 
-    Raises UnreadableEncoding where it has more, or is not what the encoding says.
+    Raises UnreadableEncoding if it has more, or does not match the encoding.
     """
     reader = zlib.decompressobj(_window(_normal(encoding), body))
     try:
@@ -92,7 +92,7 @@ def decompress(body: bytes, encoding: str, most: int) -> bytes:
 
 
 def compress(body: bytes, encoding: str) -> bytes:
-    """Return a body compressed; `encoding` is a name that `is_compressed` knows."""
+    """Compress a body. `encoding` is a name that `is_compressed` knows."""
     writer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _COMPRESSED[_normal(encoding)])
     return writer.compress(body) + writer.flush()
 

@@ -1,33 +1,47 @@
-"""The properties with which a message goes on: which headers travel, which are taken out or set."""
+"""The properties of a forwarded message: which headers are kept, removed or set."""
 
 import os
 import random
 import socket
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.errors import LONGEST_DELAY, Unroutable
 from taskqueue.messages.names import (
+    COMPLETION,
     DEADLINE,
+    DEBOUNCE,
+    DEBOUNCED,
     DIRECT_REPLY,
     DUE,
     ENDED,
     HEADER,
     HOST,
+    LABELS,
     LEASE,
     NOTIFY,
     ORIGINAL,
     PUBLISHER,
     QUEUE,
     REASON,
+    SCHEDULE,
+    TENANT,
+    TICK,
+    UNIQUE,
+    UNIQUE_FOR,
     WAIT,
 )
 
-#: Our headers that a producer may set.
-_PRODUCERS: Final = frozenset((DUE, WAIT, DEADLINE, NOTIFY))
+#: The headers of ours that a producer may set.
+_PRODUCERS: Final = frozenset(
+    (
+        *(DUE, WAIT, DEADLINE, NOTIFY, TENANT, LABELS, SCHEDULE, TICK, COMPLETION),
+        *(UNIQUE, UNIQUE_FOR, DEBOUNCE, DEBOUNCED),
+    )
+)
 _PUBLISHER: Final = PUBLISHER.encode()
 _WAIT: Final = WAIT.encode()
 
@@ -35,9 +49,9 @@ _WAIT: Final = WAIT.encode()
 def is_untravelable(header: str) -> bool:
     """Tell whether a header must not be published again, nor be shown to a handler.
 
-    CC and BCC would route copies, and RabbitMQ before 4.0 takes a repeated x-death for a cycle and
-    drops the message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles). Queues count their
-    deliveries in headers, each its own. A lease is over.
+    CC and BCC would route copies. RabbitMQ before 4.0 takes a repeated x-death for a cycle and drops the
+    message (https://www.rabbitmq.com/docs/dlx#automatic-dead-letter-cycles). Each queue counts its own
+    deliveries in a header. A lease ends with its message.
     """
     return header in _UNTRAVELABLE or header.startswith(("x-death", "x-first-death-", "x-last-death-"))
 
@@ -46,19 +60,19 @@ _UNTRAVELABLE: Final = frozenset(("CC", "BCC", "x-delivery-count", "x-acquired-c
 
 
 def _is_taken_out(header: str) -> bool:
-    """Tell whether a header of a producer's stays behind: ours say what only we can know."""
+    """Tell whether a producer's header is removed: most headers of ours may not be set by a producer."""
     is_ours = header.startswith(HEADER) and header not in _PRODUCERS
     return (is_ours and header != PUBLISHER) or is_untravelable(header)
 
 
 def attributed(properties: Properties, login: str) -> Properties:
-    """Return properties with the header that says who published the message, if the broker knows that.
+    """Return properties with the header that names the publisher, if the broker has verified the name.
 
-    The broker admits a message with the property user_id only from that user
-    (https://www.rabbitmq.com/docs/validated-user-id). So the header counts where user_id is our own login,
-    under which we pass it on; elsewhere user_id is the publisher. A header without either is dropped.
+    The broker accepts a message with the property user_id only from that user
+    (https://www.rabbitmq.com/docs/validated-user-id). So the header counts if user_id is our own login, which
+    we forward under; otherwise user_id is the publisher. Without a user_id the header is dropped.
 
-    login -- our name at the broker
+    login -- our login at the broker
     """
     table, user = properties.header_table, properties.user_id
     claims = table is not None and _PUBLISHER in table
@@ -70,7 +84,7 @@ def attributed(properties: Properties, login: str) -> Properties:
 
 
 def login_of(properties: Properties) -> str | None:
-    """Return the user_id that properties of ours keep: the one that vouches for the publisher's name."""
+    """Return the user_id that our properties keep: our login, which vouches for the publisher's name."""
     table = properties.header_table
     return properties.user_id if table is not None and _PUBLISHER in table else None
 
@@ -83,14 +97,14 @@ def travelling(
     login: str = "",
     is_cluster: bool = False,
 ) -> Properties:
-    """Return the properties with which a routed workitem goes on: the same object where they can stay.
+    """Return the properties of a routed workitem; the same object if nothing changes.
 
     Args:
-        properties: as they came.
-        worker_type: where it goes.
-        content_type: what its body is from here on; None for what it was.
-        login: our name at the broker.
-        is_cluster: whether the broker may lose a queue while connections go on.
+        properties: as received.
+        worker_type: its worker type.
+        content_type: the content type of the new body; None: unchanged.
+        login: our login at the broker.
+        is_cluster: whether the broker may lose a queue while connections stay up.
     """
     kept = attributed(properties, login)
     headers: dict[str, Any] = {}
@@ -109,14 +123,14 @@ def travelling(
 
 
 def _may_end_with_broker(properties: Properties) -> bool:
-    """Tell whether a producer says so of a message whose reply could not come any more, either."""
+    """Tell whether a message is transient and its direct reply would end with the broker, too."""
     return properties.delivery_mode == 1 and (properties.reply_to or "").startswith(DIRECT_REPLY)
 
 
 def rejected(properties: Properties, reason: str, queue: str, login: str = "") -> Properties:
-    """Return the properties under which an unroutable message is kept, the original ones inside.
+    """Return the properties of a rejected message; the original ones are in a header.
 
-    login -- our name at the broker
+    login -- our login at the broker
     """
     headers = {
         REASON: reason,
@@ -129,19 +143,19 @@ def rejected(properties: Properties, reason: str, queue: str, login: str = "") -
     return kept.replace(delivery_mode=2, message_id=properties.message_id or new_id(), expiration=None)
 
 
-_random: Final = random.Random()  # noqa: S311 -- no secret; urandom is asked once, and not for every workitem
+_random: Final = random.Random()  # noqa: S311 -- not secret; urandom would cost a system call each
 os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:
-    """Return an id for a workitem that came without one."""
+    """Return a random id for a message without one."""
     return f"{_random.getrandbits(128):032x}"
 
 
 def moment(properties: Properties, header: str) -> float | None:
-    """Return a header that is a time in seconds since 1970; None where a producer wrote anything else."""
+    """Return a header that is a time in seconds since 1970; None if it is absent or no time."""
     if properties.header_table is None:
-        return None  # as nearly always
+        return None  # the most frequent case
     try:
         value = properties.header(header)
     except MalformedProperties:
@@ -152,25 +166,33 @@ def moment(properties: Properties, header: str) -> float | None:
 
 
 def wait_of(properties: Properties, now: float) -> float | None:
-    """Return in how many seconds a workitem is to run; None for at once. It is `now` by this host's clock.
+    """Return the seconds until a workitem is due; None: at once. `now` is this host's time.
 
-    A delay that was meant as one (the header WAIT: seconds that are left of it) ends after that time,
-    whichever way the clock was set meanwhile or another host's differs; a workitem that had to wait for a
-    worker as well is due by its time. Raises Unroutable for a time more than ten years ahead.
+    A delay (the header WAIT: its remaining seconds) does not depend on the clocks of hosts; a workitem that
+    also waited for a worker is due by its time. Raises Unroutable for a time more than ten years ahead.
     """
     due = moment(properties, DUE)
     if due is None:
         return None
     if not due <= now + LONGEST_DELAY:
         raise Unroutable(
-            f"{DUE} is {due:g}, more than ten years ahead; expected seconds since 1970, now {now:.0f}"
+            f"{DUE} is {_shown(due)}, more than ten years ahead; expected seconds since 1970, now {now:.0f}"
         )
     wait = moment(properties, WAIT)
     return due - now if wait is None or not wait < due - now else max(0.0, wait)
 
 
+def _shown(seconds: float) -> str:
+    """Return a time in seconds since 1970, with its date if it has one."""
+    number = f"{seconds:.15g}"
+    try:
+        return f"{number} ({datetime.fromtimestamp(seconds, UTC).isoformat(timespec='seconds')})"
+    except (ValueError, OverflowError, OSError):  # NaN, or after the year 9999
+        return number
+
+
 def with_wait(raw: bytes, seconds: float) -> bytes:
-    """Return properties, as AMQP writes them, with what is left of a delay, if they have one."""
+    """Return encoded properties with the remaining seconds of a delay, if they have a delay."""
     if _WAIT not in raw:
         return raw
     properties = Properties.decode(raw)
@@ -179,17 +201,17 @@ def with_wait(raw: bytes, seconds: float) -> bytes:
     return properties.with_headers({WAIT: max(0.0, seconds)}).encode()
 
 
-# RabbitMQ 4 drops, or dead-letters, a message at its 21st return unless the queue's argument or a policy
-# says else (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling). A connection that ends
-# returns all that was not acknowledged on it, whoever is to blame. A queue that an earlier RabbitMQ has made,
-# or somebody else, or that is a quorum queue because its virtual host says so, has that limit. So the process
-# that takes a worn message publishes it anew and acknowledges the worn one: each copy is counted from zero.
-MOST_DELIVERIES: Final = 10  # half of what RabbitMQ 4 allows
-_DELIVERIES: Final = "x-delivery-count"  # how often a quorum queue has delivered a message before
+# By default RabbitMQ 4 drops, or dead-letters, a message at its 21st return; a queue argument or a policy can
+# change that (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling). A connection that ends
+# returns all its unacknowledged deliveries, whatever the cause. Queues that an earlier RabbitMQ or another
+# client declared, or that are quorum queues by their virtual host's default, have that limit. So the receiver
+# of a message near that limit publishes it again and acknowledges the old one: copies start at zero.
+MOST_DELIVERIES: Final = 10  # half of RabbitMQ 4's limit
+_DELIVERIES: Final = "x-delivery-count"  # number of earlier deliveries by a quorum queue
 
 
-def is_worn(properties: Properties) -> bool:
-    """Tell whether a message has been delivered MOST_DELIVERIES times before."""
+def is_near_delivery_limit(properties: Properties) -> bool:
+    """Return whether a message has had MOST_DELIVERIES earlier deliveries."""
     try:
         count = properties.header(_DELIVERIES) if properties.header_table else None
     except MalformedProperties:
@@ -198,9 +220,9 @@ def is_worn(properties: Properties) -> bool:
 
 
 def renewed(properties: Properties, login: str) -> Properties:
-    """Return the properties with which a worn message is published to the same queue once more.
+    """Return the properties of a message near the limit that is published to the same queue again.
 
-    login -- our name at the broker
+    login -- our login at the broker
     """
     kept = attributed(properties, login).with_headers({}, is_untravelable)
     return kept.replace(delivery_mode=2, user_id=login_of(kept))

@@ -1,4 +1,4 @@
-"""The copy of a workitem that is kept or runs again, with the history of its runs."""
+"""The copy of a workitem that runs again or becomes a dead letter, with the history of its runs."""
 
 import time
 from typing import Any, Final
@@ -12,12 +12,12 @@ from taskqueue.messages.forwarding import is_untravelable, login_of
 from taskqueue.messages.results import HOST, Run
 from taskqueue.texts import shorten
 
-_FIRST_ENTRIES: Final = 2  # of a history, and
+_FIRST_ENTRIES: Final = 2  # of a history are kept, and _LAST_ENTRIES at its end
 _LAST_ENTRIES: Final = 17
 
 
 def dead_letter_properties(run: Run, reason: str, queue: str) -> Properties:
-    """Return the properties of the copy of a failed or rejected workitem that is kept."""
+    """Return the properties of the dead letter of a failed or rejected workitem."""
     headers = {
         names.REASON: shorten(reason, 2000),
         names.QUEUE: queue,
@@ -34,13 +34,13 @@ def dead_letter_properties(run: Run, reason: str, queue: str) -> Properties:
 
 
 def next_run(run: Run, counter: str, count: int, delay: float) -> Properties:
-    """Return the properties with which a workitem goes back to its queue.
+    """Return the properties of a workitem that returns to its queue.
 
     Args:
         run: the run that failed.
-        counter: the header that counts such ends.
+        counter: the header that counts runs that ended so.
         count: its new value.
-        delay: seconds until it is to run.
+        delay: seconds until the next run.
     """
     headers: dict[str, Any] = {
         names.ATTEMPT: run.attempt + 1,
@@ -54,9 +54,9 @@ def next_run(run: Run, counter: str, count: int, delay: float) -> Properties:
 
 
 def with_history(run: Run, what: str, error: str, peak_memory: int | None = None) -> Run:
-    """Return the run, its workitem's history longer by what became of it.
+    """Return the run with its outcome added to the workitem's history.
 
-    The first and the latest entries are kept: what repeats a hundred times says nothing more in the middle.
+    The first and the last entries are kept: the middle of many repetitions says nothing new.
     """
     try:
         history = run.properties.header(names.HISTORY)
@@ -77,6 +77,6 @@ def with_history(run: Run, what: str, error: str, peak_memory: int | None = None
 
 
 def again(properties: Properties) -> Properties:
-    """Return properties of a message of ours in a form that the broker takes a second time."""
+    """Return our message's properties in a form that the broker accepts again."""
     kept = properties.with_headers({}, is_untravelable) if properties.header_table else properties
     return kept.replace(delivery_mode=2, user_id=login_of(properties), expiration=None)

@@ -2,11 +2,15 @@
 
 from typing import Final
 
-#: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to): what reply_to begins with where
-#: the reply comes over the connection that asked.
+#: RabbitMQ's direct reply-to (https://www.rabbitmq.com/docs/direct-reply-to): the prefix of a reply_to whose
+#: reply goes to the requester's connection.
 DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 
 HEADER: Final = "x-taskqueue-"
+
+#: The status of the answer to a duplicate of a workitem, and the notification of it.
+DUPLICATE: Final = "duplicate"
+
 STATUS: Final = HEADER + "status"
 WORKITEM_ID: Final = HEADER + "workitem"
 ATTEMPT: Final = HEADER + "attempt"
@@ -24,6 +28,16 @@ ENDED: Final = HEADER + "ended"
 POSSIBLY_DOUBLED: Final = HEADER + "possibly-doubled"
 LEASE: Final = HEADER + "lease"
 NOTIFY: Final = HEADER + "notify"
+TENANT: Final = HEADER + "tenant"
+LABELS: Final = HEADER + "labels"
+UNIQUE: Final = HEADER + "unique"
+UNIQUE_FOR: Final = HEADER + "unique-for"
+DEBOUNCE: Final = HEADER + "debounce"
+DEBOUNCED: Final = HEADER + "debounced"
+DUPLICATE_OF: Final = HEADER + "duplicate-of"
+SCHEDULE: Final = HEADER + "schedule"
+TICK: Final = HEADER + "tick"
+COMPLETION: Final = HEADER + "completion"
 REASON: Final = HEADER + "reason"
 QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"

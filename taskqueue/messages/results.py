@@ -22,30 +22,44 @@ FAILED: Final = "failed"
 REJECTED: Final = "rejected"
 CANCELLED: Final = "cancelled"
 
-#: Bytes of a body that is quoted in a failure: it is decoded once more for that, which takes time and memory.
+#: Maximum bytes of a body quoted in a failure: quoting decodes it again, which takes time and memory.
 _LARGEST_QUOTED: Final = 16 * 1024 * 1024
 HOST: Final = socket.gethostname()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a workitem failed; what the failure's result says under "error"."""
+    """Why a workitem failed: the member "error" of a failure's result."""
 
     type: str
     message: str
     traceback: str = ""
-    code: int = jsonrpc.SERVER_ERROR  # what a JSON-RPC response says
+    code: int = jsonrpc.SERVER_ERROR  # of a JSON-RPC error
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """Describe an exception."""
-        text = "".join(traceback.format_exception(error))
+        has_traceback = getattr(type(error), "has_traceback", True)
+        text = "".join(traceback.format_exception(error)) if has_traceback else ""
         code = error.code if isinstance(error, CallError) else jsonrpc.SERVER_ERROR
         return cls(type(error).__name__[:200], shorten(_text(error)), shorten(text), code)
 
     def __str__(self) -> str:
-        """Return the failure in one line."""
+        """Return the failure as one line."""
         return f"{self.type}: {self.message}" if self.message else self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A result that is already encoded.
+
+    Args:
+        media_type: its content type.
+        data: the body.
+    """
+
+    media_type: str
+    data: bytes
 
 
 def _text(error: BaseException) -> str:
@@ -56,10 +70,10 @@ def _text(error: BaseException) -> str:
 
 
 def encode_answer(value: Any, body: Any) -> tuple[str, bytes]:
-    """Return content type and bytes of what a handler returned for a body.
+    """Return the content type and the bytes of a handler's return value.
 
-    The answer to a JSON-RPC request is a response; b"" as JSON says that nothing is wanted.
-    Raises ResultUnwritable for a value that cannot be sent.
+    The answer to a JSON-RPC request is a response; b"" as JSON means none.
+    Raises ResultUnwritable for a value that cannot be encoded.
     """
     if not jsonrpc.is_request(body) and not isinstance(value, jsonrpc.Batch):
         return encode_value(value)
@@ -72,9 +86,9 @@ def encode_answer(value: Any, body: Any) -> tuple[str, bytes]:
 
 
 def encode_value(value: Any) -> tuple[str, bytes]:
-    """Return content type and bytes of what a handler returned.
+    """Return the content type and the bytes of a value.
 
-    Raises ResultUnwritable for a value that cannot be sent.
+    Raises ResultUnwritable for a value that cannot be encoded.
     """
     try:
         match value:
@@ -82,6 +96,8 @@ def encode_value(value: Any) -> tuple[str, bytes]:
                 return BINARY, value
             case str():
                 return TEXT + "; charset=utf-8", value.encode("utf-8", "surrogateescape")
+            case Content():
+                return value.media_type, value.data
         return JSON, jsonrpc.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultUnwritable(
@@ -90,10 +106,10 @@ def encode_value(value: Any) -> tuple[str, bytes]:
 
 
 def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
-    """Return the body of a failure's result, as JSON; without the workitem where that is None.
+    """Return the body of a failure's result, as JSON; without the workitem if it is None.
 
-    A Ruote workitem comes back whole with `error` and `trace`, where Ruote's receiver looks for them. The
-    caller of a JSON-RPC request gets a response; b"" says that nothing is wanted.
+    A Ruote workitem is returned whole, with `error` and `trace`, which Ruote's receiver reads. A JSON-RPC
+    request gets a response; b"" means none.
     """
     body = _readable(workitem) if workitem else None
     if jsonrpc.is_request(body) or jsonrpc.is_batch(body):
@@ -104,7 +120,7 @@ def encode_failure(failure: Failure, workitem: Workitem | None) -> bytes:
         if is_ruote(body):
             return _compact(body | {"error": str(failure), "trace": failure.traceback or failure.message})
         return _compact({"error": error, "workitem": body})
-    except (ValueError, RecursionError):  # what could just be read, but not written
+    except (ValueError, RecursionError):  # readable, but not writable
         return _compact({"error": error, "workitem": None})
 
 
@@ -113,7 +129,7 @@ def _compact(value: Any) -> bytes:
 
 
 def _readable(workitem: Workitem) -> Any:
-    """Return a body as JSON can carry it; None for one that is not text, or too large to be quoted."""
+    """Return a body in a form that JSON can hold; None if it is not text, or too large to quote."""
     if len(workitem.body) > _LARGEST_QUOTED:
         return None
     try:
@@ -126,7 +142,7 @@ def _readable(workitem: Workitem) -> Any:
 
 
 class Run(NamedTuple):
-    """One run of a workitem: the workitem as it was then, and where, and when that was."""
+    """One run of a workitem: the workitem at that time, its worker, start and end."""
 
     id: str
     worker_type: str
@@ -136,18 +152,18 @@ class Run(NamedTuple):
     worker: str
     started: float  # seconds since 1970
     ended: float
-    possibly_doubled: bool = False  # whether somebody else may have run the workitem, too
+    possibly_doubled: bool = False  # whether another worker may have run the workitem, too
 
     @property
     def workitem(self) -> Workitem:
-        """The workitem."""
+        """The workitem of this run."""
         return Workitem(self.worker_type, self.attempt, self.properties.encode(), self.body)
 
 
 def encode_result(run: Run, status: str, content_type: str, expire: float) -> bytes:
-    """Return the properties of a result, as AMQP writes them.
+    """Return the encoded properties of a result.
 
-    expire -- seconds until the broker may drop a result that nobody fetched; 0 for never
+    expire -- seconds until the broker may drop an unread result; 0: never
     """
     workitem, worker_type, attempt, properties, _, worker, started, ended, doubled = run
     asked = properties.correlation_id or workitem
@@ -159,7 +175,7 @@ def encode_result(run: Run, status: str, content_type: str, expire: float) -> by
 
 @lru_cache(maxsize=1024)
 def _form(shared: tuple[str, int, str, bool, str, str, float], sizes: tuple[int, ...]) -> Form:
-    """Return what the properties of many results have in common; `sizes` are those of their three ids."""
+    """Return the template of many results' properties; `sizes` are the bytes of their three ids."""
     status, attempt, worker, doubled, content_type, worker_type, expire = shared
     expiration = str(int(expire * 1000)) if expire else None
     headers = {

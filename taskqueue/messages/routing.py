@@ -1,6 +1,6 @@
-"""How the worker type that a message names is found, and the part of its body that is the workitem.
+"""Finds a message's worker type, and the part of its body that is the workitem.
 
-Everything here is a pure function of bytes and properties; nothing touches the network.
+All functions are pure: bytes and properties in, a route out.
 """
 
 import re
@@ -23,21 +23,21 @@ from taskqueue.messages.content import (
 )
 from taskqueue.texts import shorten
 
-#: A worker type: it becomes part of a queue's name, so it is kept to what every tool can show.
+#: A worker type. It is part of a queue's name, so its characters are those that every tool can show.
 WORKER_TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 
-#: Bytes of JSON that a dispatcher decodes to find the worker type; decoded, they take up to 30 times as much.
+#: Maximum bytes of JSON that a dispatcher decodes; decoded, they take up to 30 times as much.
 LARGEST_READ: Final = 16 * 1024 * 1024
 
-#: Members of an object that names a worker type: it has two, or those of a request or of a Ruote workitem.
+#: Maximum members of an object that names a worker type: two, or those of a request or a Ruote workitem.
 _MOST_MEMBERS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the dispatcher sends a message, and what of its body.
+    """The worker type of a message, and the body that is sent to it.
 
-    `content_type` is what the body is from here on; None for what the message says.
+    `content_type` is the content type of that body; None: the message's own.
     """
 
     worker_type: str
@@ -45,14 +45,14 @@ class Route:
     content_type: str | None = None
 
 
-#: Reads the body of one content type; raises Unroutable. Plugins add more (`taskqueue.formats`).
+#: Reads a body of one content type; raises Unroutable. Plugins add more (`taskqueue.formats`).
 Format = Callable[[bytes], Route]
 
 
 def find_route(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
-    """Find the worker type that a message names, and the part of its body that is the workitem.
+    """Find a message's worker type, and the part of its body that is the workitem.
 
-    Raises Unroutable with the reason. The order of the rules is that of docs/protocol.md.
+    Raises Unroutable with the reason. docs/protocol.md has the order of the rules.
     """
     if properties.type:
         return Route(checked_type(properties.type), body)
@@ -65,7 +65,7 @@ def find_route(properties: Properties, body: bytes, formats: Mapping[str, Format
 
 
 def _read_encoded(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
-    """Read a body that may be compressed; what travels is compressed again, as large messages are held."""
+    """Read a body that may be compressed. A part that is cut out is compressed again."""
     encoding = properties.content_encoding or ""
     if not is_compressed(encoding):
         return _read_plain(properties, body, formats)
@@ -75,9 +75,9 @@ def _read_encoded(properties: Properties, body: bytes, formats: Mapping[str, For
 
 
 def _read_plain(properties: Properties, body: bytes, formats: Mapping[str, Format]) -> Route:
-    """Read a body by its content type, or as the JSON that it begins as.
+    """Read a body by its content type, or as JSON if it begins so.
 
-    Many clients publish JSON under a content type of their own default.
+    Many clients publish JSON under their default content type.
     """
     kind = media_type(properties.content_type) or JSON
     reader = formats.get(kind)
@@ -93,30 +93,34 @@ def _read_plain(properties: Properties, body: bytes, formats: Mapping[str, Forma
             f"no type property, content type {shorten(repr(kind), 120)} is not one of {known}, "
             "and the body does not begin as JSON does, with { or ["
         )
-    return reader(body)
+    try:
+        return reader(body)
+    except Unroutable as error:
+        if properties.content_type or not body or begins_as_json(body):
+            raise
+        raise Unroutable(f"{error}; a text needs the content type text/plain") from None
 
 
 def begins_as_json(body: bytes, bracket: str = "{[") -> bool:
-    """Tell whether a body begins as a JSON object or array, in any encoding that `jsonrpc.text_of` knows.
+    """Tell whether a body begins as a JSON object or array, in an encoding that `jsonrpc.text_of` knows.
 
-    bracket -- which of the two it is
+    bracket -- the accepted first characters
     """
     begins = _JSON_BEGINS.match(body)
     return begins is not None and begins[1].decode() in bracket
 
 
-#: A byte order mark, white space, and a brace or bracket; UTF-16 and UTF-32 have zeros between them.
+#: A byte order mark, white space, and a brace or bracket, with the zero bytes of UTF-16 and UTF-32.
 _JSON_BEGINS: Final = re.compile(rb"(?:\xef\xbb\xbf|\0\0\xfe\xff|\xff\xfe|\xfe\xff)?[\0 \t\n\r]*+([{\[])")
 
 
-def checked_type(name: object) -> str:
-    """Return a worker type that is well formed; raise Unroutable for any other value."""
+def checked_type(name: object, noun: str = "worker type") -> str:
+    """Return a valid worker type; raise Unroutable, which calls it a `noun`, for any other value."""
     if isinstance(name, str) and WORKER_TYPE.match(name):
         return name
     shown = shorten(repr(name), 120)
     raise Unroutable(
-        f"worker type {shown} is not 1 to 100 of letters, digits, '_', '-', '.', "
-        "beginning with a letter or digit"
+        f"{noun} {shown} is not 1 to 100 of letters, digits, '_', '-', '.', beginning with a letter or digit"
     )
 
 
@@ -150,7 +154,7 @@ def _read_object(body: bytes) -> Route:
 
 
 def _read_batch(body: bytes) -> Route | None:
-    """Route a batch by its first valid request: one worker performs all of it, and answers by one list."""
+    """Route a batch by its first valid request: one worker performs all of it and returns one list."""
     if not begins_as_json(body, "["):
         return None
     try:
@@ -160,7 +164,7 @@ def _read_batch(body: bytes) -> Route | None:
     except RecursionError:
         raise Unroutable("the body is JSON nested too deeply to be read") from None
     except ValueError as error:
-        raise Unroutable(f"the body is not JSON: {_json_complaint(error)}") from None
+        raise Unroutable(f"the body is not JSON: {shorten(str(error), 200)}") from None
     request = next(filter(jsonrpc.is_request, batch), None)
     request = next(filter(jsonrpc.is_valid, batch), request)
     if request is None:
@@ -169,17 +173,17 @@ def _read_batch(body: bytes) -> Route | None:
 
 
 def read_text(body: bytes) -> Route:
-    """Route a text: its first word is the worker type, the rest the workitem."""
+    """Route a text: its first word is the worker type, the rest is the workitem."""
     name, _, rest = body.removeprefix(BOM_UTF8).partition(b" ")
     return Route(checked_type(name.decode("utf-8", "replace")), rest)
 
 
-#: The formats that need no plugin.
+#: The built-in formats.
 FORMATS: Final[Mapping[str, Format]] = {JSON: read_json, TEXT: read_text}
 
 
 def ruote_type(workitem: Any) -> Any:
-    """Return what a Ruote workitem names as its worker type; None if it is no Ruote workitem."""
+    """Return the worker type in a Ruote workitem; None if it is no Ruote workitem."""
     for name in ("fields", "params", "worker_type"):
         if not isinstance(workitem, dict):
             return None
@@ -188,15 +192,15 @@ def ruote_type(workitem: Any) -> Any:
 
 
 def is_ruote(workitem: Any) -> TypeGuard[dict[str, Any]]:
-    """Tell whether something is a Ruote workitem, routable or not: it has an expression's id and fields."""
+    """Tell whether a value is a Ruote workitem, routable or not: it has an expression id and fields."""
     is_whole = isinstance(workitem, dict) and "fei" in workitem and isinstance(workitem.get("fields"), dict)
     return is_whole or ruote_type(workitem) is not None
 
 
 def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
-    """Return the members of a JSON object (RFC 8259), each decoded and as it was written.
+    """Return the members of a JSON object (RFC 8259), each decoded and as text.
 
-    The text of a value travels on as it is: written anew, 1.10 would become 1.1 and 1e400 Infinity.
+    The text of a value is forwarded unchanged: encoded again, 1.10 would become 1.1 and 1e400 Infinity.
     """
     try:
         text = jsonrpc.bounded_text_of(body)
@@ -208,12 +212,8 @@ def _json_members(body: bytes) -> dict[str, tuple[Any, str]]:
         raise Unroutable(f"the body is not JSON: byte {error.start} is not {name}") from None
     except RecursionError:
         raise Unroutable("the body is JSON nested too deeply to be read") from None
-    except (StopIteration, ValueError) as error:
-        raise Unroutable(f"the body is not JSON: {_json_complaint(error)}") from None
-
-
-def _json_complaint(error: Exception) -> str:
-    return shorten(str(error), 200) if isinstance(error, ValueError) else f"no value at {error.value}"  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise Unroutable(f"the body is not JSON: {shorten(str(error), 200)}") from None
 
 
 def _object_members(text: str, at: int) -> dict[str, tuple[Any, str]]:

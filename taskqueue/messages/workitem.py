@@ -1,4 +1,4 @@
-"""The workitem: how a producer submits it, and what its handler gets."""
+"""The workitem: its properties when it is submitted, and its form for a handler."""
 
 import time
 from functools import lru_cache
@@ -17,24 +17,24 @@ from taskqueue.messages.content import (
     media_type,
 )
 from taskqueue.messages.forwarding import is_untravelable
-from taskqueue.messages.names import NOTIFY
+from taskqueue.messages.names import COMPLETION, NOTIFY
 from taskqueue.texts import shorten
 
-#: Bytes that a body may have when a worker has decompressed it: as many as one that was not compressed.
+#: Maximum bytes of a decompressed body: those of an uncompressed one.
 LARGEST_DECOMPRESSED: Final = 159 * 1024 * 1024
 
 
 class Workitem:
-    """One workitem as its worker sees it (`self.workitem`): worker type, attempt, body, and its properties.
+    """One workitem as its worker sees it (`self.workitem`): worker type, attempt, body and properties.
 
-    `attempt` is 1 for the first run; crashes and failures before this one are counted in. `content_type` is
-    the body's media type, without parameters, in lower case; JSON where none is given.
+    `attempt` is 1 for the first run; earlier crashes and failures count. `content_type` is the body's media
+    type, in lower case, without parameters; JSON by default.
     """
 
     __slots__ = ("_properties", "_raw", "attempt", "body", "content_type", "worker_type")
 
     def __init__(self, worker_type: str, attempt: int, properties: bytes, body: bytes) -> None:
-        """Take the properties as AMQP writes them: few handlers look at more than the content type."""
+        """Take encoded properties: few handlers read more than the content type."""
         self.worker_type = worker_type
         self.attempt = attempt
         self.body = body
@@ -43,7 +43,7 @@ class Workitem:
         self._properties: Properties | None = None
 
     def __repr__(self) -> str:
-        """Show what it is, and not what is in it."""
+        """Name the workitem without its content."""
         return f"<workitem {self.id} of type {self.worker_type}, attempt {self.attempt}>"
 
     @property
@@ -53,7 +53,7 @@ class Workitem:
 
     @property
     def properties(self) -> Properties:
-        """The message's properties, decoded, without what only the broker and we ourselves need."""
+        """The message's decoded properties, without those for the broker and for taskqueue only."""
         if self._properties is None:
             self._properties = _for_handlers(Properties.decode(self._raw))
         return self._properties
@@ -69,12 +69,17 @@ class Workitem:
         return self.properties.headers
 
 
+def _is_hidden(header: str) -> bool:
+    """Tell whether a handler must not see a header: its completion is the consumer's to send."""
+    return header == COMPLETION or is_untravelable(header)
+
+
 def _for_handlers(properties: Properties) -> Properties:
     try:
-        kept = properties.with_headers({}, is_untravelable) if properties.header_table else properties
-    except MalformedProperties:  # which the handler hears when it looks at the headers
+        kept = properties.with_headers({}, _is_hidden) if properties.header_table else properties
+    except MalformedProperties:  # the handler gets the error when it reads the headers
         kept = properties
-    return kept.replace(user_id=None)
+    return kept if kept.user_id is None else kept.replace(user_id=None)  # a copy takes eight microseconds
 
 
 def submitted(
@@ -86,15 +91,15 @@ def submitted(
     notify: bool = False,
     persistent: bool = True,
 ) -> bytes:
-    """Return the properties under which a workitem is submitted, as AMQP writes them.
+    """Return the encoded properties of a submitted workitem.
 
     Args:
-        worker_type: its type, which saves the dispatcher from reading the body.
+        worker_type: its worker type; the dispatcher then need not read the body.
         id_: its id; at most 255 bytes.
         content_type: the media type of its body.
-        reply_to: where its result goes; None for where its group says.
-        notify: whether whoever listens there wants to be told what happens on the way.
-        persistent: whether the workitem outlives the broker.
+        reply_to: the queue for its result; None: its group's results queue.
+        notify: whether the owner of that queue wants notices about progress.
+        persistent: whether the workitem survives a restart of the broker.
     """
     own = as_bytes(id_)
     shared = worker_type, content_type, reply_to, notify, persistent
@@ -103,7 +108,7 @@ def submitted(
 
 @lru_cache(maxsize=1024)
 def _submitted_form(shared: tuple[str, str, str | None, bool, bool], size: int) -> Form:
-    """Return what the properties of many workitems have in common; `size` is that of their ids."""
+    """Return the template of many workitems' properties; `size` is the bytes of their ids."""
     worker_type, content_type, reply_to, notify, persistent = shared
     mode = 2 if persistent else 1
     fixed = Properties(content_type=content_type, delivery_mode=mode, reply_to=reply_to, type=worker_type)
@@ -114,29 +119,42 @@ def _submitted_form(shared: tuple[str, str, str | None, bool, bool], size: int) 
 
 
 def decode_body(workitem: Workitem, most: int = LARGEST_DECOMPRESSED) -> Any:
-    """Return a workitem's body as its handler gets it: decoded JSON, str for text, else bytes.
+    """Return a workitem's body for its handler: decoded JSON, str for text, else bytes.
 
-    most -- bytes that it may have when it is decompressed
+    most -- maximum bytes of the decompressed body
 
-    Raises WorkitemUnreadable where the body is not what its content type says.
+    Raises WorkitemUnreadable if the body does not match its content type.
     """
     kind = workitem.content_type
     try:
-        body = _decompressed(workitem, most) if workitem.has_content_encoding else workitem.body
+        body = _decompressed(workitem, most)
         if kind == JSON or kind.endswith("+json"):
             return jsonrpc.decode(body)
         if kind.startswith("text/"):
             return body.decode(charset_of(workitem.properties.content_type)).removeprefix("\ufeff")
     except RecursionError:
         raise WorkitemUnreadable(f"{kind}: nested too deeply to be read") from None
-    except UnreadableEncoding as error:
+    except (UnreadableEncoding, jsonrpc.TooMany) as error:
         raise WorkitemUnreadable(str(error)) from None
     except (ValueError, LookupError) as error:
         raise WorkitemUnreadable(f"the body is not {kind}: {shorten(str(error), 200)}") from None
     return body
 
 
+def plain_body(workitem: Workitem) -> bytes:
+    """Return a workitem's body without its compression.
+
+    Raises WorkitemUnreadable if the body does not match its content encoding.
+    """
+    try:
+        return _decompressed(workitem, LARGEST_DECOMPRESSED)
+    except UnreadableEncoding as error:
+        raise WorkitemUnreadable(str(error)) from None
+
+
 def _decompressed(workitem: Workitem, most: int) -> bytes:
+    if not workitem.has_content_encoding:
+        return workitem.body
     encoding = workitem.properties.content_encoding or ""
     if not is_compressed(encoding):
         return workitem.body

@@ -1,22 +1,35 @@
-"""What RabbitMQ's own start script wants to be told for a node that is private to one user."""
+"""A private node's files: its state directory, and the settings of RabbitMQ's start script.
 
+password       the AMQP user's password, generated once
+address        the URL, while the node is ready
+owner.lock     locked by the process that started the node; holds its id
+node.lock      locked by the node itself, so that the lock ends with the node
+broker.log     the node's log since its start (broker.log.1: since the previous one)
+data/          queues and messages
+"""
+
+import contextlib
+import fcntl
+import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from taskqueue.errors import BrokerUnavailable
+from taskqueue.errors import AlreadyRunning, BrokerUnavailable
+from taskqueue.process.startup import state_home
 
 HOST = "127.0.0.1"
 USER = "taskqueue"
 
-# Debian's. The one in /usr/sbin is a wrapper that refuses every user but root and rabbitmq.
+# Debian's. The one in /usr/sbin is a wrapper that refuses all users but root and rabbitmq.
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
-# The part after @ must resolve, on a machine without a network too. Nobody else sees the name.
+# The part after @ must resolve, also on a machine without a network. The name is used on this machine only.
 NODE = "taskqueue@localhost"
 
-# A private node's workitems may run for a year before RabbitMQ takes them back.
+# A workitem on a private node may run for a year before RabbitMQ requeues its delivery.
 # The unit is milliseconds: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
 CONSUMER_TIMEOUT = "31622400000"
 
@@ -29,9 +42,9 @@ _COMPLAINT = re.compile(
 
 
 def installed_home(server: Path) -> Path:
-    """Return the tree (sbin, escript, plugins) that the start script `server` belongs to.
+    """Return the tree (sbin, escript, plugins) of the start script `server`.
 
-    Raises BrokerUnavailable when the script is not there.
+    Raises BrokerUnavailable if the script does not exist.
     """
     if not server.exists():
         raise BrokerUnavailable("RabbitMQ is not installed: apt-get install rabbitmq-server")
@@ -41,9 +54,9 @@ def installed_home(server: Path) -> Path:
 def scripts_dir(server: Path, small_home: Path) -> Path:
     """Return the value for RABBITMQ_SCRIPTS_DIR: that of a new tree at `small_home` if possible.
 
-    Erlang looks for every module in every directory of the tree's plugins. Most of those belong to
-    plugins that stay disabled; a tree of links to the others saves a third of the start.
-    Raises BrokerUnavailable when RabbitMQ is not installed.
+    Erlang looks for every module in every directory of the tree's plugins. Most of those plugins stay
+    disabled; a tree of links to the others saves a third of the start.
+    Raises BrokerUnavailable if RabbitMQ is not installed.
     """
     home = installed_home(server)
     applications = {ebin.parent.name.rsplit("-", 1)[0]: ebin.parent for ebin in home.glob("plugins/*/ebin")}
@@ -60,7 +73,7 @@ def scripts_dir(server: Path, small_home: Path) -> Path:
 
 
 def _needed(applications: Mapping[str, Path]) -> set[str]:
-    """Return the names of those `applications` that `rabbit` needs, directly or not.
+    """Return the names of those `applications` that `rabbit` needs, directly or indirectly.
 
     Other names belong to Erlang's library. The format is https://www.erlang.org/doc/man/app.html's.
     """
@@ -77,10 +90,10 @@ def _needed(applications: Mapping[str, Path]) -> set[str]:
 
 
 def advanced_config(password: str, settings: Mapping[str, str]) -> str:
-    """Return a file for RABBITMQ_ADVANCED_CONFIG_FILE.
+    """Return the contents of RABBITMQ_ADVANCED_CONFIG_FILE.
 
-    password: that of the only user, who may do everything.
-    settings: more settings of the application `rabbit`, name to Erlang term.
+    password: of the only user, which has all permissions.
+    settings: additional settings of the application `rabbit`, name to Erlang term.
     The format is https://www.rabbitmq.com/docs/configure#advanced-config-file's.
     """
     terms = {
@@ -95,19 +108,19 @@ def advanced_config(password: str, settings: Mapping[str, str]) -> str:
 
 
 def environment(state_dir: Path, scripts: Path, port: int, control_port: int | None) -> dict[str, str]:
-    """Return the whole environment of a node that keeps everything under `state_dir`.
+    """Return the complete environment of a node with all its files under `state_dir`.
 
-    scripts: as scripts_dir() returned it.
-    port: where AMQP is spoken.
-    control_port: where Erlang's own protocol is spoken, or None for nowhere.
-    The names are https://www.rabbitmq.com/docs/configure#supported-environment-variables's. Files that
-    do not exist stand for those under /etc/rabbitmq, which are for the system's broker.
+    scripts: the value of scripts_dir().
+    port: the AMQP port.
+    control_port: the port of Erlang's own protocol; None: none.
+    The names are https://www.rabbitmq.com/docs/configure#supported-environment-variables's. Paths of missing
+    files replace the files under /etc/rabbitmq, which are the system broker's.
     """
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": str(state_dir),  # for Erlang's cookie
-        "RUNNING_UNDER_SYSTEMD": "true",  # makes the script become the node instead of watching it
+        "RUNNING_UNDER_SYSTEMD": "true",  # makes the script exec the node instead of watching it
         "RABBITMQ_SCRIPTS_DIR": str(scripts),
         "RABBITMQ_CONF_ENV_FILE": str(state_dir / "none"),
         "RABBITMQ_CONFIG_FILE": str(state_dir / "none.conf"),
@@ -122,22 +135,22 @@ def environment(state_dir: Path, scripts: Path, port: int, control_port: int | N
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-sname {NODE}",
         "ERL_FLAGS": _erlang_flags(control_port),
-        "ERL_CRASH_DUMP_SECONDS": "0",  # a dump of the memory would hold the password
+        "ERL_CRASH_DUMP_SECONDS": "0",  # a dump of the memory would contain the password
     }
 
 
 def _erlang_flags(control_port: int | None) -> str:
-    """Return flags for every Erlang machine of the node, so that none starts epmd, which would stay."""
+    """Return flags for every Erlang machine of the node; without them it would start epmd, which stays."""
     if control_port is None:
-        # Some port must be named, though it is never opened.
+        # A port must be named, though it is never opened.
         return "-start_epmd false -erl_epmd_port 1 -dist_listen false"
     return f"-start_epmd false -erl_epmd_port {control_port} -kernel inet_dist_use_interface {{127,0,0,1}}"
 
 
 def complaint(log: str) -> str:
-    """Return the line of a node's log that says why it did not start: the first error, else the last line.
+    """Return the line of a node's log with the cause of a failed start: the first error, else the last line.
 
-    A node that will not touch the data of a much older RabbitMQ says so in terms of feature flags
+    A node that refuses the data of a much older RabbitMQ names feature flags as the cause
     (https://www.rabbitmq.com/docs/upgrade#rabbitmq-version-upgradability).
     """
     if "required feature flag not enabled" in log:
@@ -149,3 +162,132 @@ def complaint(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["nothing"]
     line = (found[1] or found[2]).strip() if found else lines[-1]
     return line[:COMPLAINT_LENGTH]
+
+
+def default_state_dir() -> Path:
+    """Return the state directory of a user's private broker (XDG base directory specification)."""
+    return state_home("a private broker") / "taskqueue" / "broker"
+
+
+class PrivateState:
+    """A state directory; only the process that has claimed it may change its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "broker.log"
+        self.address_file = path / "address"
+        self._owner_lock: int | None = None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this object has claimed the directory."""
+        return self._owner_lock is not None
+
+    def claim(self) -> None:
+        """Create the directory, readable by its owner only, and claim it for this process.
+
+        Raises AlreadyRunning if another process has claimed it, and BrokerUnavailable if it belongs to
+        another user or has other contents.
+        """
+        if self.claimed:
+            return
+        self._make()
+        lock = _open_lock(self.path / "owner.lock")
+        if not _try_lock(lock, fcntl.LOCK_EX):
+            owner = os.read(lock, 20).decode()
+            os.close(lock)
+            raise AlreadyRunning(f"process {owner} already runs a private broker on the data in {self.path}")
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        self._owner_lock = lock
+
+    def release(self) -> None:
+        """Allow other processes to claim the directory."""
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+            self._owner_lock = None
+
+    def lock_for_node(self) -> int | None:
+        """Return a new, locked file descriptor for the node to inherit; None while a node holds the lock."""
+        lock = _open_lock(self.path / "node.lock")
+        if _try_lock(lock, fcntl.LOCK_EX):
+            return lock
+        os.close(lock)
+        return None
+
+    def password(self) -> str:
+        """Return the AMQP user's password; the first call generates it."""
+        path = self.path / "password"
+        if not path.exists():
+            self.write("password", secrets.token_hex(16))
+        return path.read_text(encoding="ascii")
+
+    def address(self) -> str | None:
+        """Return the URL, with password, of a node that is ready, or None."""
+        try:
+            url = self.address_file.read_text(encoding="ascii")
+            lock = os.open(self.path / "node.lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            # A killed node leaves its file behind.
+            return None if _try_lock(lock, fcntl.LOCK_SH) else url
+        finally:
+            os.close(lock)
+
+    def forget_address(self) -> None:
+        """Remove the address: no node is ready."""
+        self.address_file.unlink(missing_ok=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file atomically, readable by its owner only."""
+        new = self.path / f"{name}.new"
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        new.replace(self.path / name)
+
+    def keep_old_log(self) -> None:
+        """Rename the log; one old log is kept."""
+        with contextlib.suppress(FileNotFoundError):
+            self.log.replace(self.path / "broker.log.1")
+
+    def _make(self) -> None:
+        if not _is_usable(self.path):
+            expected = "expected a path in UTF-8 that RabbitMQ takes, without ' and :"
+            found = f"found {str(self.path)!r}"
+            raise BrokerUnavailable(
+                f"no place for a private broker: {expected}, {found}; XDG_STATE_HOME names another"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BrokerUnavailable(
+                f"no place for a private broker: {self.path}: {error.strerror}; XDG_STATE_HOME names another"
+            ) from None
+        owner = self.path.stat().st_uid
+        if owner != os.geteuid():
+            raise BrokerUnavailable(f"{self.path} belongs to another user (user id {owner})")
+        if any(self.path.iterdir()) and not (self.path / "owner.lock").exists():
+            raise BrokerUnavailable(f"{self.path} holds something else than a private broker's data")
+        self.path.chmod(0o700)
+
+
+def _is_usable(path: Path) -> bool:
+    """Return whether RabbitMQ can use a path: its scripts quote paths with ', and Erlang splits them at :."""
+    try:
+        return not {"'", ":"}.intersection(str(path).encode().decode())
+    except UnicodeEncodeError:  # bytes that are not UTF-8; Python has them as surrogates
+        return False
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    """Lock an open file without waiting; return whether that succeeded."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

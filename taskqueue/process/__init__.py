@@ -1,1 +1,1 @@
-"""What long-lived processes share: daemonising, signals, logging, fork and reap, the supervisor loop."""
+"""Parts of every long-lived process: daemonising, signals, logging, fork and reap, the supervisor loop."""

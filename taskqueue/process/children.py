@@ -1,47 +1,62 @@
-"""Child processes: made, kept running, told apart when they die."""
+"""Child processes: how they are forked, reaped, killed and started again."""
 
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
 import os
+import pickle
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from taskqueue.errors import ExitStatus
+from taskqueue.errors import ExitStatus, TaskqueueError
 from taskqueue.process import startup
 
-_STEADY: Final = 5.0  # seconds; a process that lived so long is started again at once
+if TYPE_CHECKING:
+    from taskqueue.process.cgroups import Cgroup
+
+T = TypeVar("T")
+
+_STEADY: Final = 5.0  # seconds; the successor of a process that lived longer starts at once
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 60.0
-_LONGEST_AFTER_WORK: Final = 1.0  # where it had begun to work: what it died of is most likely gone with it
-_END_DELAY: Final = 0.01  # seconds between two looks at who is left
-_KEPT_BACK: Final = (signal.SIGTERM, signal.SIGHUP)
+_LONGEST_AFTER_WORK: Final = 1.0  # seconds, for a process that had begun to work
+_END_DELAY: Final = 0.01  # seconds between two checks for remaining children
+_BLOCKED: Final = (signal.SIGTERM, signal.SIGHUP)  # in a child until it can handle them
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PR_GET_PDEATHSIG: Final = 2
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
-#: The children that `fork` made and `reap` has not collected; others are orphans that were adopted.
+#: The children that `fork` made and `reap` has not collected; other children are adopted orphans.
 _ours: Final[set[int]] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a child process ended."""
+    """The end of a child process."""
 
     pid: int
     code: int  # the exit status, or the negative number of the signal that killed it
     peak_memory: int  # bytes
+    reason: str = ""  # why it was killed, if the kernel says so
 
     @property
     def cause(self) -> str:
-        """The end in words: "killed by SIGSEGV", "exit status 3"."""
+        """The cause of the end, as "killed by SIGSEGV" or "exit status 3"."""
+        return f"{self._how}: {self.reason}" if self.reason else self._how
+
+    @property
+    def _how(self) -> str:
+        if self.code == ExitStatus.CUT_OFF:
+            return f"its plugin closed the connection to the consumer (exit status {self.code})"
         if self.code >= 0:
             return f"exit status {self.code}"
         try:
@@ -53,15 +68,15 @@ class Exit:
 def fork(run: Callable[[], int]) -> int:
     """Fork a child that runs `run` and exits with its result; return its pid.
 
-    The child leads a session, and so a process group, of its own: it can be killed with all that it
-    started, it cannot leave that group, and it has no terminal, into which a plugin could type as whoever
-    sits there. It has no signal handlers of its parent's. A signal that its parent may send it is
-    kept back until it can note that (`Signals`), or calls `let_signals_in`.
+    The child leads a session and a process group: it can be killed together with the processes that it
+    started, it cannot leave the group, and it has no terminal, into which a plugin could type as the
+    terminal's user. It has none of its parent's signal handlers. SIGTERM and SIGHUP are blocked until it
+    enters a `Signals` or calls `let_signals_in`.
 
-    Raises OSError where the machine, or our share of it, has no room for another process.
+    Raises OSError if the system allows no more processes.
     """
     startup.flush()
-    # Until the child has let go of its parent's handlers, a signal to it would be noted as the parent's.
+    # The child still has its parent's handlers, which would record its signals as the parent's.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -79,22 +94,58 @@ def _be_child(run: Callable[[], int], mask: Iterable[int]) -> NoReturn:
         _ours.clear()
         os.setsid()
         _forget_signals()
-        signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, *_KEPT_BACK})
-        gc.freeze()  # what the parent made stays shared: collecting would touch, and copy, its pages
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, *_BLOCKED})
+        gc.freeze()  # a collection would write to, and so copy, the parent's pages
         status = run()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else ExitStatus.SOFTWARE
-    except BaseException:  # the child's last line: nothing may return into the parent's code
-        logging.getLogger(__name__).critical("a bug of ours", exc_info=True)
+    except BaseException:  # the last line of the child, which must not return into the parent's code
+        logging.getLogger(__name__).critical("internal error", exc_info=True)
     finally:
         with contextlib.suppress(Exception):
             startup.flush()
         os._exit(status)
 
 
+def ask(find: Callable[[], T]) -> T:
+    """Run a function in a child process; return what it returns, or raise the TaskqueueError that it raises.
+
+    What the function reads, imports and changes does not affect this process. Raises OSError if the system
+    allows no more processes, and its subclass ChildProcessError if the child ends without an answer. The
+    child must not change its user: another user could answer with any code (pickle).
+    """
+    reader, writer = os.pipe()
+
+    def answer() -> int:
+        found: object
+        try:
+            found = find()
+        except TaskqueueError as error:
+            found = error
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(found, pipe)
+        return ExitStatus.OK
+
+    answers: list[Any] = []
+    with os.fdopen(reader, "rb") as pipe:
+        try:
+            pid = fork(answer)
+        finally:
+            os.close(writer)
+        with contextlib.suppress(EOFError):
+            answers.append(pickle.load(pipe))  # noqa: S301 -- our own child wrote it
+    end = _exit(*os.wait4(pid, 0))
+    _ours.discard(pid)
+    if not answers:
+        raise ChildProcessError(errno.ECHILD, end.cause)
+    if isinstance(answers[0], TaskqueueError):
+        raise answers[0]
+    return answers[0]  # type: ignore[no-any-return]
+
+
 def let_signals_in() -> None:
-    """Have signals that were kept back since `fork` act as they do by default."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT_BACK)
+    """Unblock the signals that are blocked since `fork`; their default action applies."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
 
 
 def _forget_signals() -> None:
@@ -106,33 +157,40 @@ def _forget_signals() -> None:
 
 
 def close_all_but(*kept: int) -> None:
-    """Close every file descriptor beyond the standard streams, except those named."""
-    # Those that are open, and not all that may be: that can be a thousand million (proc(5)).
+    """Close all file descriptors except the standard streams and `kept`."""
+    # Only open ones are listed (proc(5)); the limit may be a thousand million.
     for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if descriptor > 2 and descriptor not in kept:
-            with contextlib.suppress(OSError):  # the one that the list was read by
+            with contextlib.suppress(OSError):  # the one of the listing itself
                 os.close(descriptor)
 
 
-def open_files_allowed() -> tuple[int, int]:
-    """Return how many open files this process may have for now, and how many it may allow itself."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
-
-
 def allow_open_files(number: int) -> None:
-    """Let this process have so many open files; with more than 1,024, select(2) no longer works."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (number, open_files_allowed()[1]))
+    """Limit the open files of this process; select(2) does not work above 1,024."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def die_with_parent(parent: int) -> None:
-    """Have this process killed when its parent dies; call it after the last change of user.
+    """Make the kernel kill this process when its parent dies; call this after the last change of user.
 
     The kernel forgets the setting when the credentials change (prctl(2), PR_SET_PDEATHSIG).
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the kernel was told
+    if os.getppid() != parent:  # it died before the call
         os._exit(ExitStatus.OK)
+
+
+@contextlib.contextmanager
+def keeping_death_with_parent() -> Iterator[None]:
+    """Let the code inside change the effective ids: this process still dies with its parent afterwards."""
+    parent, number = os.getppid(), ctypes.c_int()
+    _libc.prctl(_PR_GET_PDEATHSIG, ctypes.byref(number), 0, 0, 0)
+    try:
+        yield
+    finally:
+        if number.value:
+            die_with_parent(parent)
 
 
 def adopt_orphans() -> None:
@@ -141,9 +199,9 @@ def adopt_orphans() -> None:
 
 
 def end_orphans(timeout: float) -> int:
-    """Kill every child that is left, and in turn what becomes an orphan by that; return how many there were.
+    """Kill all remaining children, and the orphans that this makes; return their number.
 
-    timeout -- seconds after which those that the kernel keeps, or that make others all the time, are left
+    timeout -- seconds after which the rest is left: the kernel may hold a process, or one may fork forever
     """
     deadline = time.monotonic() + timeout
     killed: set[int] = set()
@@ -157,26 +215,34 @@ def end_orphans(timeout: float) -> int:
     return len(killed)
 
 
-def _children() -> list[int]:
-    """Return this process's children, those that have ended and were not reaped included (proc(5))."""
+def descendants() -> list[int]:
+    """Return the children of this process, their children and so on, including zombies."""
+    found = _children()
+    for pid in found:  # which grows meanwhile
+        found += _children(pid)
+    return found
+
+
+def _children(pid: int | str = "self") -> list[int]:
+    """Return the children of a process, including zombies (proc(5))."""
     try:
-        lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return []  # a kernel without CONFIG_PROC_CHILDREN, or a machine without /proc
     return [int(pid) for pids in lists for pid in pids.split()]
 
 
 def set_name(name: str) -> None:
-    """Have `top` and `pstree` show this name for the process; the kernel takes 15 bytes of it."""
+    """Set the name of this process in `top` and `pstree`; the kernel truncates it to 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def set_title(title: str) -> None:
-    """Have `ps` show a title instead of the words that the process was started with, no longer than those.
+    """Set the title of this process in `ps`, truncated to the length of its command line.
 
-    It is written over them, which proc(5) calls arg_start to arg_end.
+    The title replaces the command line in memory, from arg_start to arg_end (proc(5)).
     """
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b") ")[2].split()  # from the third on
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b") ")[2].split()  # without the first two
     start, end = int(fields[48 - 3]), int(fields[49 - 3])
     if end > start > 0:
         room = end - start
@@ -184,10 +250,10 @@ def set_title(title: str) -> None:
 
 
 def reap() -> list[Exit]:
-    """Collect every child that has ended, without waiting, and kill what a child of ours left in its group.
+    """Collect all ended children without waiting, and kill the groups of those that `fork` made.
 
-    That is done while the kernel still keeps the child's id: afterwards it may be the group of somebody else.
-    An adopted orphan's group is left alone: a daemon of a plugin's may be in it.
+    A group is killed before its child is reaped, since afterwards the id may belong to another group. The
+    group of an adopted orphan is not killed: it may contain a daemon that a plugin started.
     """
     ended: list[Exit] = []
     while True:
@@ -207,55 +273,51 @@ def _exit(pid: int, status: int, usage: resource.struct_rusage) -> Exit:
     return Exit(pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
 
 
-def terminate(pid: int) -> None:
-    """Ask a process, which may be gone, to end in order."""
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process; ignore that it may have ended."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-
-
-def reload(pid: int) -> None:
-    """Ask a process, which may be gone, to read its configuration again."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, number)
 
 
 def kill_group(pid: int) -> None:
-    """Kill a child made by `fork` that was not reaped yet, and what it started and left in its group."""
+    """Kill an unreaped child made by `fork`, and the processes in its group."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # it may not have come to lead its group yet
+        os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
     kill_rest(pid)
 
 
 def kill_rest(pid: int) -> None:
-    """Kill what a child made by `fork`, which was not reaped yet, has in its group."""
+    """Kill the processes in the group of an unreaped child made by `fork`."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The place of one process that shall run: whoever dies in it is followed by another.
+    """One process that must run: when it ends, a successor is started.
 
-    The first follower comes at once; those after it ever later, while each dies young: up to a minute
-    where nobody came as far as to work, up to a second else.
+    The first successor starts at once. While each process ends within 5 seconds, the delay doubles from 0.25
+    seconds: up to a minute, or up to a second if the process had begun to work.
     """
 
     name: str
-    pid: int = 0  # 0: nobody is in it
+    pid: int = 0  # 0: none
     started: float = 0.0  # monotonic
-    due: float = 0.0  # monotonic; not to be filled before
-    deaths: int = 0  # in a row, each soon after the start
-    is_retiring: bool = False  # whether who is in it said that another should follow
-    is_dismissed: bool = False  # whether who is in it was killed for no fault of its own
-    has_begun: bool = False  # whether who is in it came as far as to work
+    due: float = 0.0  # monotonic; no start before this time
+    deaths: int = 0  # consecutive ones, each soon after the start
+    is_retiring: bool = False  # whether the process has asked to be replaced
+    is_dismissed: bool = False  # whether it was killed without a fault
+    fault: str = ""  # the fault for which it was killed
+    has_begun: bool = False  # whether it has begun to work
+    cgroup: "Cgroup | None" = None  # the control group of the process, if it has one of its own
 
     def fill(self, pid: int) -> None:
-        """Note who is in the slot now."""
+        """Record a started process."""
         self.pid, self.started, self.has_begun = pid, time.monotonic(), False
-        self.is_retiring = self.is_dismissed = False
+        self.is_retiring, self.is_dismissed, self.fault = False, False, ""
 
     def vacate(self, *, expected: bool) -> float:
-        """Note that the process is gone; return the seconds until the slot is filled again."""
+        """Record the end of the process; return the seconds until its successor may start."""
         now = time.monotonic()
         if expected or now - self.started >= _STEADY:
             self.deaths = 0
@@ -267,5 +329,5 @@ class Slot:
 
     @property
     def is_due(self) -> bool:
-        """Whether a process should be started in it now."""
+        """Whether a process is missing and may start now."""
         return self.pid == 0 and time.monotonic() >= self.due

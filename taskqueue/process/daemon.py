@@ -1,4 +1,4 @@
-"""The making of a daemon: its pid file, detaching, telling that it is ready, and signals."""
+"""Daemons: pid file, readiness, detaching, the service manager, signals."""
 
 import contextlib
 import errno
@@ -18,20 +18,18 @@ from taskqueue.errors import AlreadyRunning, ConfigError, ExitStatus, TaskqueueE
 from taskqueue.process import startup
 
 DAEMON_UMASK = 0o027
-_LINE = "TASKQUEUE_NOTIFY"  # the variable with the open file of a supervisor of ours, and its inode
+_LINE = "TASKQUEUE_NOTIFY"  # variable: the socket to our own supervisor, as descriptor and inode
 _ONCE = frozenset((signal.SIGHUP, signal.SIGCHLD))
-_OPEN_FILES = 65_536  # a process of a daemon in the background
-_REPORT_LIMIT = 65536  # bytes that a daemon may tell the process that started it
+_OPEN_FILES = 65_536  # limit for a daemon in the background
+_REPORT_LIMIT = 65536  # bytes of a report to the process that started the daemon
 
 
 class PidFile:
-    """A pid file, and beside it a file that says what its process does, in words.
+    """A locked pid file, and a status file beside it: ``with PidFile(path): ...``.
 
-    The pid file is believed only while its process lives: ``with PidFile(path): ...``.
-
-    The process holds a record lock (fcntl(2)) on the file. The kernel drops it with the process, even
-    on SIGKILL, and forked children do not inherit it, so a file that was left behind is never in the way.
-    Only its owner may read it: whoever can open a file can lock it, and so keep the process from starting.
+    The process holds a record lock (fcntl(2)) on the pid file. The kernel releases the lock when the process
+    ends, even by SIGKILL, and forked children do not inherit it, so a stale file blocks no start. Only the
+    owner may read the file: any process that can open it could lock it, and so block a start.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,16 +38,16 @@ class PidFile:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        """Lock the file and write this process's id into it.
+        """Lock the pid file and write the id of this process into it.
 
         Raises:
             AlreadyRunning: another process holds the lock.
-            ConfigError: the file cannot be created or written, or is none.
+            ConfigError: the file cannot be created or written, or is no regular file.
         """
         try:
             self._descriptor = _open_locked(self._path)
-            self._status.unlink(missing_ok=True)  # of one that was killed
-            os.fchmod(self._descriptor, 0o600)  # whatever it was
+            self._status.unlink(missing_ok=True)  # left by a killed process
+            os.fchmod(self._descriptor, 0o600)  # it may exist with another mode
             os.truncate(self._descriptor, 0)
             os.write(self._descriptor, b"%d\n" % os.getpid())
         except OSError as error:
@@ -58,26 +56,26 @@ class PidFile:
 
     def __exit__(self, *exception: object) -> None:
         self._status.unlink(missing_ok=True)
-        # Removed before it is unlocked: whoever waits for the lock finds out that the file is another one.
-        with contextlib.suppress(OSError):  # the directory may be gone, or no longer ours
+        # Removed before it is unlocked: `_open_locked` of another process finds that its file is gone.
+        with contextlib.suppress(OSError):  # the directory may be removed, or not writable any more
             self._path.unlink()
         os.close(self._descriptor)
 
     def tell(self, status: str) -> None:
-        """Write what the process does into the file of the same name that ends in .status, world-readable."""
+        """Write the status of the process into the status file, which all users may read."""
         new = self._status.with_suffix(".new")
-        with contextlib.suppress(OSError):  # a full disk is no reason to end
+        with contextlib.suppress(OSError):  # a full disk is no reason to stop
             new.unlink(missing_ok=True)
-            # Others may write into the directory: no link or FIFO of theirs is opened.
+            # Other users may write into the directory; their links and FIFOs are not opened.
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(f"{status}\n")
-                os.fchmod(descriptor, 0o644)  # whatever the umask
+                os.fchmod(descriptor, 0o644)  # independent of the umask
             new.rename(self._status)
 
 
 def _open_locked(path: Path) -> int:
-    """Open the file of that name, and lock it; never one that was removed in between."""
+    """Open a pid file and lock it, but not one that is removed meanwhile."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
     while True:
         descriptor = os.open(path, flags, 0o600)
@@ -103,10 +101,10 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 
 class Readiness:
-    """Tells whoever started this process that it is ready, or why it will never be.
+    """Reports to the process that started this one that it is ready, or why it cannot start.
 
-    A context manager: it holds the pid file, and an exception that leaves it before `ready` was
-    called counts as `failed`. Made by `detach` or `foreground`.
+    As a context manager it holds the pid file; an exception that leaves it before `ready` counts as `failed`.
+    `detach` and `foreground` make one.
     """
 
     def __init__(self, pidfile: str | None = None, report: int | None = None) -> None:
@@ -140,20 +138,20 @@ class Readiness:
             self._tell(*self._failure)
 
     def ready(self) -> None:
-        """Say that this process does its work now: to the service manager and to the waiting parent."""
+        """Report to the service manager and to the waiting parent that this process is ready."""
         notify("READY=1")
         self._tell(ExitStatus.OK, "")
 
     def tell(self, status: str) -> None:
-        """Say in words what this process does: to the service manager, and beside the pid file."""
+        """Report the status of this process to the service manager and in the status file."""
         notify(f"STATUS={status}")
         if self._pidfile is not None:
             self._pidfile.tell(status)
 
     def failed(self, status: int, message: str) -> None:
-        """Have it said, once this process has ended its work, with which status and why; not after `ready`.
+        """Record the first failure before `ready`; it is reported at the end.
 
-        The process that is told may start the next one at once, and must not find this one.
+        The process that gets the report may start another daemon at once, which must not find this one.
         """
         self._failure = self._failure or (status, message)
 
@@ -178,23 +176,23 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def foreground(pidfile: str | None = None) -> Readiness:
-    """Stay in the foreground: nobody waits, only the service manager (if any) is told."""
+    """Stay in the foreground; only the service manager, if there is one, gets reports."""
     return Readiness(pidfile)
 
 
 def detach(pidfile: str | None = None, keep_fds: Sequence[int] = ()) -> Readiness:
-    """Go on as a daemon: own session, directory "/", umask 027, standard streams on /dev/null.
+    """Become a daemon: own session, directory "/", umask 027, standard streams on /dev/null.
 
-    Only the daemon returns from this. The process that called it waits until the daemon is ready and
-    exits with status 0, or prints what the daemon reports and exits with the daemon's status.
+    Returns in the daemon only. The calling process waits until the daemon is ready and exits with status 0,
+    or prints the report of the daemon and exits with its status.
 
     Args:
         pidfile: path of the pid file, or None for none; taken when the result is entered.
         keep_fds: file descriptors that stay open; all others are closed.
     """
-    pidfile = str(Path(pidfile).absolute()) if pidfile else None  # the directory changes
+    pidfile = str(Path(pidfile).absolute()) if pidfile else None  # the current directory changes
     reader, writer = os.pipe()
-    startup.flush()  # else both processes write what is still buffered
+    startup.flush()  # else both processes write the buffered text
     if os.fork():
         os.close(writer)
         _leave_with(reader)
@@ -205,21 +203,21 @@ def detach(pidfile: str | None = None, keep_fds: Sequence[int] = ()) -> Readines
 
 def _become_daemon(keep_fds: list[int]) -> None:
     _bound_open_files()
-    # Only here: importing python-daemon 2.3 takes memory for each file that may be open.
+    # Imported after the limit: python-daemon 2.3 takes memory for each file that may be open.
     from daemon import DaemonContext  # noqa: PLC0415
 
     DaemonContext(
-        detach_process=True,  # else it stays in the foreground when its parent is process 1, as in containers
+        detach_process=True,  # else it stays in the foreground as a child of process 1, as in containers
         files_preserve=keep_fds,
-        signal_map={},  # signals are for Signals, below
+        signal_map={},  # `Signals` handles them
         umask=DAEMON_UMASK,
     ).open()
 
 
 def _bound_open_files() -> None:
-    """Lower a higher limit on open files to what the systemd units set.
+    """Lower the limit on open files to that of the systemd units.
 
-    Where containers allow a thousand million, python-daemon 2.3 makes a set of as many numbers.
+    In containers it may be a thousand million, and python-daemon 2.3 makes a set of as many numbers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > _OPEN_FILES:
@@ -227,9 +225,9 @@ def _bound_open_files() -> None:
 
 
 def _leave_with(reader: int) -> NoReturn:
-    """Wait for the daemon's report, and exit as it says; nothing that the caller opened is closed."""
+    """Wait for the report of the daemon and exit with its status; files of the caller are not closed."""
     report = b""
-    # A child of the daemon may hold the pipe open, so the end of the report is marked.
+    # A child of the daemon may hold the pipe open, so a NUL marks the end of the report.
     while not report.endswith(b"\0") and (data := os.read(reader, _REPORT_LIMIT)):
         report += data
     if report.endswith(b"\0"):
@@ -242,14 +240,14 @@ def _leave_with(reader: int) -> NoReturn:
 
 
 def notify_through(descriptor: int) -> None:
-    """Have `notify` of this process, and of what it executes, tell a supervisor of ours through a socket."""
+    """Make `notify`, here and in programs executed by this process, write to our supervisor's socket."""
     os.set_inheritable(descriptor, True)
     os.environ[_LINE] = f"{descriptor}:{os.fstat(descriptor).st_ino}"
     os.environ.pop("NOTIFY_SOCKET", None)
 
 
 def _told_through() -> int | None:
-    """Return the socket to a supervisor of ours; None where it is closed, or another file by now."""
+    """Return the socket to our supervisor; None if it is closed or replaced by another file."""
     descriptor, _, inode = os.environ.get(_LINE, "").partition(":")
     with contextlib.suppress(OSError, ValueError):
         if os.fstat(int(descriptor)).st_ino == int(inode):
@@ -258,7 +256,7 @@ def _told_through() -> int | None:
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, as sd_notify(3) does, or the supervisor that this is a member of.
+    """Notify the service manager, as sd_notify(3) does, or our own supervisor.
 
     Without one, or on errors, nothing happens.
 
@@ -280,9 +278,9 @@ def notify(state: str) -> None:
 
 
 def watchdog_delay() -> float | None:
-    """Return the seconds to let pass between two calls of ``notify("WATCHDOG=1")``; None for no watchdog.
+    """Return the seconds between two calls of ``notify("WATCHDOG=1")``; None if there is no watchdog.
 
-    That is half of what the service manager allows, as sd_watchdog_enabled(3) advises.
+    It is half of the watchdog's timeout, as sd_watchdog_enabled(3) advises.
     """
     allowed = os.environ.get("WATCHDOG_USEC", "")
     meant = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))  # children inherit both
@@ -290,14 +288,14 @@ def watchdog_delay() -> float | None:
 
 
 class Signals:
-    """Notes signals as they come, for a loop to act on: nothing ever happens inside a handler.
+    """Records signals for a loop, which acts on them; the handlers do nothing.
 
-    Only one is active in a process, and only in its main thread::
+    A process has one active object at most, in its main thread::
 
         with Signals((signal.SIGTERM, signal.SIGCHLD)) as signals:
             for number in signals.wait(timeout=1.0): ...
 
-    A loop with its own poll watches `fileno` and calls `pending`.
+    A loop with its own poll(2) watches `fileno` and calls `pending`.
     """
 
     def __init__(self, wanted: Iterable[signal.Signals]) -> None:
@@ -307,12 +305,12 @@ class Signals:
         self._old_handlers: dict[signal.Signals, Callable[..., object] | int | None] = {}
 
     def __enter__(self) -> Self:
-        """Begin to note the wanted signals."""
+        """Begin to record the wanted signals."""
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # The interpreter's own C handler writes the signal's number there; it can neither block nor raise.
         self._old_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._old_handlers = {number: signal.signal(number, _noted) for number in self._wanted}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._wanted)  # kept back until now (processes.fork)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._wanted)  # blocked since children.fork
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -327,22 +325,22 @@ class Signals:
         return self._reader
 
     def pending(self) -> list[signal.Signals]:
-        """Return at once the signals that came since the last call, in their order.
+        """Return the signals since the last call, in order, without waiting.
 
-        SIGHUP and SIGCHLD are in it once, however often they came: one reload does for a hundred requests.
+        SIGHUP and SIGCHLD occur once at most: one reload serves a hundred requests.
         """
         noted: list[signal.Signals] = []
         once: set[int] = set()
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._reader, 4096):
-                for number in data:  # of any signal with a handler; most of the real-time ones have no name
+                for number in data:  # also those of other handlers; most real-time signals have no name
                     if number in self._wanted and number not in once:
                         noted.append(signal.Signals(number))
                         once |= {number} & _ONCE
         return noted
 
     def wait(self, timeout: float | None = None) -> list[signal.Signals]:
-        """Return what is pending as soon as there is something, or [] after `timeout` seconds."""
+        """Wait for signals and return them; [] after `timeout` seconds."""
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         poll.poll(None if timeout is None else timeout * 1000)
@@ -350,4 +348,4 @@ class Signals:
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """Do nothing: the number is in the pipe already. Without a handler it would not get there."""
+    """Do nothing: the C handler has written the number into the pipe, which requires a Python handler."""

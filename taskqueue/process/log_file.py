@@ -20,23 +20,23 @@ _KINDS: Final = (
 class LineWriter(logging.Handler):
     """Writes each record to a file descriptor, with nothing buffered.
 
-    A buffer would keep what a full disk has refused, and fail with it again when it is closed. A line that
-    cannot be written is lost; before the next one that can be, a line says how many were.
+    A buffer would keep a line that a full disk refused, and fail again when it is closed. A line that cannot
+    be written is lost; the next successful write begins with the number of lost lines.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.descriptor = descriptor
-        self._lost = 0  # lines that nobody has been told of yet
+        self._lost = 0  # number of lost lines, not reported yet
         self._why = ""
         self._is_torn = False  # whether the last line was written in part
 
     def succeed(self, old: "LineWriter") -> None:
-        """Tell in its place of the lines that an older one has lost."""
+        """Take over the report of the lines that an older writer has lost."""
         self._lost, self._why, self._is_torn = old._lost, old._why, old._is_torn  # noqa: SLF001 -- of its kind
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, and before it, if any were lost, one that says so."""
+        """Write a line, and before it the number of lost lines, if there are any."""
         try:
             if self._lost:
                 self._write(self.format(self._loss()))
@@ -45,7 +45,7 @@ class LineWriter(logging.Handler):
         except OSError as error:
             self._lost += 1
             self._why = error.strerror or str(error)
-        except Exception:  # noqa: BLE001 -- what is wrong with a line must not end its caller
+        except Exception:  # noqa: BLE001 -- a faulty log call must not end its caller
             self.handleError(record)
 
     def _write(self, line: str) -> None:
@@ -60,34 +60,34 @@ class LineWriter(logging.Handler):
                 "name": __name__,
                 "levelno": logging.WARNING,
                 "levelname": "WARNING",
-                "msg": "log lines lost that could not be written: %d (%s)",
+                "msg": "%d log lines could not be written and are lost (%s)",
                 "args": (self._lost, self._why),
             }
         )
 
 
 class LogFile(LineWriter):
-    """A file that is opened again after logrotate moved it, and that only its owner and group read."""
+    """A log file, readable for its owner and group, that is opened again after logrotate has renamed it."""
 
     def __init__(self, path: str, owner: str | None) -> None:
         self._path, self._owner = path, owner
         super().__init__(_open(path, owner))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, to the file that has the name now."""
+        """Write a line to the file that now has the name."""
         self._reopen_if_moved()
         super().emit(record)
 
     def close(self) -> None:
         """Close the file."""
         super().close()
-        with contextlib.suppress(OSError):  # NFS tells only now what it could not write
+        with contextlib.suppress(OSError):  # NFS reports failed writes at the end
             os.close(self.descriptor)
 
     def _reopen_if_moved(self) -> None:
-        """Open the file again if another one, or none, has its name now.
+        """Open the file again if its name now belongs to another file, or to none.
 
-        Where that is not allowed, the old one goes on being written: better there than nowhere.
+        If that fails, the old file is still written.
         """
         with contextlib.suppress(OSError):
             if os.path.samestat(Path(self._path).stat(), os.fstat(self.descriptor)):
@@ -104,8 +104,8 @@ class LogFile(LineWriter):
 def _open(path: str, owner: str | None) -> int:
     """Open a log file, or make it, and give it to `owner` if this is root.
 
-    Others may be allowed to write into its directory. They must neither lead root to another file by a link
-    nor keep it waiting by a FIFO. OSError with what was found where it is no file.
+    Other users may be allowed to write into its directory: root follows no link there, and does not wait for
+    a FIFO. Raises OSError, with the kind that was found, if it is neither a file nor a character device.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if os.geteuid() == 0:
@@ -124,7 +124,7 @@ def _checked(path: str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # open(2): a FIFO that nobody reads, or a socket
+        if error.errno == errno.ENXIO:  # open(2): a FIFO without a reader, or a socket
             raise OSError(errno.EINVAL, "expected a file, found a FIFO or a socket", path) from None
         raise
     mode = os.fstat(descriptor).st_mode

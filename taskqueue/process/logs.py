@@ -1,6 +1,6 @@
-"""Where log lines go and what they look like: text or JSON, to stderr, syslog or a file.
+"""Log lines and their destinations: text or JSON, to stderr, syslog or a file.
 
-One record is one line, whatever the message holds, so that a line of the log is always ours.
+One record is one line, whatever its message contains, so that no message can forge a line.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from taskqueue.config import LoggingSettings
-from taskqueue.config.places import state_home
 from taskqueue.errors import ConfigError
 from taskqueue.process.log_file import LineWriter, LogFile
+from taskqueue.process.startup import state_home
 from taskqueue.texts import one_line
 
-MESSAGE_LIMIT = 8192  # bytes of a message, and of a traceback, that are written
-CONTEXT_LIMIT = 256  # bytes of one context value
+MESSAGE_LIMIT = 8192  # maximum bytes of a message and of a traceback
+CONTEXT_LIMIT = 256  # maximum bytes of a context value
 SYSLOG_SOCKET = "/dev/log"
 ROOTS_LOG = "/var/log/taskqueue/taskqueue.log"
 _STDERR = 2
 
-# Seconds between two lines about what may happen very often.
+# Seconds between two lines of a tally.
 _TALLY_EVERY = 10.0
 
 # The keywords of logging's own methods; all others are context.
 _LOGGING_KEYWORDS = {"exc_info", "stack_info", "stacklevel", "extra"}
 
-# In this order on a line, whoever bound them; others follow.
+# In this order on a line; others follow.
 _CONTEXT_ORDER = ("group", "worker", "workitem")
 
 # Numbers of syslog(3), which journald reads between "<" and ">".
@@ -52,7 +52,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger(name), context)
 
     def bind(self, **context: object) -> "Log":
-        """Return a log of the same name whose lines carry this context, too."""
+        """Return a log of the same name with additional context."""
         return Log(self.logger.name, **{**(self.extra or {}), **context})
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
@@ -65,18 +65,18 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
 
 class Tally:
-    """Says how often something happened that may happen very often: at once, and then every ten seconds."""
+    """Counts frequent events; logs their number at once, then every ten seconds at most."""
 
     def __init__(self, log: Log, text: str) -> None:
-        """Count nothing yet.
+        """Begin with none.
 
-        text -- what is said, with a place for the number and one for the last detail
+        text -- the log message, with placeholders for the number and the last detail
         """
         self._log = log
         self._text = text
         self._count = 0
         self._detail = ""
-        self._next = 0.0  # when it may be said again, on the monotonic clock
+        self._next = 0.0  # monotonic; when the next line may be logged
 
     def count(self, detail: str) -> None:
         """Count one more."""
@@ -86,41 +86,41 @@ class Tally:
             self.tell()
 
     def tell(self) -> None:
-        """Say how often it happened since that was said last, if at all."""
+        """Log the number of events since the last line, if there are any."""
         if self._count:
             self._log.warning(self._text, self._count, self._detail)
             self._count, self._next = 0, time.monotonic() + _TALLY_EVERY
 
 
 def set_up(settings: LoggingSettings, process: str, owner: str | None = None) -> None:
-    """Send all log records of this process to where the settings say; may be called again.
+    """Send all log records of this process to the configured destination; may be called again.
 
     Args:
         settings: level, format and destination.
-        process: what this process is called in its lines, such as "dispatcher".
-        owner: the user a log file that root makes is given to, who will write into it, too.
+        process: the name of this process in its lines, such as "dispatcher".
+        owner: the owner of a log file that root creates.
 
     Raises:
-        ConfigError: the log file cannot be opened. That syslog is not there (yet) is no fault, as with
-            openlog(3): lines are lost until it is.
+        ConfigError: the log file cannot be opened. A missing syslog is no error, as with openlog(3): lines
+            are lost until it listens.
     """
     try:
-        handler, kind = _open(settings.destination, owner)
+        handler, kind = _handler(settings.destination, owner)
     except OSError as error:
         place = f"section [logging], option destination: {settings.destination}"
         raise ConfigError([f"{place}: {error.strerror}"]) from None
     handler.setFormatter(_Formatter(process, kind, settings.format))
     _replace_handlers(handler)
     logging.getLogger().setLevel(settings.level.upper())
-    # pika writes six lines and a traceback for each failed attempt; broker/ says it in one.
+    # pika writes six lines and a traceback for each failed attempt; broker/ writes one line.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def reachable(settings: LoggingSettings, *, in_background: bool) -> LoggingSettings:
     """Return the settings with a destination that exists.
 
-    A daemon in the background has no terminal: what would go to stderr goes to syslog. Where no syslog
-    listens, a daemon in the background logs to a file, one in the foreground to stderr.
+    A daemon in the background has no terminal, so it logs to syslog instead of stderr. If no syslog listens,
+    a daemon in the background logs to a file, one in the foreground to stderr.
     """
     if not _goes_to_syslog(settings, in_background=in_background):
         return settings
@@ -129,7 +129,7 @@ def reachable(settings: LoggingSettings, *, in_background: bool) -> LoggingSetti
 
 
 def detour(settings: LoggingSettings, *, in_background: bool) -> str:
-    """Say where log lines go for want of a syslog that would take them; nothing where they go to syslog."""
+    """Return a warning with the actual destination if no syslog listens; "" otherwise."""
     if not _goes_to_syslog(settings, in_background=in_background) or _syslog_listens():
         return ""
     place = reachable(settings, in_background=in_background).destination
@@ -148,7 +148,7 @@ def _syslog_listens() -> bool:
 
 
 def _own_log() -> str | None:
-    """Return the file for what has no other place; None where there is none for that either."""
+    """Return the path of the default log file; None if it cannot be written."""
     try:
         path = Path(ROOTS_LOG) if os.geteuid() == 0 else state_home("a log file") / "taskqueue/taskqueue.log"
     except ConfigError:
@@ -158,9 +158,9 @@ def _own_log() -> str | None:
 
 
 def take_over(process: str) -> list[int]:
-    """Go on logging where the parent does, as another process; return the file descriptors that this takes.
+    """Log to the destination of the parent, under another process name; return the file descriptors in use.
 
-    Nothing is opened, which could fail, or not be allowed to another user.
+    Nothing is opened: that could fail, or be forbidden for another user.
     """
     taken: list[int] = []
     for handler in logging.getLogger().handlers:
@@ -174,17 +174,17 @@ def take_over(process: str) -> list[int]:
 
 
 def close() -> None:
-    """Close what log records were sent to, in a child that has its own idea of where they go."""
+    """Close the log destination; a child of another kind does not use it."""
     _replace_handlers(logging.NullHandler())
 
 
 def escape(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    r"""Make text fit for one line: escape control characters (``\n``, ``\x1b``), cut it to `limit` bytes."""
+    r"""Return text as one line: control characters escaped (``\n``, ``\x1b``), cut to `limit` bytes."""
     return _cut(one_line(text), limit)
 
 
 def _cut(text: str, limit: int) -> str:
-    """Leave out the middle of what is too long: a traceback tells most at its end."""
+    """Leave out the middle of a long text; the end of a traceback is its most important part."""
     data = text.encode(errors="backslashreplace")
     if len(data) <= limit:
         return data.decode()
@@ -206,8 +206,8 @@ def _syslog_tag(record: logging.LogRecord, process: str) -> str:
     return f"taskqueue-{process}[{record.process}]: "
 
 
-# Prefix of a line, by kind of destination and format. Time, level and
-# process are left to those who keep them anyway: the journal, syslog, the JSON object.
+# Prefix of a line, by kind of destination and format. Time, level and process are left out if the journal,
+# syslog or the JSON object contains them.
 _PREFIXES: dict[tuple[str, str], Callable[[logging.LogRecord, str], str]] = {
     ("plain", "text"): _timestamp,
     ("plain", "json"): lambda _record, _process: "",
@@ -219,7 +219,7 @@ _PREFIXES: dict[tuple[str, str], Callable[[logging.LogRecord, str], str]] = {
 
 
 class _Formatter(logging.Formatter):
-    """Makes one line of a record: the destination's prefix, then text or JSON."""
+    """Formats a record as one line: the prefix of the destination, then text or JSON."""
 
     def __init__(self, process: str, kind: str, style: str) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class _Formatter(logging.Formatter):
         self._content = _json_content if style == "json" else _text_content
 
     def of(self, process: str) -> "_Formatter":
-        """Return the formatter of another process that logs to the same place."""
+        """Return a formatter for another process and the same destination."""
         return _Formatter(process, self._kind, self._form)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -265,7 +265,7 @@ def _traceback(record: logging.LogRecord) -> str:
 
 
 class _Syslog(SysLogHandler):
-    """Drops a line that syslog does not take, as openlog(3) does."""
+    """Drops lines that syslog does not accept, as openlog(3) does."""
 
     socket: socket.socket | None
 
@@ -273,8 +273,8 @@ class _Syslog(SysLogHandler):
         pass
 
 
-def _open(destination: str, owner: str | None) -> tuple[logging.Handler, str]:
-    """Return a handler for the destination, and of which kind its lines' prefix is."""
+def _handler(destination: str, owner: str | None) -> tuple[logging.Handler, str]:
+    """Return a handler for the destination, and the kind of the destination."""
     if destination == "stderr":
         return LineWriter(_STDERR), "journal" if _stderr_is_journal() else "plain"
     if destination == "syslog":
@@ -287,7 +287,7 @@ def _open(destination: str, owner: str | None) -> tuple[logging.Handler, str]:
 
 
 def _stderr_is_journal() -> bool:
-    """Compare as systemd.exec(5) says: the variable is inherited by children whose stderr is elsewhere."""
+    """Compare device and inode (systemd.exec(5)): children with another stderr inherit the variable, too."""
     try:
         status = os.fstat(_STDERR)
     except OSError:

@@ -1,4 +1,4 @@
-"""A clean start, whoever started this process, and streams that may not be written to.
+"""The state in which a process starts: signals, standard streams, a directory for data.
 
 Blocked and ignored signals and closed files of a parent are inherited across fork(2) and execve(2).
 """
@@ -8,12 +8,14 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Final, TextIO
 
 from taskqueue import texts
+from taskqueue.errors import ConfigError
 
-#: Left as they are: a shell ignores them for its background jobs, nohup(1) for a command that stays, and
-#: Python itself ignores the last two, so that a write fails instead.
+#: Left unchanged: a shell ignores these for its background jobs, nohup(1) for its command, and Python
+#: ignores the last two, so that a write fails instead.
 _LEFT: Final = {
     signal.SIGHUP,
     signal.SIGINT,
@@ -27,10 +29,10 @@ _LEFT: Final = {
 
 
 def clean_signals() -> None:
-    """Block no signal, and have those that a parent ignored act as they do by default.
+    """Unblock all signals, and restore the default action of those that the parent ignored.
 
-    Where SIGCHLD is ignored, a child's exit status is lost (wait(2)); where SIGALRM is blocked, no time limit
-    is kept.
+    If SIGCHLD is ignored, the exit status of a child is lost (wait(2)); if SIGALRM is blocked, timeouts do
+    not work.
     """
     for number in signal.valid_signals() - _LEFT:
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -39,7 +41,7 @@ def clean_signals() -> None:
 
 
 def open_streams() -> None:
-    """Open what is closed of the file descriptors 0 to 2; have stdout and stderr show any text.
+    """Open those of the file descriptors 0 to 2 that are closed; let stdout and stderr take any text.
 
     Otherwise the next file to be opened, such as the one with the broker's password, becomes a standard
     stream. Output to a closed stream is dropped; to read from a closed stdin is an error.
@@ -56,7 +58,7 @@ def open_streams() -> None:
 
 
 def _showing_all(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a stream that escapes what its encoding lacks: a result must not be lost for a character."""
+    """Return a stream that escapes characters missing in its encoding, so that no result is lost."""
     stream = stream or open(descriptor, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 -- open until the end
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
@@ -64,14 +66,14 @@ def _showing_all(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def flush() -> None:
-    """Write out what stdout and stderr still hold, as far as that is possible."""
+    """Flush stdout and stderr; ignore errors."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
 
 
 def show(line: str) -> None:
-    """Write a line to stdout, if it takes that; on a terminal, control characters are shown escaped."""
+    """Write a line to stdout; ignore errors. On a terminal, control characters are escaped."""
     try:
         sys.stdout.write(f"{texts.lines(line) if sys.stdout.isatty() else line}\n")
         sys.stdout.flush()
@@ -80,9 +82,9 @@ def show(line: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write to stderr, if it takes that: its lack is no reason to end, or to end with another status.
+    """Write to stderr; ignore errors.
 
-    Control characters but line ends are shown escaped: messages name what others have sent.
+    Control characters except line ends are escaped, because messages quote input of others.
     """
     try:
         sys.stderr.write(texts.lines(text))
@@ -92,9 +94,25 @@ def complain(text: str) -> None:
 
 
 def give_up(stream: TextIO) -> None:
-    """Drop what a stream cannot write: else the interpreter tries it again at its end, and ends with 120."""
+    """Drop the output that a stream cannot write: else Python retries at exit, and exits with status 120."""
     with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def state_home(purpose: str) -> Path:
+    """Return the directory for the state of a user's programs (XDG base directory specification).
+
+    Raises ConfigError, with the `purpose`, if the user has no home directory.
+    """
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if base.is_absolute():
+        return base
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:  # as in a container
+        found = f"neither, and user id {os.geteuid()} has no home"
+        words = f"no place for {purpose}: expected XDG_STATE_HOME or HOME, found {found}"
+        raise ConfigError([words]) from None

@@ -1,7 +1,7 @@
-"""Keeping processes running: the loop that the worker pool, the dispatcher and `taskqueue up` share.
+"""The loop that keeps processes running, for the worker pool, the dispatcher and `taskqueue up`.
 
-A supervisor holds what is wanted and converges on it. Start, crash, reload and stop are the same round:
-converge, wait, act on what was heard.
+A supervisor holds the wanted state and converges on it. Start, crash, reload and stop are the same round:
+converge, wait, act.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from taskqueue.config import LoggingSettings
 from taskqueue.errors import ConfigError, ExitStatus
-from taskqueue.process import children, logs
+from taskqueue.process import children, logs, relatives
 from taskqueue.process.children import Exit, Slot
 from taskqueue.process.daemon import Readiness, Signals, notify, notify_through, watchdog_delay
 from taskqueue.process.logs import Log
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from _typeshed import HasFileno
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_MOST_NOTICES: Final = 16  # heard in one round
+_MOST_NOTICES: Final = 16  # received in one round
 _STATUS_LIMIT: Final = 1000  # characters
-_KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to vanish
+_KILL_TIMEOUT: Final = 5.0  # seconds that killed processes may take to end
 
-#: Exit statuses that say why a process could not begin; it will not do better by itself.
+#: Exit statuses of processes that cannot start, and that a restart does not help.
 REASONS: Final = {
     ExitStatus.PLUGIN: "its plugin cannot be loaded or set up",
     ExitStatus.LOCKED: "another one is running",
-    ExitStatus.PRIVILEGES: "it cannot become its user",
+    ExitStatus.PRIVILEGES: "it cannot become its user or be isolated",
     ExitStatus.CONFIG: "the configuration cannot be read",
     ExitStatus.REFUSED: "the broker refuses it",
 }
@@ -43,25 +43,25 @@ class Member(Protocol):
     """One or several processes that belong together."""
 
     name: str
-    state: str  # what it does, in words; empty until it has begun
-    failure: str  # why it cannot, in words, if it said so
-    is_leaving: bool
+    state: str  # its status in words; empty until it has begun
+    failure: str  # the reason that it has reported for a failed start
+    is_draining: bool
 
     @property
     def pids(self) -> list[int]:
-        """Every process of it that runs."""
+        """Its running processes."""
 
     @property
-    def vital(self) -> int:
-        """The pid of the process without which nothing of it works."""
+    def main_pid(self) -> int:
+        """The process that the member needs to work; 0 if it does not run."""
 
     def converge(self) -> None:
-        """Start whoever is missing and due."""
+        """Start each process that is missing and due."""
 
     def due(self) -> Iterator[float]:
-        """Yield when (monotonic) somebody is to be started."""
+        """Yield the monotonic times at which `converge` is due."""
 
-    def quiet(self) -> None:
+    def drain(self) -> None:
         """Take nothing new, finish what runs, and leave."""
 
     def kill(self) -> None:
@@ -71,36 +71,37 @@ class Member(Protocol):
         """Read the configuration again."""
 
     def files(self) -> Sequence["HasFileno"]:
-        """Return what `hear` reads from."""
+        """Return what `receive` reads from."""
 
-    def hear(self) -> None:
-        """Take in what the processes say, without waiting."""
+    def receive(self) -> None:
+        """Receive the messages of the processes, without waiting."""
 
-    def bury(self, end: Exit) -> bool:
-        """Note the end of a process, if it was of this member; tell whether it was."""
+    def reap(self, end: Exit) -> bool:
+        """Record the end of a process; return whether it was of this member."""
 
 
 class SupervisorLoop:
     """Keeps members running until SIGTERM, then gives them `stop_timeout` seconds to finish."""
 
     def __init__(self, name: str, stop_timeout: float) -> None:
-        """Begin with no members; `name` is what the supervisor is called in the log."""
         self.members: list[Member] = []
         self.stop_timeout = stop_timeout
         self.log = Log(name)
-        self.in_background = False  # set before `run` where there is no terminal to log to
+        self.reasons: Mapping[ExitStatus, str] = REASONS
+        self.in_background = False  # set before `run`, in a daemon without a terminal
         self._logging = LoggingSettings()
         self._signals = Signals(_SIGNALS)
         self._stop_at: float | None = None  # monotonic; set while stopping
         self._is_ready = False
         self._status = ExitStatus.OK
         self._readiness = Readiness()
-        self._told = ""  # what the supervisor does, as last told
+        self._told = ""  # the last reported status
         self._watchdog: float | None = None
 
     def run(self, readiness: Readiness) -> ExitStatus:
-        """Keep the members running; return how it ended, when all of them are gone."""
+        """Keep the members running until all have ended after a stop; return the exit status."""
         self._readiness = readiness
+        relatives.supervise(self.log.logger.name.rpartition(".")[2])
         self._watchdog = watchdog_delay()
         with self._signals:
             self.begin()
@@ -111,7 +112,7 @@ class SupervisorLoop:
         self.log.info("stopped")
         return self._status
 
-    # --- what a supervisor of a certain kind adds ---
+    # --- for subclasses ---
 
     def begin(self) -> None:
         """Make the first members."""
@@ -122,17 +123,17 @@ class SupervisorLoop:
             member.reload()
 
     def summary(self) -> str:
-        """Say what is kept, for the line that tells that it is ready."""
+        """Describe the members, for the log line at readiness."""
         return ", ".join(f"{member.name} runs" for member in self.members)
 
-    def bury_stranger(self, end: Exit) -> None:
-        """Note the end of a child that no member knows."""
+    def reap_other(self, end: Exit) -> None:
+        """Handle the end of a child that belongs to no member."""
 
     def log_as(self, settings: LoggingSettings, owner: str) -> LoggingSettings:
-        """Log as the settings say from now on; return what is in force.
+        """Apply logging settings; return those in force.
 
-        A failed setup is a ConfigError before the supervisor is ready, and a line in the log after.
-        owner -- the user whom log files are given to by root
+        A failure raises ConfigError before the supervisor is ready, and is logged afterwards.
+        owner -- the owner of log files that root creates
         """
         try:
             wanted = logs.reachable(settings, in_background=self.in_background)
@@ -140,7 +141,7 @@ class SupervisorLoop:
         except ConfigError as error:
             if not self._is_ready:
                 raise
-            self.log.error("logging stays as it was: %s", error)
+            self.log.error("logging is unchanged: %s", error)
         else:
             self._logging = wanted
         return self._logging
@@ -149,7 +150,7 @@ class SupervisorLoop:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the end has begun."""
+        """Whether the supervisor is ending."""
         return self._stop_at is not None
 
     def _pids(self) -> list[int]:
@@ -158,10 +159,10 @@ class SupervisorLoop:
     def _converge(self) -> None:
         for member in self.members:
             member.converge()
-        self.members = [member for member in self.members if member.pids or not member.is_leaving]
+        self.members = [member for member in self.members if member.pids or not member.is_draining]
 
     def _wait(self) -> None:
-        """Wait for a signal, a member's word or the next start that is due; act on it."""
+        """Wait for a signal, a message or the next due time; act on it."""
         if self._watchdog is not None:
             notify("WATCHDOG=1")
         poll = select.poll()
@@ -171,7 +172,7 @@ class SupervisorLoop:
                 poll.register(file, select.POLLIN)
         poll.poll(self._patience() * 1000)
         for member in self.members:
-            member.hear()
+            member.receive()
         for number in self._signals.pending():
             self._act_on(number)
         self._enforce_deadline()
@@ -183,24 +184,24 @@ class SupervisorLoop:
             moments.append(self._stop_at)
         if self._watchdog is not None:
             moments.append(now + self._watchdog)
-        return max(0.0, min([now + 60.0, *moments]) - now) + 0.001  # poll would round down and spin
+        return max(0.0, min([now + 60.0, *moments]) - now) + 0.001  # poll rounds down, which would spin
 
     def _act_on(self, number: signal.Signals) -> None:
         if number == signal.SIGCHLD:
             for end in children.reap():
-                self._bury(end)
+                self._reap(end)
         elif number == signal.SIGHUP:
             if not self.is_stopping:
                 self.reload()
         elif not self.is_stopping:
-            self.log.info("stopping: %.0f s to finish what is running", self.stop_timeout)
+            self.log.info("stopping: running work has %.0f s to finish", self.stop_timeout)
             self.stop(self.stop_timeout)
         else:
             self.log.warning("stopping at once")
             self._kill()
 
     def _tell(self) -> None:
-        """Tell once that everything works, and from then on what is going on."""
+        """Report readiness once, and from then on each change of the status."""
         begins = not self._is_ready and not self.is_stopping and all(member.state for member in self.members)
         if begins:
             self._is_ready = True
@@ -214,26 +215,29 @@ class SupervisorLoop:
 
     # --- children end ---
 
-    def _bury(self, end: Exit) -> None:
-        vital = next((member for member in self.members if member.vital == end.pid), None)
-        if vital and end.code in REASONS and not self._is_ready and not self.is_stopping:
-            vital.hear()
+    def _reap(self, end: Exit) -> None:
+        failed = next((member for member in self.members if member.main_pid == end.pid), None)
+        if failed and end.code in self.reasons and not self._is_ready and not self.is_stopping:
+            failed.receive()
             self._status = ExitStatus(end.code)
-            self._readiness.failed(end.code, f"cannot start: {vital.failure or REASONS[self._status]}")
-            notify(f"STATUS={vital.failure}")
+            self._readiness.failed(end.code, f"cannot start: {failed.failure or self.reasons[self._status]}")
+            notify(f"STATUS={failed.failure}")
             self.stop(_KILL_TIMEOUT)
-        if not any(member.bury(end) for member in self.members):
-            self.bury_stranger(end)
+        if any(member.main_pid == end.pid for member in self.members):
+            relatives.note_end(end.pid)
+        if not any(member.reap(end) for member in self.members):
+            self.reap_other(end)
 
     # --- the end ---
 
     def stop(self, timeout: float) -> None:
-        """Begin the end; whoever is still there after `timeout` seconds is killed."""
-        # The service manager shall wait as long as we do.
+        """Begin to stop; processes that still run after `timeout` seconds are killed."""
+        relatives.note_stop()
+        # The service manager must wait longer than we do.
         notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(timeout + 2 * _KILL_TIMEOUT) * 1_000_000:.0f}")
         self._stop_at = time.monotonic() + timeout
         for member in self.members:
-            member.quiet()
+            member.drain()
 
     def _enforce_deadline(self) -> None:
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
@@ -248,18 +252,20 @@ class SupervisorLoop:
 
 
 class Child:
-    """A member that is one process, which tells by `notify` that it is ready."""
+    """A member of one process, which reports by `notify` that it is ready."""
 
-    def __init__(self, name: str, run: Callable[[], int]) -> None:
-        """Keep a process that does `run`; `name` is what it is called in the log."""
+    def __init__(
+        self, name: str, run: Callable[[], int], reasons: Mapping[ExitStatus, str] = REASONS
+    ) -> None:
         self.name = name
         self.state = ""
         self.failure = ""
-        self.is_leaving = False
+        self.is_draining = False
         self._run = run
+        self._reasons = reasons
         self._slot = Slot(name)
         self._log = Log("supervisor")
-        # Not by a name, as a service manager's: every user may send to a name in the abstract namespace.
+        # Without a name, unlike a service manager's: all users may send to a name in the abstract namespace.
         self._notices, self._line = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
         )
@@ -270,13 +276,13 @@ class Child:
         return [self._slot.pid] if self._slot.pid else []
 
     @property
-    def vital(self) -> int:
+    def main_pid(self) -> int:
         """The process."""
         return self._slot.pid
 
     def converge(self) -> None:
         """Start the process if it is missing and due."""
-        if self._slot.is_due and not self.is_leaving:
+        if self._slot.is_due and not self.is_draining:
             parent = os.getpid()
             start(self._log, self._slot, lambda: self._slot.fill(children.fork(lambda: self._be(parent))))
 
@@ -287,34 +293,34 @@ class Child:
 
     def due(self) -> Iterator[float]:
         """Yield when the process is to be started, if it does not run."""
-        if not self._slot.pid and not self.is_leaving:
+        if not self._slot.pid and not self.is_draining:
             yield self._slot.due
 
-    def quiet(self) -> None:
-        """Ask the process to finish; once, since twice means at once."""
-        if self.is_leaving:
+    def drain(self) -> None:
+        """Ask the process to finish; only once, since a second signal ends it at once."""
+        if self.is_draining:
             return
-        self.is_leaving = True
+        self.is_draining = True
         for pid in self.pids:
-            children.terminate(pid)
+            children.send(pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process and what it started."""
-        self.is_leaving = True
+        self.is_draining = True
         for pid in self.pids:
             children.kill_group(pid)
 
     def reload(self) -> None:
         """Pass SIGHUP on."""
         for pid in self.pids:
-            children.reload(pid)
+            children.send(pid, signal.SIGHUP)
 
     def files(self) -> Sequence["HasFileno"]:
         """Return the socket that the process notifies."""
         return [self._notices]
 
-    def hear(self) -> None:
-        """Take in what the process notifies."""
+    def receive(self) -> None:
+        """Receive the notices of the process."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(_MOST_NOTICES):
                 lines = self._notices.recv(4096).decode("utf-8", "replace").split("\n")
@@ -323,31 +329,41 @@ class Child:
                 if self.state or "READY=1" in lines:
                     self.state = self.failure or "runs"
 
-    def bury(self, end: Exit) -> bool:
-        """Note the end of the process."""
+    def reap(self, end: Exit) -> bool:
+        """Record the end of the process."""
         if end.pid != self._slot.pid:
             return False
-        expected = self.is_leaving and end.code == ExitStatus.OK
+        expected = self._judge(end)
         delay = self._slot.vacate(expected=expected)
         self.state, self.failure = self.state and "ended", ""
         if not expected:
-            report(self._log, self._slot.name, end, None if self.is_leaving else delay)
+            report(self._log, self._slot.name, end, None if self.is_draining else delay, self._reasons)
         return True
+
+    def _judge(self, end: Exit) -> bool:
+        """Return whether an end was expected."""
+        return self.is_draining and end.code == ExitStatus.OK
 
 
 def start(log: Log, slot: Slot, begin: Callable[[], None]) -> None:
-    """Start a process for a slot; where there is no room for one, note when to try again."""
+    """Start the process of a slot; if the system refuses, set the time of the next attempt."""
     try:
         begin()
-    except OSError as error:  # of processes or open files: a plugin may have used up what there is
+    except OSError as error:  # too many processes or open files, perhaps of a plugin
         slot.fill(0)
         delay = slot.vacate(expected=False)
         log.error("%s cannot be started: %s; trying again in %.2g s", slot.name, error.strerror, delay)
 
 
-def report(log: Log, who: str, end: Exit, delay: float | None) -> None:
-    """Log the unexpected end of a process, and when the next one starts (in `delay` seconds; None: never)."""
-    known = end.code in list(ExitStatus) and REASONS.get(ExitStatus(end.code))
+def report(
+    log: Log,
+    who: str,
+    end: Exit,
+    delay: float | None,
+    reasons: Mapping[ExitStatus, str] = REASONS,
+) -> None:
+    """Log the unexpected end of a process; the next one starts in `delay` seconds, None for never."""
+    known = end.code in list(ExitStatus) and reasons.get(ExitStatus(end.code))
     what = f"{known} ({end.cause})" if known else end.cause
     follows = "" if delay is None else f"; the next one starts {f'in {delay:.2g} s' if delay else 'now'}"
     log.error("%s, process %d, ended: %s%s", who, end.pid, what, follows)

@@ -1,7 +1,8 @@
-"""Trying tasks and plugins in one process, without a broker: crashes, redelivery, time as a test wants them.
+"""Tests of tasks and plugins in one process, without a broker; a test causes crashes, redelivery and delays.
 
-A workitem is handled as in service: it is routed by the dispatcher's rules, performed as a
-worker performs it, judged, answered, kept and run again by the consumer's code. Only the broker is a list.
+The code of the services routes a workitem, performs it, judges it and publishes its result, its retry or its
+dead letter. A list replaces the broker, and the bench's own clock replaces the delay queues. Admission is the
+bench's own, too: it ends cancelled and expired workitems. There is one worker, without limits and leases.
 """
 
 import time
@@ -19,39 +20,40 @@ from taskqueue.calls.call import Call, Status
 from taskqueue.calls.client import AsyncClient, Client
 from taskqueue.calls.task_worker import TaskWorker, load_tasks
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.assignment import Assignment, Crash
+from taskqueue.consumer.callers import Notices
+from taskqueue.consumer.in_flight import Assignment, Crash, wants_notices
 from taskqueue.consumer.intake import groups_of
 from taskqueue.consumer.judge import Judge
-from taskqueue.consumer.notices import Notices, are_wanted
+from taskqueue.consumer.record import RunRecord
 from taskqueue.consumer.settlement import Settlement
 from taskqueue.dispatcher import refusals
 from taskqueue.errors import CallTimeout, TaskqueueError, UnknownTask, Unroutable
 from taskqueue.messages import jsonrpc, names
 from taskqueue.messages.content import JSON
 from taskqueue.messages.forwarding import moment, new_id, rejected, travelling
+from taskqueue.messages.options import NONE, Options
 from taskqueue.messages.results import Failure, encode_value
 from taskqueue.messages.routing import FORMATS, find_route
 from taskqueue.messages.workitem import submitted
 from taskqueue.process.logs import Log
-from taskqueue.testing.lists import BenchDelays, BenchMessage, BenchProvider, BenchPublisher, NoLoop
-from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.consumer_link import listeners
+from taskqueue.testing.lists import BenchEvents, BenchMessage, BenchOutbound, BenchPublisher
+from taskqueue.worker.base import BaseWorker, listeners
 from taskqueue.worker.frames import FrameReader, Outcome, Service, TaskFrame
 from taskqueue.worker.limits import Limits
 from taskqueue.worker.perform import perform
 
 _REPLIES: Final = "bench"
-_NAME: Final = "bench/1"  # of the one worker
+_NAME: Final = "bench/1"  # the name of its worker
 
 
 class Bench:
     """Serves tasks and plugins in this process: `with Bench(mytasks) as bench: bench.client.add(5, 6)`.
 
-    Nothing runs by itself: `run` performs what is due, and so does waiting for a call. A waiting caller has
-    time pass, so that a retry in an hour is there at once; `advance` has it pass without waiting.
+    Nothing runs by itself: `run` performs the due workitems, and so does a wait for a call. A wait advances
+    the bench's time, so that a retry after an hour runs at once; `advance` does so without a wait.
     """
 
-    is_over = False  # never; a client asks
+    is_over = False  # never; clients read this
 
     def __init__(
         self,
@@ -59,12 +61,12 @@ class Bench:
         plugins: Mapping[str, BaseWorker] | None = None,
         **settings: Any,
     ) -> None:
-        """Serve.
+        """Serve tasks and plugins.
 
         Args:
             served: modules or packages with tasks, or tasks.
             plugins: worker plugins by their worker types.
-            settings: options of the workers' group, such as retries=2; limits are not imposed here.
+            settings: options of the workers' group, such as retries=2; limits are not applied here.
         """
         group = GroupSettings("bench", "bench", **settings)
         self._workers: dict[str, BaseWorker] = {}
@@ -86,13 +88,11 @@ class Bench:
         self._publisher = BenchPublisher(self)
         self._notices = Notices(self._publisher)
         settlement = Settlement(
-            NoLoop(),
-            self._publisher,
-            BenchProvider(),
-            BenchDelays(self._publisher),
+            BenchOutbound(self._publisher),
             group,
+            RunRecord(BenchEvents(), group),
             on_settled=lambda _assignment: None,
-            on_left=lambda _assignment: None,
+            on_abandoned=lambda _assignment: None,
         )
         self._judge = Judge(settlement, self._notices, Log("bench"))
         self.client = Client.over(self)
@@ -114,7 +114,7 @@ class Bench:
             self._workers[own.worker_type] = served
             self._groups[own.worker_type] = own
 
-    # --- what a test may want to happen ---
+    # --- for tests: events ---
 
     @property
     def now(self) -> float:
@@ -122,26 +122,26 @@ class Bench:
         return time.time() + self._passed
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the bench's time by `seconds`."""
         self._passed += seconds
 
     def crash(self, worker_type: str, times: int = 1) -> None:
-        """Have the worker die at the next run, or so many: after the handler has run, the worst moment."""
+        """Let the worker die in the next `times` runs, after the handler has run, the worst moment."""
         self._crashes[worker_type] += times
 
     def redeliver(self, worker_type: str, times: int = 1) -> None:
-        """Have the next outcome, or so many, be lost with the connection: the workitem comes again."""
+        """Lose the next `times` outcomes, as with a lost connection: the workitem is redelivered."""
         self._lost[worker_type] += times
 
     def run(self) -> int:
-        """Perform all that is due; return how many steps that took."""
+        """Route and perform all due messages; return the number of steps."""
         steps = 0
         while self.step():
             steps += 1
         return steps
 
     def step(self) -> bool:
-        """Route or perform the oldest message that is due; tell whether there was one."""
+        """Route or perform the oldest due message; return whether there was one."""
         due = [each for each in self._messages if each.due <= self.now and self._is_ours(each)]
         if not due:
             return False
@@ -153,38 +153,39 @@ class Bench:
         self._publisher.confirm()
         return True
 
-    def submit(self, worker_type: str, workitem: Any) -> str:
+    def submit(self, worker_type: str, workitem: Any, options: Options = NONE) -> str:
         """Submit a workitem; return its id."""
         kind, body = encode_value(workitem)
         id_ = new_id()
-        self.put(TASKQUEUE, Properties(content_type=kind, message_id=id_, type=worker_type), body)
+        plain = Properties(content_type=kind, message_id=id_, type=worker_type).encode()
+        self.put(TASKQUEUE, Properties.decode(options.marked(plain, self.now)), body)
         return id_
 
-    # --- what a test may want to know ---
+    # --- for tests: results ---
 
     @property
     def results(self) -> list[tuple[Properties, Any]]:
-        """Results that no call has taken: properties, and the body as it was decoded."""
+        """The results that belong to no call: properties and decoded body."""
         return self._in(GroupSettings("", "").results_routing_key)
 
     @property
     def failed(self) -> list[tuple[Properties, Any]]:
-        """The failed workitems that are kept."""
+        """The dead letters of failed workitems: properties and decoded body."""
         return self._in(FAILED_QUEUE)
 
     @property
     def rejected(self) -> list[tuple[Properties, Any]]:
-        """The rejected workitems that are kept."""
+        """The dead letters of rejected workitems: properties and decoded body."""
         return self._in(REJECTED_QUEUE)
 
     def _in(self, queue: str) -> list[tuple[Properties, Any]]:
         found = [each for each in self._messages if each.queue == queue]
         return [message.decode(each.properties.encode(), each.body) for each in found]
 
-    # --- what clients and the consumer's code call ---
+    # --- for clients and the consumer's code ---
 
     def put(self, queue: str, properties: Properties, body: bytes, due: float = 0.0) -> None:
-        """Take a message into a queue; a reply goes to its call."""
+        """Put a message into a queue; a reply goes to its call."""
         if queue != _REPLIES:
             self._messages.append(BenchMessage(queue, properties, body, due))
             return
@@ -197,24 +198,24 @@ class Bench:
             del self._calls[call.id]
             message.take_reply(call, properties, content)
 
-    def send(self, call: Call[Any], body: bytes, *, notify: bool) -> None:
-        """Send a call; a client calls this."""
+    def send(self, call: Call[Any], body: bytes, options: Options, *, notify: bool) -> None:
+        """Send a call."""
         self._calls[call.id] = self._known[call.id] = call
         properties = submitted(call.task, call.id, JSON, _REPLIES, notify=notify)
-        self.put(TASKQUEUE, Properties.decode(properties), body)
+        self.put(TASKQUEUE, Properties.decode(options.marked(properties, self.now)), body)
         call.move(Status.QUEUED)
 
-    def call(self, call: Call[Any], body: bytes, timeout: float | None) -> None:
-        """Send a call and have it performed; a client calls this."""
-        self.send(call, body, notify=False)
+    def call(self, call: Call[Any], body: bytes, options: Options, timeout: float | None) -> None:
+        """Send a call and wait until it is done, at most `timeout` seconds of the bench's time."""
+        self.send(call, body, options, notify=False)
         self.wait(call, timeout)
 
-    def submit_many(self, worker_type: str, workitems: Iterable[Any]) -> int:
-        """Submit workitems; return how many."""
-        return len([self.submit(worker_type, each) for each in workitems])
+    def submit_many(self, worker_type: str, workitems: Iterable[Any], options: Options) -> int:
+        """Submit workitems; return their number."""
+        return len([self.submit(worker_type, each, options) for each in workitems])
 
     def wait(self, call: Call[Any], timeout: float | None) -> None:
-        """Perform what is due, and let time pass, until a call is done or its time is up."""
+        """Run due messages and advance the time until a call is done, at most `timeout` seconds."""
         until = None if timeout is None else self.now + timeout
         while not call.done():
             if self.step():
@@ -228,22 +229,22 @@ class Bench:
             self._passed += max(0.0, coming - self.now)
 
     def cancel(self, call: Call[Any]) -> None:
-        """Drop a call when its turn comes; nothing runs meanwhile that could be stopped."""
+        """Cancel a call when it is taken from its queue; a bench has no running call to stop."""
         self._cancelled.add(call.id)
 
     def fetched(self, call: Call[Any]) -> None:
-        """Need nothing of a call whose result the user has."""
+        """Do nothing: fetched results need no acknowledgement here."""
 
     def forget(self, call: Call[Any]) -> None:
-        """Await the reply of a call no longer."""
+        """Stop waiting for the reply of a call."""
         self._calls.pop(call.id, None)
 
     def find(self, id_: str) -> Call[Any] | None:
-        """Return a call that was made here."""
+        """Return a call of this bench; None if there is none of this id."""
         return self._known.get(id_)
 
     def close(self) -> None:
-        """Need nothing closed."""
+        """Do nothing: there is no connection to close."""
 
     # --- dispatcher, consumer and worker ---
 
@@ -259,7 +260,7 @@ class Bench:
             return
         queue = worker_queue(route.worker_type)
         if route.worker_type not in self._workers and refusals.is_call(properties, route.body):
-            reason = f"there is no queue {queue}: nobody serves it"
+            reason = f"queue {queue} does not exist: no worker serves it"
             self._reject(sent, properties, UnknownTask, reason)
             return
         due = moment(properties, names.DUE) or 0.0
@@ -274,9 +275,7 @@ class Bench:
         self, sent: BenchMessage, properties: Properties, error: type[TaskqueueError], reason: str
     ) -> None:
         failure = Failure(error.__name__, reason, code=jsonrpc.METHOD_NOT_FOUND)
-        answer = refusals.refusal(
-            properties, properties.message_id or "", sent.body, failure, lambda *_: None
-        )
+        answer = refusals.refusal(properties, properties.message_id or "", sent.body, failure)
         if answer is not None:
             self._publisher.publish(answer)
         self.put(REJECTED_QUEUE, rejected(properties, reason, TASKQUEUE), sent.body)
@@ -288,9 +287,7 @@ class Bench:
             self._judge.cancelled(assignment)
             return
         if assignment.deadline is not None and assignment.deadline < self.now:
-            self._judge.give_up(
-                assignment, "WorkitemExpired", "its expiration passed before a worker was free"
-            )
+            self._judge.expired(assignment)
             return
         self._notices.started(assignment, _NAME)
         begun = time.time()
@@ -307,9 +304,9 @@ class Bench:
         raw = sent.properties.encode()
         delivery = Delivery(self._number, 0, redelivered=False, properties=raw, body=sent.body)
         workitem, group = sent.properties.message_id or "", self._groups[worker_type]
-        is_followed = are_wanted(sent.properties)
+        is_followed = wants_notices(sent.properties)
         return Assignment(
-            self._number, workitem, group, delivery, sent.properties, raw, is_followed=is_followed
+            self._number, workitem, group, delivery, sent.properties, raw, wants_notices=is_followed
         )
 
     def _outcome(self, worker_type: str, assignment: Assignment) -> Outcome:
@@ -330,7 +327,7 @@ class Bench:
 
 
 def _next(counter: "Counter[str]", name: str) -> bool:
-    """Take one from a counter, if there is one left."""
+    """Decrease a counter; return False if it is 0."""
     if counter[name] == 0:
         return False
     counter[name] -= 1

@@ -1,41 +1,34 @@
-"""The bench's broker: a list, which confirms everything, in a time of its own."""
+"""The bench's replacement for the broker: lists that confirm everything, with the bench's own clock."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.broker.delays import Delays
-from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.publisher import Publication, Publisher, PublishResult
-from taskqueue.broker.topology import Provider, Queue
+from taskqueue.broker.events import EventPublisher
+from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.publisher import Publication, Publisher, PublishResult, Settled
+from taskqueue.consumer.in_flight import Assignment
 
 
 class Queues(Protocol):
-    """Where messages go."""
+    """The queues of a bench."""
 
     @property
     def now(self) -> float:
-        """The time there, in seconds since 1970."""
+        """The bench's time, in seconds since 1970."""
 
     def put(self, queue: str, properties: Properties, body: bytes, due: float = 0.0) -> None:
-        """Take a message into a queue."""
+        """Put a message into a queue, due at `due` seconds since 1970."""
 
 
 class BenchMessage:
-    """A message in a queue, not to be delivered before it is due (seconds since 1970)."""
+    """A message in a queue; it is not delivered before `due` (seconds since 1970)."""
 
     def __init__(self, queue: str, properties: Properties, body: bytes, due: float) -> None:
         self.queue, self.properties, self.body, self.due = queue, properties, body, due
 
 
-class NoLoop(EventLoop):
-    """Watches nothing: on a bench nothing has to be waited for."""
-
-    def __init__(self) -> None:
-        pass
-
-
 class BenchPublisher(Publisher):
-    """Publishes to a bench, which confirms everything."""
+    """Publishes to a bench and confirms everything."""
 
     def __init__(self, bench: Queues) -> None:
         self._bench = bench
@@ -43,7 +36,7 @@ class BenchPublisher(Publisher):
 
     @property
     def is_ready(self) -> bool:
-        """Always."""
+        """Whether it can publish: always."""
         return True
 
     def publish(self, publication: Publication) -> None:
@@ -51,36 +44,46 @@ class BenchPublisher(Publisher):
         self.publish_in(publication, 0.0)
 
     def publish_in(self, publication: Publication, seconds: float) -> None:
-        """Put a message into its queue, to be delivered in so many seconds of the bench's time."""
+        """Put a message into its queue, to be delivered after `seconds` of the bench's time."""
         properties = Properties.decode(publication.properties)
         due = self._bench.now + seconds if seconds else 0.0
         self._bench.put(publication.queue, properties, publication.body, due)
         self._unsettled.append(publication)
 
     def confirm(self) -> None:
-        """Confirm what was published; as in service, not before whoever published is through."""
+        """Confirm all publications; as with a broker, only after `publish` has returned."""
         while self._unsettled:
             publication = self._unsettled.pop(0)
             publication.settled(publication, PublishResult.CONFIRMED, "")
 
 
-class BenchDelays(Delays):
-    """Holds back what is not due, in the bench's own time."""
+class BenchOutbound(Outbound):
+    """Publishes to a bench, and delays messages in the bench's own time."""
 
     def __init__(self, publisher: BenchPublisher) -> None:
         self._to = publisher
 
-    def publish(self, publication: Publication, wait: float) -> None:
-        """Put a message into its queue, to be delivered in `wait` seconds."""
-        self._to.publish_in(publication, wait)
+    def send(self, publication: Publication, settled: Settled, wait: float | None = None) -> None:
+        """Put a message into its queue, to be delivered after `wait` seconds of the bench's time."""
+        publication.settled = settled
+        self._to.publish_in(publication, wait or 0.0)
+
+    def forget(self, publication: Publication) -> None:
+        """Do nothing: the bench confirms everything."""
 
 
-class BenchProvider(Provider):
-    """Has every queue."""
+class BenchEvents(EventPublisher[Assignment]):
+    """Events that nobody records."""
 
     def __init__(self) -> None:
-        pass
+        """Begin without a broker."""
+        self.on_recorded = lambda _waiting: None
+        self.user = ""
 
-    def provide(self, queue: Queue, *, done: Any, failed: Any) -> None:  # noqa: ARG002 -- as it is called
-        """Have the queue."""
-        done()
+    @property
+    def is_on(self) -> bool:
+        """Whether events are made: never."""
+        return False
+
+    def skip(self) -> None:
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""One run of a handler, and the outcome that it comes to."""
+"""One run of a handler, and its outcome."""
 
 import time
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from taskqueue.worker.base import BaseWorker
 from taskqueue.worker.frames import Verdict
 from taskqueue.worker.limits import Limits
 
-_NO_DELAY: Final = -1.0  # the group's settings say
-_LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; beyond, the workitem is left out of its failure
+_NO_DELAY: Final = -1.0  # by the group's settings
+_LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; a longer failure does not quote the workitem
 
 
 def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
-    """Return the limits of the worker types that have some of their own."""
+    """Return the limits of the worker types that have their own."""
     return {
         service.worker_type: replace(limits, timeout=service.timeout)
         for service in worker.services
@@ -39,13 +39,13 @@ def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
 
 
 def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes:
-    """Run the handler on one workitem; whatever it does short of ending the process is an outcome."""
+    """Run the handler on one workitem; return an outcome for everything but the end of the process."""
     started = time.time()
     workitem = Workitem(task.worker_type, task.attempt, task.properties, task.body)
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
-        with limits.on_workitem():  # what a producer wrote is decoded within them, too
+        with limits.on_workitem():  # decoding a producer's body is limited, too
             body = decode_body(workitem)
             kind, data = encode_answer(worker.handle_task(body), body)
         if len(data) > frames.LARGEST_BODY:
@@ -55,7 +55,7 @@ def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes
         return frames.Outcome(
             task.number, Verdict.SUCCEEDED, started, time.time(), _NO_DELAY, kind, "", data
         ).encode()
-    except BaseException as error:  # noqa: BLE001 -- plugin code may raise anything
+    except BaseException as error:  # noqa: BLE001 -- plugin code may raise any exception
         verdict, delay, error = _verdict(error)
         failure = _describe(error)
     text, data = shorten(str(failure), 1000), _encode(failure, workitem)
@@ -63,7 +63,7 @@ def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes
 
 
 def _describe(error: BaseException) -> Failure:
-    """Describe what a handler has raised; all of its methods and attributes are plugin code, too."""
+    """Describe a handler's exception; its methods and attributes are plugin code, too."""
     try:
         return Failure.of(_without_our_frames(error))
     except Exception as why:  # noqa: BLE001 -- see above
@@ -71,21 +71,21 @@ def _describe(error: BaseException) -> Failure:
 
 
 def _encode(failure: Failure, workitem: Workitem) -> bytes:
-    """Return the body of a failure, with the workitem as far as there is room and memory for it."""
+    """Return the body of a failure, with the workitem if size and memory allow it."""
     try:
         data = encode_failure(failure, workitem)
-    except Exception:  # noqa: BLE001 -- plugin code has made the failure; and memory may be short
+    except Exception:  # noqa: BLE001 -- plugin code made the failure, and memory may be short
         return encode_failure(Failure(failure.type, failure.message), None)
     return data if len(data) <= _LARGEST_FAILURE else encode_failure(failure, None)
 
 
 def _verdict(error: BaseException) -> tuple[Verdict, float, BaseException]:
-    """Return what a handler's exception asks for, the delay before that, and the exception to report."""
+    """Return the verdict of a handler's exception, the delay of a retry, and the exception to report."""
     match error:
         case Retry():
             try:
                 return Verdict.RETRY, _NO_DELAY if error.delay is None else checked_delay(error.delay), error
-            except Exception as wrong:  # noqa: BLE001 -- a subclass may have set it to anything
+            except Exception as wrong:  # noqa: BLE001 -- a subclass may have set it to any value
                 wrong.__cause__ = error
                 return Verdict.FAILED, _NO_DELAY, wrong
         case Reject() | UnknownTask() | BadArguments() | InvalidRequest():

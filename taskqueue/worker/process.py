@@ -1,13 +1,16 @@
-"""A worker process's whole life."""
+"""The worker process: start, task loop, end."""
 
 import contextlib
+import errno
 import logging
 import os
 import socket
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from taskqueue import plugins
@@ -16,58 +19,107 @@ from taskqueue.errors import (
     PluginError,
     TaskqueueError,
 )
+from taskqueue.messages.names import NOTIFY
 from taskqueue.process import children, privileges
+from taskqueue.process.cgroups import Cgroup
+from taskqueue.process.namespaces import Isolation
 from taskqueue.texts import shorten
 from taskqueue.worker import frames
-from taskqueue.worker.base import BaseWorker
-from taskqueue.worker.consumer_link import ConsumerLink, listeners
-from taskqueue.worker.credits import granted
-from taskqueue.worker.limits import Limits
+from taskqueue.worker.base import BaseWorker, listeners
+from taskqueue.worker.channels import granted, label_as
+from taskqueue.worker.limits import Limits, Surroundings
 from taskqueue.worker.perform import limits_of, perform
-from taskqueue.worker.surroundings import Surroundings
+from taskqueue.worker.scheduled import with_schedules
 
+_PROGRESS_DELAY: Final = 0.1  # seconds; more frequent progress is dropped
+_LONG_RUN: Final = 1.0  # seconds that a task runs before its progress is recorded
+_NOTIFY: Final = NOTIFY.encode()
 _CHUNK: Final = 65_536  # bytes read from the consumer at a time
+_CLOSED: Final = (errno.EBADF, errno.ENOTSOCK)  # of a closed socket; another file may have its number
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """All that a worker process is told; nothing of it concerns the broker."""
+    """All parameters of a worker process; none of them concerns the broker."""
 
     name: str  # "digest/1"
     worker_type: str
-    user: str | None  # None: stay who we are
+    user: str | None  # None: no change of user
     settings: Mapping[str, str]
     limits: Limits
-    own: plugins.OwnPlugin | None = None  # None: the plugin that is installed for the worker type
-    explains: bool = True  # whether it shows the traceback where its plugin cannot be set up
+    isolation: Isolation = field(default_factory=Isolation)
+    cgroup: Cgroup | None = None  # its control group, if it has one of its own
+    own: plugins.OwnPlugin | None = None  # None: the plugin installed for the worker type
+    explains: bool = True  # whether it logs the traceback if the plugin's setup fails
+
+
+class ConsumerLink:
+    """This process's end of the socket pair to its consumer. The handler's threads may use it, too."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._inode = os.fstat(link.fileno()).st_ino
+        self._lock = threading.Lock()
+        self._number: int | None = None  # of the current task
+        self._from = 0.0  # monotonic time from which on its progress is sent
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the consumer.
+
+        Raises OSError if the plugin has closed the socket, even if a file of its own has the number now.
+        """
+        with self._lock:
+            if os.fstat(self._link.fileno()).st_ino != self._inode:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._link.sendall(frame)
+
+    def begin(self, task: frames.TaskFrame) -> None:
+        """Send progress of this task: from now on if its caller wants it, else once its run is recorded."""
+        asked = _NOTIFY in task.properties  # approximate; the consumer decodes the header
+        self._number, self._from = task.number, 0.0 if asked else time.monotonic() + _LONG_RUN
+        label_as(task.number)
+
+    def tell(self, fraction: float, text: str) -> None:
+        """Send progress of the current task, at most every _PROGRESS_DELAY seconds."""
+        now, number = time.monotonic(), self._number
+        if number is not None and now >= self._from:
+            self._from = now + _PROGRESS_DELAY
+            with contextlib.suppress(ConnectionError):  # the consumer is dead; this process ends, too
+                self.send(frames.ProgressFrame(number, fraction, shorten(str(text), 1000)).encode())
 
 
 def run(spec: WorkerSpec, link: socket.socket, credit: socket.socket, parent: int) -> ExitStatus:
-    """Be a worker: switch user, load the plugin, perform what the consumer sends until it hangs up.
+    """Run a worker: switch user, load the plugin, perform tasks until the consumer closes the link.
 
     Args:
-        spec: who to be.
-        link: to the consumer, for frames.
-        credit: from the consumer: the numbers of the tasks that may be begun (credits.py).
-        parent: the supervisor's process id; with it we die.
+        spec: the worker's parameters.
+        link: frames to and from the consumer.
+        credit: the numbers of the tasks that may be begun (channels.py).
+        parent: process id of the supervisor; this process dies with it.
     """
     _log_to_stderr()
     try:
-        _settle_in(spec, parent)
+        _prepare_process(spec, parent)
         worker = _load(spec)
     except TaskqueueError as error:
         cause = error.__cause__ if spec.explains else None
         logging.getLogger(__name__).error("cannot start: %s", shorten(str(error), 2000), exc_info=cause)
         return ExitStatus(error.status)
-    with contextlib.suppress(ConnectionError):  # the consumer is dead, and who would want the outcome?
+    try:
         _flush_output()
         link.sendall(frames.ready(worker.services))
         _serve(worker, spec, link, credit)
+    except ConnectionError:  # the consumer is dead and wants no outcome
+        pass
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
+        return ExitStatus.CUT_OFF
     return _tear_down(worker)
 
 
 class _LevelOnEachLine(logging.Formatter):
-    """Begins each line with its level, by which the consumer logs it; a traceback has many."""
+    """Begins each line with its level, by which the consumer logs it; a traceback has many lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(f"{record.levelname}: {line}" for line in super().format(record).split("\n"))
@@ -79,8 +131,11 @@ def _log_to_stderr() -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
-def _settle_in(spec: WorkerSpec, parent: int) -> None:
+def _prepare_process(spec: WorkerSpec, parent: int) -> None:
     environment = privileges.environment(spec.user, os.environ)
+    if spec.cgroup is not None:
+        spec.cgroup.enter()
+    spec.isolation.impose()
     if spec.user is not None:
         privileges.become(spec.user)
         privileges.check_installation(spec.user)
@@ -100,9 +155,10 @@ def _load(spec: WorkerSpec) -> BaseWorker:
         worker = factory()
         if not isinstance(worker, BaseWorker):
             raise PluginError(
-                f"plugin {spec.worker_type!r} made a {type(worker).__name__}, expected a BaseWorker"
+                f"plugin {spec.worker_type!r} returned a {type(worker).__name__}, expected a BaseWorker"
             )
         worker.settings = dict(spec.settings)
+        worker.services = with_schedules(worker.services, spec.worker_type, worker.SCHEDULES)
         worker.setup()
     except PluginError:
         raise
@@ -123,20 +179,20 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
 
 
 def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: socket.socket) -> None:
-    """Read, perform, write, until the consumer closes its end or this process should be replaced."""
+    """Read, perform, write, until the consumer closes its end or this process is to be replaced."""
     me, line, surroundings = os.getpid(), ConsumerLink(link), Surroundings()
     listeners.append(line.tell)
     limits = limits_of(worker, spec.limits)
     for performed, task in enumerate(_tasks(link, credit), 1):
         line.begin(task)
         outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
-        if os.getpid() != me:  # a fork that the handler made has come back; it is not the worker
+        if os.getpid() != me:  # a forked child of the handler returned here; it is not the worker
             os._exit(ExitStatus.OK)
         is_flushed = _flush_output()
         line.send(outcome)
         if spec.limits.are_reached(performed) or worker.is_spent:
             line.send(frames.retiring())
-            while link.recv(_CHUNK):  # until the supervisor knows; what comes meanwhile goes elsewhere
+            while link.recv(_CHUNK):  # until the supervisor knows; other workers get these tasks
                 pass
             return
         if not is_flushed:
@@ -145,7 +201,7 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: so
 
 
 def _tasks(link: socket.socket, credit: socket.socket) -> Iterator[frames.TaskFrame]:
-    """Yield the tasks that may be begun; the others that were sent have been taken back."""
+    """Yield the tasks that may be begun; the consumer has taken back the others."""
     reader, sent = frames.FrameReader(), deque[frames.TaskFrame]()
     for number in granted(credit):
         task = None
@@ -160,14 +216,14 @@ def _tasks(link: socket.socket, credit: socket.socket) -> Iterator[frames.TaskFr
 
 
 def _flush_output() -> bool:
-    """Have what the handler printed logged with its workitem's id; tell whether that could be done.
+    """Flush the handler's output while its workitem is current; tell whether that succeeded.
 
-    It may have closed its streams, or put anything in their place.
+    The handler may have closed its streams or replaced them by anything.
     """
     is_flushed = True
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: BLE001 -- plugin code; what it printed changes no outcome
+        except Exception:  # noqa: BLE001 -- plugin code; its output changes no outcome
             is_flushed = False
     return is_flushed

@@ -1,30 +1,21 @@
 """Daemons on the real broker: one virtual host for a module, or one for a test that disturbs others."""
 
-import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from support import remote, samples
-from support.ground import Ground
+from support.foreign import Foreign
+from support.forked import Forked
+from support.ground import Ground, ground_on, open_directory, readable
 from support.node import Node
 from support.site import python
+from support.team import Team
 
 from taskqueue import AsyncClient, Client
 
-__all__ = ["python"]
-
-
-@pytest.fixture(scope="session")
-def readable() -> Iterator[Path]:
-    """A directory that the users whom the daemons become can enter."""
-    path = Path(tempfile.mkdtemp(prefix="tq-", dir="/var/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+__all__ = ["python", "readable"]
 
 
 @pytest.fixture(scope="session")
@@ -33,19 +24,13 @@ def new_ground(
 ) -> Callable[[], AbstractContextManager[Ground]]:
     """Make a ground with a virtual host of its own, where the sample plugins are installed."""
     environment = {"PYTHONPATH": str(samples.install(open_directory(readable / "samples")))}
+    return lambda: ground_on(session_broker, readable, python, environment)
 
-    @contextmanager
-    def new_ground() -> Iterator[Ground]:
-        name = f"ground-{secrets.token_hex(4)}"
-        session_broker.start()
-        session_broker.add_vhost(name)
-        directory = open_directory(readable / name)
-        with Ground(session_broker.url_of(name), directory, python, environment) as ground:
-            yield ground
-        session_broker.start()
-        session_broker.delete_vhost(name)
 
-    return new_ground
+@pytest.fixture
+def team(amqp_url: str, forked: Callable[..., Forked], foreign: Foreign) -> Team:
+    """Schedulers, and what they fire."""
+    return Team(amqp_url, forked, foreign)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +44,7 @@ def shared(new_ground: Callable[[], AbstractContextManager[Ground]]) -> Iterator
 def served(shared: Ground) -> Ground:
     """The ground of a module, where a dispatcher runs and the tasks of `remote` are served."""
     shared.pool = shared.work(Path(remote.__file__), "-n", "2")
-    shared.start("dispatcher")
+    shared.dispatcher = shared.start("dispatcher")
     return shared
 
 
@@ -82,10 +67,3 @@ def ground(new_ground: Callable[[], AbstractContextManager[Ground]]) -> Iterator
     """A ground of the test's own."""
     with new_ground() as ground:
         yield ground
-
-
-def open_directory(path: Path) -> Path:
-    """Make a directory that every user can enter, and return it."""
-    path.mkdir()
-    path.chmod(0o755)
-    return path

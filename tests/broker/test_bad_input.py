@@ -1,4 +1,4 @@
-"""What the dispatcher makes of bad input: kept with its reason, never looped; routing goes on."""
+"""The dispatcher keeps bad input with its reason and never loops; routing goes on."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.ground import Ground, peak_memory
 from support.node import Node
-from support.processes import Daemon, children
+from support.processes import Daemon, dispatchers
 from support.wire import RawMessage, long, most_nested, nested, properties, short, table
 
 MEGABYTE = 1 << 20
@@ -65,7 +65,10 @@ BAD_BODIES = {
     "a path as Ruote's type": (b'{"fields": {"params": {"worker_type": "../x"}}}', "worker type '../x'"),
     "a list as Ruote's fields": (b'{"fields": []}', "names no worker type"),
     "a number as method": (b'{"jsonrpc": "2.0", "method": 1}', "worker type 1 is not"),
-    "a number beyond reading": (b'{"worker_type": "good", "workitem": ' + b"9" * 5000 + b"}", "is not JSON"),
+    "a number beyond reading": (
+        b'{"worker_type": "good", "workitem": ' + b"9" * 5000 + b"}",
+        "more than 4,300 digits",
+    ),
 }
 BAD_TYPES = ["../../x", "x" * 101, "a\0b", " good", "good ", "-good", "gööd", "a/b", "a\nb", "#", "*"]
 
@@ -75,9 +78,9 @@ def dispatcher(shared: Ground) -> Iterator[Daemon]:
     """A dispatcher that lives through all of it."""
     shared.foreign.declare("taskqueue")
     daemon = shared.start("dispatcher")
-    (first,) = children(daemon.pid)
+    (first,) = dispatchers(daemon.pid)
     yield daemon
-    assert children(daemon.pid) == [first], "the dispatcher was started anew"
+    assert dispatchers(daemon.pid) == [first], "the dispatcher was started anew"
     assert peak_memory(daemon) < MOST_MEMORY
     assert "Traceback" not in daemon.output()
 
@@ -212,7 +215,7 @@ def test_headers_that_leave_no_room_for_ours_are_rejected_without_them(ground: G
     assert kept.body == b"body"
     reason = kept.headers["x-taskqueue-reason"]
     assert reason.startswith(
-        "the broker refuses it: its properties have 131086 bytes, the broker takes 131052;"
+        "the broker refused the message: the properties have 131086 bytes; the broker accepts 131052;"
     )
     assert "; kept without its properties: " in reason
     assert "big" not in kept.headers

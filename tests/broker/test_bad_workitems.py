@@ -68,7 +68,7 @@ def failure(ground: Ground, worker_type: str, body: bytes, **fields: Any) -> dic
         (b"", "the body is not application/json: Expecting value"),
         (b'"\xc3', "the body is not application/json: 'utf-8' codec can't decode"),
         (NESTED, "application/json: nested too deeply to be read"),
-        (b"9" * 5000, "the body is not application/json: Exceeds the limit"),
+        (b"9" * 5000, "an integer has more than 4,300 digits; send it as a string"),
     ],
     ids=["truncated", "empty", "not UTF-8", "nested", "a long number"],
 )

@@ -1,4 +1,4 @@
-"""What `make bench` starts is for nobody else on the machine."""
+"""`make bench` starts what is for nobody else on the machine; rows of it that no other test looks after."""
 
 import importlib
 import shutil
@@ -20,6 +20,31 @@ def test_the_redis_of_the_benchmarks_takes_a_password_that_no_command_line_shows
         assert asked(ground.redis_port, "GET x").startswith("-NOAUTH")
         assert asked(ground.redis_port, f"AUTH {password}") == "+OK"
         assert not [words for words in map(command, pids()) if password in words]
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is installed by make bench")
+@pytest.mark.parametrize(
+    ("row", "measures"),
+    [
+        ("limiting.rates", ["starts in a second, 40 allowed"]),
+        ("uniqueness.unique", ["relay, unique", "relay and drain, unique"]),
+    ],
+)
+def test_a_row_of_the_benchmarks_finds_figures(
+    rabbitmq: None, monkeypatch: pytest.MonkeyPatch, row: str, measures: list[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    rows, racing, plugins, ground, module = (
+        importlib.import_module(f"benchmarks.{name}")
+        for name in ("rows", "racing", "plugins", "ground", row.partition(".")[0])
+    )
+    with ground.Ground() as prepared:
+        plugins.install(prepared.directory / "plugins")
+        scale = rows.Scale(rounds=1, messages=5000, killing=5.0)
+        bench = rows.Bench(prepared, scale, racing.Race(prepared, 0, wanted=False))
+        found = list(getattr(module, row.partition(".")[2])(bench))
+    assert [each.measure for each in found] == measures
+    assert all(each.ours > 0 for each in found)
 
 
 def asked(port: int, words: str) -> str:

@@ -104,7 +104,7 @@ def test_a_compressed_request_or_one_in_utf_16_that_nobody_serves_is_answered(as
         error = ask(encoded, **fields)["error"]
         assert (error["code"], error["message"]) == (
             -32601,
-            "there is no queue worker_nothing: nobody serves it",
+            "queue worker_nothing does not exist: no worker serves it",
         )
 
 
@@ -113,7 +113,7 @@ def test_a_compressed_request_or_one_in_utf_16_that_nobody_serves_is_answered(as
     [
         (request("add", [1], id=1), -32602, "add(a, b): missing a required argument: 'b'"),
         (request("add", "12", id=1), -32600, "params are neither a list nor an object"),
-        (request("nothing", [], id=1), -32601, "there is no queue worker_nothing: nobody serves it"),
+        (request("nothing", [], id=1), -32601, "queue worker_nothing does not exist: no worker serves it"),
         (request("die", [], id=1), -32000, "killed by SIGKILL; 3 crashes in all"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_nobody_serves_is_kept_and_no_queue_is_made_for_it(served, ask):
     ask(request("nobody", [], id=1), message_id="lost")
     kept = served.foreign.get("taskqueue_rejected")
     assert kept.properties["message_id"] == "lost"
-    assert kept.headers["x-taskqueue-reason"] == "there is no queue worker_nobody: nobody serves it"
+    assert kept.headers["x-taskqueue-reason"] == "queue worker_nobody does not exist: no worker serves it"
     assert served.foreign.depth("worker_nobody") is None
 
 
@@ -237,4 +237,4 @@ def test_another_language_cancels_by_the_exchange(served, tmp_path):
     assert told[-1]["params"] == {"id": "mine", "status": "cancelled"}
     assert answer.headers["x-taskqueue-status"] == "cancelled"
     error = json.loads(answer.body)["error"]
-    assert (error["code"], error["message"]) == (-32001, "its caller has cancelled it")
+    assert (error["code"], error["message"]) == (-32001, "cancelled by its caller")

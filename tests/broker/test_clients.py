@@ -22,7 +22,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where programs are that must be built."""
+    """The directory of programs that must be built."""
     return tmp_path_factory.mktemp("clients")
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from taskqueue.broker.broadcast import BroadcastConsumer, BroadcastExchange
+from taskqueue.broker.declaration import Declaration
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publisher
 from taskqueue.broker.session import Session
-from taskqueue.broker.topology import Declaration, Queue
+from taskqueue.broker.topology import Queue
 from taskqueue.config import AmqpSettings
 
 
@@ -16,9 +17,7 @@ def close_behind(amqp_url, monkeypatch):
 
     def close_behind(kind, method, begin):
         loop = EventLoop()
-        session = Session(
-            loop, AmqpSettings.from_url(amqp_url), "test", on_trouble=lambda _error: loop.stop()
-        )
+        session = Session(loop, AmqpSettings.from_url(amqp_url), "test", on_error=lambda _error: loop.stop())
         ask, asked = getattr(kind, method), []
 
         def ask_and_close(self, *arguments):
@@ -57,7 +56,7 @@ def test_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(close_beh
         exchange = BroadcastExchange(loop, session, "test-fanout")
         on_up(session, lambda: exchange.provide(list, print))
 
-    close_behind(BroadcastExchange, "_make", begin)
+    close_behind(BroadcastExchange, "_declare", begin)
 
 
 @pytest.mark.parametrize("method", ["_find_exchange", "_make_exchange", "_find_queue", "_declare", "_bind"])

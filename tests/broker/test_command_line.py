@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.ground import Ground
 from support.node import Node
-from support.processes import Daemon, run_cli
+from support.processes import Daemon, cli, run_cli
 from support.waiting import wait_until
 
 ID = re.compile(r"[0-9a-f]{32}\n")
@@ -120,10 +120,11 @@ class TestWaiting:
         done = submit(shared, "evaluate", "1 / 0", "--wait", "--timeout", "20")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("Traceback (most recent call last):")
-        assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
-        assert not done.stderr.endswith("\n\n")
+        error, name = re.search(r"\n(.*)\nworkitem (\S+) failed\n$", done.stderr).groups()
+        assert error == "ZeroDivisionError: division by zero"
+        assert run_cli("failed", "show", name, env={"TASKQUEUE_AMQP": shared.url}).returncode == 0
 
-    def test_a_failure_without_the_plugins_code_is_one_line(self, shared: Ground) -> None:
+    def test_a_failure_without_the_plugins_code_has_no_traceback(self, shared: Ground) -> None:
         unreadable = submit(
             shared, "echo", "{", "--content-type", "application/json", "--wait", "--timeout", "20"
         )
@@ -131,7 +132,7 @@ class TestWaiting:
         unwritable = submit(shared, "evaluate", "object()", "--wait", "--timeout", "20")
         assert unwritable.stderr.startswith("ResultUnwritable: handle_task returned a object ")
         for done in (unreadable, unwritable):
-            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 2)
 
     def test_a_failure_as_json(self, shared: Ground) -> None:
         done = submit(shared, "evaluate", "1 / 0", "--wait", "--timeout", "20", "--format", "json")
@@ -146,6 +147,13 @@ class TestWaiting:
         name = left.properties["message_id"]
         assert done.stderr == f"taskqueue: no result of {name} within 0.5 s; it stays submitted\n"
         assert left.body == b"1"
+
+    def test_who_waits_for_a_worker_that_does_not_exist_is_told(self, shared: Ground) -> None:
+        done = submit(shared, "nobody", "1", "--wait", "--timeout", "6")
+        assert done.stderr.splitlines()[0] == "no worker of nobody is free now: the workitem waits for one"
+        delayed = submit(shared, "nobody", "1", "--wait", "--timeout", "6", "--delay", "60")
+        assert "is free" not in delayed.stderr
+        shared.foreign.purge("worker_nobody")
 
     def test_who_waits_at_a_terminal_sees_the_id_at_once(self, shared: Ground) -> None:
         screen, terminal = pty.openpty()
@@ -178,6 +186,24 @@ class TestWaiting:
     def test_results_of_who_waits_do_not_go_to_the_results_queue(self, shared: Ground) -> None:
         waited(shared, "echo", "1")
         assert not shared.foreign.depth("results")
+
+
+@pytest.mark.parametrize("body", ["9" * 5000, "[1,", "[" * 100_000], ids=["digits", "cut off", "deep"])
+def test_a_result_that_python_cannot_read_as_json_is_printed_as_it_came(ground: Ground, body: str) -> None:
+    ground.foreign.declare("taskqueue")
+    waiting = subprocess.Popen(
+        cli("submit", "thing", "1", "--wait", "--timeout", "20"),
+        env=os.environ | {"TASKQUEUE_AMQP": ground.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    asked = ground.foreign.get("taskqueue").properties
+    answer = {"content_type": "application/json", "correlation_id": asked["message_id"]}
+    headers = {"x-taskqueue-status": "succeeded"}
+    ground.foreign.publish_many([body], asked["reply_to"], application_headers=headers, **answer)
+    out, err = waiting.communicate(timeout=30)
+    assert (waiting.returncode, out, err) == (0, body, "")
 
 
 def test_a_broker_that_is_absent_is_status_69() -> None:

@@ -1,22 +1,25 @@
-"""Where a connection goes: over the hosts in turn, and through TLS."""
+"""Connections go to the hosts in turn, and through TLS."""
 
 import contextlib
 import select
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from support.certificates import make_certificate
 from support.forked import Forked
 from support.ground import Ground
 from support.processes import run_cli
+from support.script import Scripted
 
+from taskqueue.broker import session
+from taskqueue.broker.session import Session
 from taskqueue.calls.submission import Submission, submit
 from taskqueue.config import AmqpSettings
 
@@ -50,23 +53,28 @@ def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_no_bug_of_ours(
     assert child.output().splitlines()[-1].endswith("cannot be reached: Connection reset by peer")
 
 
+def test_a_new_address_ends_the_pause_before_the_next_attempt(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_FIRST_DELAY", 3600.0)  # seconds
+    scripted = Scripted("amqp://127.0.0.1:1")
+    connecting = Session(
+        scripted.loop,
+        scripted.session.amqp,
+        "test",
+        on_error=lambda _error: scripted.loop.call_later(0, partial(connecting.configure, given)),
+        longest_delay=3600.0,
+    )
+    scripted.session, given = connecting, AmqpSettings.from_url(ground.url)
+    scripted.perform(iter(()), lambda: connecting.is_up, lambda: "no connection")
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for 127.0.0.1, with its key in the same file."""
     path, key = make_certificate(tmp_path, "broker")
     path.write_bytes(path.read_bytes() + key.read_bytes())
     return path
-
-
-def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """Make a certificate, which is its own authority, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    path, key = directory / f"{name}.pem", directory / f"{name}.key"
-    new = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", path]
-    subprocess.run(["openssl", "req", *new, *files], check=True, capture_output=True)
-    return path, key
 
 
 @pytest.fixture

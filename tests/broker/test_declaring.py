@@ -1,8 +1,11 @@
 """Queues that cannot be made, or not by us, or not all at once: others are not held up, nothing is lost."""
 
 import json
+import os
 import re
+import shutil
 import time
+from contextlib import suppress
 
 import amqp
 import pytest
@@ -10,7 +13,12 @@ from support.ground import Ground
 from support.waiting import wait_until
 
 from taskqueue import AsyncClient, CallCancelled
-from taskqueue.broker.topology import LADDER
+from taskqueue.broker.topology import DELAYS
+from taskqueue.config import AmqpSettings
+from taskqueue.control import key
+from taskqueue.control.client import Command
+from taskqueue.control.directives import Directive
+from taskqueue.errors import NoPool
 
 MANY_TASKS = "from taskqueue import task\n" + "".join(
     f"@task\ndef many{number}():\n    return {number}\n" for number in range(30)
@@ -67,7 +75,7 @@ def test_what_is_due_later_for_a_queue_that_is_locked_is_rejected_and_holds_up_n
     assert {message.body for message in kept} == {b"%d" % number for number in range(60)}
     reasons = {message.headers["x-taskqueue-reason"] for message in kept}
     assert len(reasons) == 1
-    assert reasons.pop().startswith("its queue worker_locked cannot be declared: RESOURCE_LOCKED - ")
+    assert reasons.pop().startswith("queue worker_locked cannot be declared: RESOURCE_LOCKED - ")
     assert dispatcher.stop() == 0
     assert ground.foreign.depth("taskqueue") == 0
 
@@ -84,7 +92,7 @@ def test_types_that_are_new_count_although_their_workitems_are_due_later(ground:
     for message in kept:
         queue = "worker_" + message.headers["x-taskqueue-original"]["type"]
         assert message.headers["x-taskqueue-reason"] == (
-            f"there is no queue {queue}, and max_types (3) queues have been made for new types"
+            f"queue {queue} does not exist, and max_types (3) queues have been created for new types"
         )
     rejected = {message.headers["x-taskqueue-original"]["type"] for message in kept}
     made = [f"worker_new{number}" for number in range(50) if f"new{number}" not in rejected]
@@ -128,8 +136,8 @@ def test_tasks_for_which_the_broker_allows_no_channel_wait_and_the_limit_is_name
     with AsyncClient(ground.url, direct=True) as client:
         assert client.many0().result(20) == 0
     assert pool.output().count("raise channel_max") == 1, pool.output()
-    assert "needs 32 channels, and the broker allows 8 on a connection" in pool.output()
-    (unserved,) = re.findall(r"no channel, so nothing is taken of (.*) \[", pool.output())
+    assert "needs 32 channels, but the broker allows 8 on a connection" in pool.output()
+    (unserved,) = re.findall(r"not serving (.*): no free channel", pool.output())
     assert set(unserved.split(", ")) == {f"many{number}" for number in range(30)} - served(ground)
     assert f"serves {len(served(ground))} of 30 worker types: channel_max of the broker" in pool.output()
     assert pool.stop() == 0
@@ -162,12 +170,17 @@ QUEUES = [
 
 #: What each may write and read, as docs/operations.md has it.
 RIGHTS = {
-    "dispatcher": ("^(amq[.]default|taskqueue_.*|worker_.*)$", "^taskqueue$"),
+    "dispatcher": (
+        "^(amq[.]default|taskqueue_.*|worker_.*)$",
+        "^(taskqueue|taskqueue_schedules|taskqueue_claims|amq[.]gen-.*)$",
+    ),
     "pool": (
         "^(amq[.]default|amq[.]gen-.*|taskqueue_.*|results)$",
-        "^(worker_.*|amq[.]gen-.*|taskqueue_cancel|taskqueue_lease_.*)$",
+        "^(worker_.*|amq[.]gen-.*|taskqueue_cancel|taskqueue_control.*|taskqueue_lease_.*)$",
     ),
     "client": ("^(amq[.]default|taskqueue_cancel)$", "^$"),
+    "ps": ("^(amq[.]default|taskqueue_control)$", "^$"),
+    "pause": ("^(amq[.]default|taskqueue_control)$", "^taskqueue_control_register$"),
 }
 
 
@@ -189,6 +202,10 @@ def restricted(ground: Ground, broker):
     for queue in QUEUES:
         ground.foreign.declare(queue)
     declare_ladder(ground)
+    lone = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    ground.foreign.declare("taskqueue_schedules", arguments=lone)
+    bounded = {"x-max-length": 50_000, "x-overflow": "reject-publish"}
+    ground.foreign.declare("taskqueue_claims", arguments=lone | bounded)
     ground.foreign._do(
         lambda channel: channel.exchange_declare(
             "taskqueue_cancel", "fanout", durable=True, auto_delete=False
@@ -200,7 +217,7 @@ def restricted(ground: Ground, broker):
 
 
 def declare_ladder(ground: Ground) -> None:
-    for step in LADDER:
+    for step in DELAYS:
         name = f"taskqueue_delay_{step:g}"
         arguments = {
             "x-queue-type": "quorum",
@@ -227,7 +244,73 @@ def test_retries_and_delays_work_without_the_right_to_make_anything(ground: Grou
     kept = ground.foreign.get("taskqueue_failed")
     assert kept.headers["x-taskqueue-attempt"] == 2
     assert [dispatcher.stop(), pool.stop()] == [0, 0]
+    assert "leads 0 schedules" in dispatcher.output()
     assert "cannot be declared" not in dispatcher.output() + pool.output()
+
+
+def test_without_the_right_to_read_it_there_is_no_schedule_and_one_line_in_the_log(
+    ground: Ground, restricted, monkeypatch
+) -> None:
+    monkeypatch.setitem(RIGHTS, "dispatcher", (RIGHTS["dispatcher"][0], "^taskqueue$"))
+    dispatcher = ground.start("dispatcher", url=restricted("dispatcher"))
+    refused = "the broker closed the channel of queue taskqueue_schedules: "
+    dispatcher.wait_for(refused)
+    ground.foreign.publish(b"5", type="echo", application_headers=later(3))  # after two more attempts
+    ground.foreign.get("worker_echo")
+    assert dispatcher.output().count(refused) == 1
+
+
+def test_administrators_give_commands_where_only_queues_of_ones_own_may_be_made(
+    ground: Ground, restricted
+) -> None:
+    stream = {
+        "x-queue-type": "stream",
+        "x-max-length-bytes": 20_000_000,
+        "x-stream-max-segment-size-bytes": 5_000_000,
+    }
+    ground.foreign.declare("taskqueue_control_register", arguments=stream)
+    exchange = {"type": "fanout", "durable": True, "auto_delete": False}
+    ground.foreign._do(lambda channel: channel.exchange_declare("taskqueue_control", **exchange))
+    place = ground.directory / "key"
+    place.write_text("k" * 43)
+    place.chmod(0o400)
+    if os.geteuid() == 0:
+        shutil.chown(place, "taskqueue")
+    config = f"[workerpool]\ncontrol_key: {place}\n[DEFAULT]\nworkers: 0\n[echo]\nworkers: 1\n"
+    pool = ground.start("workerpool", config, url=restricted("pool", configure="^amq[.]gen-"))
+
+    urls = {user: restricted(user) for user in ("ps", "pause")}
+
+    def command(user: str, timeout: float = 5) -> Command:
+        return Command(AmqpSettings.from_url(urls[user]), key.read(place), timeout=timeout)
+
+    def answers() -> int:
+        with suppress(NoPool):
+            return len(command("ps", 0.5).ask().pools)
+        return 0
+
+    wait_until(answers)
+    pause = Directive("root@web1", 0.0)
+    (paused,) = command("pause").change(lambda found: found.with_pause("echo", pause)).pools
+    assert paused["orders"]["paused"] == ["echo"]
+    assert "ACCESS_REFUSED" not in pool.output()
+
+
+@pytest.mark.parametrize("configure", ["", "^amq[.]gen-"])
+def test_unique_workitems_wait_with_one_line_in_the_log_until_answers_have_a_queue(
+    ground: Ground, restricted, configure: str
+) -> None:
+    dispatcher = ground.start("dispatcher", url=restricted("dispatcher", configure=configure))
+    unique = {"x-taskqueue-unique": "key"}
+    ground.foreign.publish(b"1", type="echo", application_headers=unique)
+    if configure:
+        assert ground.foreign.get("worker_echo", 20).body == b"1"
+        return
+    refused = "unique workitems wait: no queue for the keeper's answers: "
+    dispatcher.wait_for(refused)
+    ground.foreign.publish(b"2", type="echo")
+    assert ground.foreign.get("worker_echo", 20).body == b"2"
+    assert dispatcher.output().count(refused) == 1
 
 
 def test_a_call_is_cancelled_where_only_queues_of_ones_own_may_be_made(ground: Ground, restricted) -> None:
@@ -248,7 +331,7 @@ def test_who_may_make_no_queue_of_his_own_works_and_says_that_he_cannot_cancel(
     request = b'{"jsonrpc": "2.0", "method": "walk", "params": [1], "id": 1}'
     ground.foreign.publish(request, "worker_walk")
     assert json.loads(ground.foreign.get("results").body)["result"] == 1
-    assert pool.output().count("cannot listen to taskqueue_cancel: ACCESS_REFUSED") == 1
+    assert pool.output().count("cannot consume from exchange taskqueue_cancel: ACCESS_REFUSED") == 1
 
 
 def test_a_ladder_that_may_not_be_made_is_the_reason_why_a_workitem_fails(ground: Ground, restricted) -> None:

@@ -1,4 +1,4 @@
-"""Workitems that are not to run yet: they wait in the broker, on a ladder of queues with fixed times."""
+"""Workitems that are not to run yet: they wait in the broker, in delay queues with fixed times."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from support.node import Node
 from support.processes import run_cli
 from support.waiting import wait_until
 
-from taskqueue.broker.topology import LADDER
+from taskqueue.broker.topology import DELAYS
 
 CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 1\n[tell]\nworkers: 1\n"
 SAFE = {"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
@@ -49,7 +49,7 @@ def delete_exchange(foreign: Foreign, name: str) -> None:
 
 def test_workitems_run_in_the_order_of_their_delays_and_none_early(ground: Ground) -> None:
     start(ground)
-    # The first passes the rung of a second twice, which RabbitMQ must not take for a cycle.
+    # The first passes the delay queue of a second twice, which RabbitMQ must not take for a cycle.
     due = {delay: publish(ground, delay) for delay in (2.6, 0.3, 1.2)}
     results = ground.foreign.collect("results", 3)
     assert [json.loads(result.body) for result in results] == [0.3, 1.2, 2.6]
@@ -87,9 +87,9 @@ def test_every_rung_is_a_quorum_queue_with_a_fanout_exchange(ground: Ground, bro
     unlimited = {"x-delivery-limit": -1} if broker.version >= (4,) else {}
     ground.start("dispatcher")
     wait_until(lambda: ground.foreign.consumers("taskqueue"))
-    for step in LADDER:
+    for step in DELAYS:
         publish(ground, step * 1.2 + 0.1)
-    for step in LADDER:
+    for step in DELAYS:
         name = f"taskqueue_delay_{step:g}"
         wait_until(lambda name=name: ground.foreign.depth(name) is not None, what=name)
         arguments = {"x-message-ttl": int(step * 1000), "x-dead-letter-exchange": "", **SAFE, **unlimited}

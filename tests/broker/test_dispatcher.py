@@ -1,4 +1,4 @@
-"""What the dispatcher promises while things go wrong: nothing lost, nothing unbounded, clear lines."""
+"""The dispatcher under faults: it loses nothing, nothing is unbounded, its lines are clear."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 from support.foreign import Foreign
 from support.ground import Ground
 from support.node import Node
-from support.processes import children, kill
+from support.processes import dispatchers, kill
 from support.proxy import Proxy
 from support.waiting import wait_until
 
@@ -15,6 +15,10 @@ FULL = {"x-max-length": 1, "x-overflow": "reject-publish"}
 
 def consumers(ground: Ground, number: int = 1) -> None:
     wait_until(lambda: ground.foreign.consumers("taskqueue") == number, what=f"{number} consumers")
+
+
+def vhost_of(ground: Ground) -> str:
+    return ground.url.rpartition("/")[2]
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_a_dispatcher_that_is_killed_again_and_again_loses_nothing(ground: Groun
     arrived: set[bytes] = set()
     for deaths in range(1, 5):
         arrived |= {message.body for message in ground.foreign.collect("worker_counted", 800)}
-        kill(children(dispatcher.pid)[0])
+        kill(wait_until(lambda: dispatchers(dispatcher.pid))[0])
         dispatcher.wait_for("ended: killed by SIGKILL", times=deaths)
     while len(arrived) < number:
         arrived.add(ground.foreign.get("worker_counted").body)
@@ -69,7 +73,7 @@ def test_the_window_bounds_what_is_in_flight_and_a_full_queue_is_not_acknowledge
     ground.foreign.declare("worker_full", arguments=FULL)
     publish_numbers_to_full(ground, 50)
     dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 10")
-    dispatcher.wait_for("queue worker_full takes nothing now", times=10)
+    dispatcher.wait_for("queue worker_full refused a message", times=10)
     assert ground.foreign.depth("taskqueue") == 50 - 1 - 10
     dispatcher.kill()
     wait_until(lambda: ground.foreign.depth("taskqueue") == 49)
@@ -80,12 +84,24 @@ def test_what_waits_for_room_is_not_acknowledged_with_what_came_after_it(ground:
     publish_numbers_to_full(ground, 2)
     publish_numbers(ground, 100)
     dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 20")
-    dispatcher.wait_for("queue worker_full takes nothing now")
+    dispatcher.wait_for("queue worker_full refused a message")
     assert len(ground.foreign.collect("worker_counted", 100)) == 100
     dispatcher.kill()
     wait_until(lambda: ground.foreign.depth("taskqueue"), what="the one that waits")
     left = ground.foreign.collect("taskqueue", ground.foreign.depth("taskqueue"))
     assert [message.body for message in left if message.properties["type"] == "full"] == [b"1"]
+
+
+def test_what_came_after_one_that_waits_is_acknowledged_soon(ground: Ground, broker: Node) -> None:
+    ground.foreign.declare("worker_full", arguments=FULL)
+    publish_numbers_to_full(ground, 2)
+    publish_numbers(ground, 100)
+    dispatcher = ground.start("dispatcher")  # whose window is many times as large
+    dispatcher.wait_for("queue worker_full refused a message")
+    assert len(ground.foreign.collect("worker_counted", 100)) == 100
+    wait_until(lambda: broker.unacknowledged(vhost_of(ground), "taskqueue") == 1)
+    dispatcher.kill()
+    wait_until(lambda: ground.foreign.depth("taskqueue") == 1)
 
 
 def publish_numbers_to_full(ground: Ground, number: int) -> None:
@@ -99,7 +115,7 @@ def test_work_for_a_full_queue_arrives_once_there_is_room_and_holds_nobody_up(gr
     publish_numbers_to_full(ground, 3)
     publish_numbers(ground, 100)
     dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 20")
-    dispatcher.wait_for("queue worker_full takes nothing now")
+    dispatcher.wait_for("queue worker_full refused a message")
     assert len(ground.foreign.collect("worker_counted", 100)) == 100
     assert sorted(message.body for message in ground.foreign.collect("worker_full", 3)) == [b"0", b"1", b"2"]
     assert dispatcher.stop() == 0
@@ -116,7 +132,7 @@ def test_at_most_max_types_queues_are_made_for_new_types(ground: Ground) -> None
     ground.foreign.publish(b"third", type="c")
     kept = ground.foreign.get("taskqueue_rejected")
     assert kept.headers["x-taskqueue-reason"] == (
-        "there is no queue worker_c, and max_types (2) queues have been made for new types"
+        "queue worker_c does not exist, and max_types (2) queues have been created for new types"
     )
     assert kept.headers["x-taskqueue-original"]["type"] == "c"
     assert ground.foreign.depth("worker_c") is None
@@ -156,7 +172,7 @@ def test_a_format_plugin_that_raises_rejects_the_message_and_the_dispatcher_live
     dispatcher = ground.start("dispatcher", "[dispatcher]\nformats: application/x-first-line")
     ground.foreign.publish(b"\xff\nrest", content_type="application/x-first-line")
     reason = ground.foreign.get("taskqueue_rejected").headers["x-taskqueue-reason"]
-    assert reason.startswith("the plugin for application/x-first-line cannot read it: UnicodeDecodeError: ")
+    assert reason.startswith("the format plugin for application/x-first-line failed: UnicodeDecodeError: ")
     ground.foreign.publish(b"lined\nrest", content_type="application/x-first-line")
     assert ground.foreign.get("worker_lined").body == b"rest"
     assert "ended:" not in dispatcher.output()
@@ -193,12 +209,12 @@ def test_an_alarm_pauses_the_dispatcher_and_nothing_is_lost(
     wait_until(lambda: watcher.depth("worker_counted") > 20)
     broker.set_alarm(on=True)
     try:
-        dispatcher.wait_for("the broker has an alarm and takes no messages")
+        dispatcher.wait_for("the broker has an alarm and accepts no messages")
         wait_until(lambda: watcher.consumers("taskqueue") == 0)  # what it cannot send on, it does not take
         assert watcher.depth("worker_counted") < number
     finally:
         broker.set_alarm(on=False)
-    dispatcher.wait_for("the broker takes messages again")
+    dispatcher.wait_for("the broker accepts messages again")
     arrived = {message.body for message in watcher.collect("worker_counted", number)}
     assert arrived == {b"%d" % each for each in range(number)}
     assert dispatcher.stop() == 0
@@ -213,11 +229,11 @@ def test_an_alarm_pauses_a_pool_and_nothing_is_lost(ground: Ground, broker: Node
     wait_until(lambda: (watcher.depth("results") or 0) > 20)
     broker.set_alarm(on=True)
     try:
-        pool.wait_for("the broker has an alarm and takes no messages")
+        pool.wait_for("the broker has an alarm and accepts no messages")
         assert watcher.depth("results") < number
     finally:
         broker.set_alarm(on=False)
-    pool.wait_for("the broker takes messages again")
+    pool.wait_for("the broker accepts messages again")
     ids = {result.body for result in watcher.collect("results", number)}
     assert ids == {b"%d" % each for each in range(number)}
     assert pool.stop() == 0
@@ -271,6 +287,5 @@ def test_instances_share_the_work(ground: Ground, broker: Node) -> None:
     bodies = [int(message.body) for message in ground.foreign.collect("worker_counted", 500)]
     assert sorted(bodies) == list(range(500))  # each went through one of them
     publish_numbers_to_full(ground, 50)
-    vhost = ground.url.rpartition("/")[2]
-    wait_until(lambda: broker.unacknowledged(vhost, "taskqueue") == 3 * 10)
-    assert len(children(dispatcher.pid)) == 3
+    wait_until(lambda: broker.unacknowledged(vhost_of(ground), "taskqueue") == 3 * 10)
+    assert len(dispatchers(dispatcher.pid)) == 3

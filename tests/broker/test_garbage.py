@@ -46,10 +46,10 @@ def test_a_feeder_starts_although_its_receipts_queue_is_full_of_garbage(feed, fo
     done = feed.run("number=2000", timeout=120)
     assert done.returncode == 0, done.stderr
     assert feed.handled().keys() == set(range(2000))
-    lines = [line for line in done.stderr.splitlines() if "no receipts were dropped" in line]
+    lines = [line for line in done.stderr.splitlines() if "messages that are not receipts" in line]
     assert 1 <= len(lines) < 20
     assert sum(int(line.split(" messages")[0].split()[-1]) for line in lines) == NUMBER
-    assert "correlation id '' is no chunk's" in lines[0]
+    assert "correlation id '' is not that of a chunk" in lines[0]
 
 
 def test_properties_that_cannot_be_read_are_dropped(feed, foreign):
@@ -60,7 +60,7 @@ def test_properties_that_cannot_be_read_are_dropped(feed, foreign):
     feed.work()
     done = feed.run("number=200")
     assert done.returncode == 0, done.stderr
-    assert "1 messages that are no receipts were dropped; the last: MalformedProperties" in done.stderr
+    assert "dropped 1 messages that are not receipts; the last: MalformedProperties" in done.stderr
 
 
 @pytest.mark.parametrize("kind", BAD_RECEIPTS)
@@ -104,8 +104,8 @@ def imitate(foreign, number, imitation):
 def few(monkeypatch):
     """Have a client take fewer at a time, so that fewer are too many."""
     monkeypatch.setattr(named, "_PREFETCH", 1200)
-    monkeypatch.setattr(named, "_MOST_OUT", 1000)
-    monkeypatch.setattr(named, "_MOST_STRANGE", 100)
+    monkeypatch.setattr(named, "_MOST_OPEN", 1000)
+    monkeypatch.setattr(named, "_MOST_UNANNOUNCED", 100)
 
 
 def test_calls_work_although_strangers_imitate_replies(few, served):
@@ -123,6 +123,8 @@ def test_calls_that_strangers_claim_to_have_made_are_bounded(few, served):
     imitate(served.foreign, 1500, claim)
     with AsyncClient(served.url, name="billing", expires=EXPIRE) as client:
         assert client.add(1, 2).result(60) == 3
-        with pytest.raises(BrokerUnavailable, match="1000 calls are out whose results were not fetched"):
+        with pytest.raises(
+            BrokerUnavailable, match="1000 calls are pending or not fetched; fetch results first"
+        ):
             client.add(1, 2)
     served.foreign.delete(REPLIES)

@@ -1,4 +1,4 @@
-"""What the other tests rely on: the cut line, the node's controls, the processes' end."""
+"""The other tests rely on these: the cut line, the node's controls, the processes' end."""
 
 import signal
 import sys

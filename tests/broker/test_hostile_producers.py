@@ -1,4 +1,4 @@
-"""Whatever a producer writes into a message, it becomes a result or is kept, and nobody dies."""
+"""Every message of a hostile producer becomes a result or is kept, and no process dies."""
 
 import random
 import struct

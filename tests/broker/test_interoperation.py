@@ -54,7 +54,7 @@ class AmqpTools:
 
 @pytest.fixture(params=[PyAmqp, AmqpTools])
 def client(request: pytest.FixtureRequest) -> Callable[[Ground], PyAmqp | AmqpTools]:
-    """What makes a foreign client of a ground."""
+    """The parts that make a foreign client of a ground."""
     return request.param
 
 

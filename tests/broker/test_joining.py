@@ -1,4 +1,4 @@
-"""How messages are written to the broker and read from it, with every supported version of pika."""
+"""Messages are written to the broker and read from it with every supported version of pika."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def publish(foreign, amqp_url):
     def publish(bodies, reads=None):
         loop, writes, fates = EventLoop(), [], []
         amqp = AmqpSettings.from_url(amqp_url)
-        session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
+        session = Session(loop, amqp, "test", on_error=lambda _error: loop.stop())
 
         def settled(publication, result, reason):
             fates.append(result)
@@ -87,7 +87,7 @@ def test_a_body_of_any_length_arrives_as_it_was_with_its_properties(publish, for
 def test_bodies_of_any_length_are_read_as_they_were_sent_and_mostly_without_pika(foreign, amqp_url):
     sizes = [0, 1, FRAME_MAX - 8, FRAME_MAX - 7, 3 * FRAME_MAX, *range(1000)]
     loop, bodies, frames = EventLoop(), [], []
-    session = Session(loop, AmqpSettings.from_url(amqp_url), "test", on_trouble=lambda _error: loop.stop())
+    session = Session(loop, AmqpSettings.from_url(amqp_url), "test", on_error=lambda _error: loop.stop())
 
     def take(delivery):
         bodies.append(delivery.body)

@@ -1,4 +1,4 @@
-"""What RabbitMQ 4.1 to 4.3 refuse, or do otherwise (docs/reliability.md): not done on any release."""
+"""Actions that RabbitMQ 4.1 to 4.3 refuse or change (docs/reliability.md) are done on no release."""
 
 import re
 from collections.abc import Iterator

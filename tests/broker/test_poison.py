@@ -19,7 +19,7 @@ from taskqueue.errors import BrokerRefused
 
 #: RabbitMQ takes what follows for a process of its own, and its channel crashes on one that it cannot read.
 POISONED_REPLY = "amq.rabbitmq.reply-to.g1h2AA==.key"
-CLOSED = "it closes the connection: INTERNAL_ERROR (541)"
+CLOSED = "it made the broker close the connection: INTERNAL_ERROR (541)"
 #: The first RabbitMQ that takes that for a name like another: it returns the message as unroutable.
 READS_REPLIES = (4, 2)
 CONFIG = "[DEFAULT]\nworkers: 0\n[echo]\nworkers: 2\nmax_prefetch: 8\n[evaluate]\nworkers: 1\nretries: 0\n"
@@ -35,7 +35,7 @@ class Owner:
     def __init__(self, url, messages):
         self.loop, self.fates, self.lost = EventLoop(), {}, 0
         self.session = Session(
-            self.loop, AmqpSettings.from_url(url), "test", on_trouble=lambda _error: self.loop.stop()
+            self.loop, AmqpSettings.from_url(url), "test", on_error=lambda _error: self.loop.stop()
         )
         self.publisher = Publisher(
             self.loop, self.session, on_ready=self.send, on_lost=self.lose, on_batch=lambda: None
@@ -72,7 +72,7 @@ def closes_for_replies(broker):
 
 @pytest.fixture
 def poisoned(broker):
-    """What becomes of a message for POISONED_REPLY."""
+    """The fate of a message for POISONED_REPLY."""
     is_read = broker.version >= READS_REPLIES
     return (PublishResult.RETURNED, "no such queue") if is_read else (PublishResult.REFUSED, CLOSED)
 
@@ -127,7 +127,7 @@ def test_a_message_is_not_to_blame_where_the_broker_ends_the_connection_itself(a
             owner.loop.call_later(0.1, close_all)
 
     owner.publisher._on_lost = lose
-    owner.session._on_trouble = lambda _error: None  # it may be closed while it opens
+    owner.session._on_error = lambda _error: None  # it may be closed while it opens
     broker.set_alarm(on=True)
     try:
         owner.loop.call_later(0.1, close_all)
@@ -151,7 +151,7 @@ def test_a_dispatcher_finds_it_and_keeps_it_with_the_reason(ground):
 
     kept = ground.foreign.get("taskqueue_rejected", timeout=20)
     assert kept.properties["message_id"] == "poison"
-    assert kept.headers["x-taskqueue-reason"] == f"the broker refuses it: {CLOSED}"
+    assert kept.headers["x-taskqueue-reason"] == f"the broker refused the message: {CLOSED}"
     assert kept.headers["price"] == 1
     wait_until(lambda: ground.foreign.depth("worker_good") >= 21)
     arrived = ground.foreign.collect("worker_good", ground.foreign.depth("worker_good"))
@@ -168,7 +168,7 @@ def test_what_cannot_even_be_kept_with_its_properties_is_kept_without_them(groun
     ground.foreign.declare("worker_good")
     publish_raw(ground, properties(headers=DECIMAL, type=short(b"logged")))
     dispatcher = ground.start("dispatcher")
-    dispatcher.wait_for("rejected: the broker refuses it: ")
+    dispatcher.wait_for("rejected: the broker refused the message: ")
     ground.foreign.publish(b"other", type="good")
 
     assert ground.foreign.get("worker_good", timeout=20).body == b"other"
@@ -194,14 +194,8 @@ def test_a_call_that_nobody_serves_is_kept_once_although_it_cannot_be_answered(g
 @pytest.fixture
 def small_messages(broker):
     """Have the broker take only small messages from new channels, as after a change of its configuration."""
-
-    def set_limit(bytes_):
-        # RabbitMQ 3 reads the one, 4 the other.
-        broker.evaluate(f"application:set_env(rabbit, max_message_size, {bytes_})")
-        broker.evaluate(f"persistent_term:put(max_message_size, {bytes_})")
-
-    yield lambda: set_limit(5000)
-    set_limit(16777216)
+    yield lambda: broker.limit_messages(5000)
+    broker.limit_messages(16_777_216)
 
 
 def test_what_cannot_be_kept_at_all_stays_and_stops_nobody(ground, broker, small_messages):
@@ -210,12 +204,12 @@ def test_what_cannot_be_kept_at_all_stays_and_stops_nobody(ground, broker, small
     ground.foreign.publish_many([bytes(6000)] * 12, type="good")
     small_messages()
     dispatcher = ground.start("dispatcher", "[dispatcher]\nwindow: 4")
-    dispatcher.wait_for("cannot be kept, and stays unacknowledged: ", times=12)
+    dispatcher.wait_for("left unacknowledged in ", times=12)
     ground.foreign.publish_many([b"small"] * 50, type="good")
 
     assert [message.body for message in ground.foreign.collect("worker_good", 50)] == [b"small"] * 50
     assert dispatcher.stop() == 0
-    assert dispatcher.output().count("cannot be kept, and stays unacknowledged: ") == 12
+    assert dispatcher.output().count("left unacknowledged in ") == 12
     wait_until(lambda: ground.foreign.depth("taskqueue") == 12)
 
 
@@ -262,12 +256,12 @@ def test_a_failed_copy_that_cannot_be_kept_stops_nobody(ground, small_messages):
     ground.foreign.publish_many([b"1/0 #" + bytes(6000)] * 3, "worker_evaluate", content_type="text/plain")
     small_messages()
     pool = start_pool(ground)
-    pool.wait_for("cannot be kept, and stays unacknowledged: ", times=3)
+    pool.wait_for("left unacknowledged in ", times=3)
     ground.foreign.publish(b"6 * 7", "worker_evaluate", content_type="text/plain")
 
     wait_until(lambda: ground.foreign.get("results").body == b"42")
     assert pool.stop() == 0
-    assert pool.output().count("cannot be kept, and stays unacknowledged: ") == 3
+    assert pool.output().count("left unacknowledged in ") == 3
     wait_until(lambda: ground.foreign.depth("worker_evaluate") == 3)
 
 
@@ -281,7 +275,7 @@ def test_a_next_run_that_the_broker_refuses_is_reported_and_kept(ground):
 
     error = json.loads(ground.foreign.get("results").body)["error"]
     assert error["type"] == "RunRefused"
-    assert error["message"].startswith("the broker refuses its next run: its properties have 131")
+    assert error["message"].startswith("the broker refuses its next run: the properties have 131")
     kept = ground.foreign.get("taskqueue_failed")
     assert (kept.body, kept.properties["message_id"]) == (b"1/0", "m")
 
@@ -302,7 +296,7 @@ def test_what_is_retried_beside_it_goes_back(amqp_url, foreign):
         deadletters.retry(AmqpSettings.from_url(amqp_url), "taskqueue_failed", lambda _each: True)
 
     assert str(caught.value) == (
-        f"20 retried; 1 stay where they are\npoison: the broker refuses it: {CLOSED}"
+        f"20 retried; 1 stay in taskqueue_failed\npoison: the broker refused the message: {CLOSED}"
     )
     wait_until(lambda: foreign.depth("taskqueue_failed") == 1)
     arrived = foreign.collect("worker_good", foreign.depth("worker_good"))

@@ -23,13 +23,13 @@ from taskqueue.address import of_private_broker
 from taskqueue.broker.listener import listener_at, other_end
 from taskqueue.calls.submission import submit
 from taskqueue.errors import AlreadyRunning, BrokerUnavailable
-from taskqueue.private_broker.node import PrivateBroker, running
+from taskqueue.private_broker import PrivateBroker, running
 from taskqueue.private_broker.rabbitmq import SERVER, installed_home
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.private_broker import PrivateBroker
 broker = PrivateBroker(Path(sys.argv[1]))
 broker.start()
 print(broker.pid, flush=True)
@@ -268,7 +268,7 @@ def test_a_node_without_lasting_data_removes_its_directory(rabbitmq: None, node_
 
 
 def test_it_needs_no_amqp_client() -> None:
-    code = "import sys, taskqueue.private_broker.node; sys.exit('pika' in sys.modules)"
+    code = "import sys, taskqueue.private_broker; sys.exit('pika' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -314,7 +314,7 @@ def test_a_client_tells_the_password_to_the_owner_of_its_private_broker_and_nobo
     moved = replace(address, hosts=(("127.0.0.1", port),))
     with (
         stranger(port, tmp_path / "notes"),
-        pytest.raises(BrokerUnavailable, match=f"what listens at 127.0.0.1:{port} is another user's"),
+        pytest.raises(BrokerUnavailable, match=f"the server at 127.0.0.1:{port} belongs to another user"),
     ):
         submit(moved, [])
     heard = (tmp_path / "notes").read_bytes()

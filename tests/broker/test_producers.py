@@ -1,4 +1,4 @@
-"""What a producer may say of a workitem, and what only the broker and taskqueue itself can."""
+"""The headers and properties that a producer may set, and those that only the broker or taskqueue can."""
 
 import gzip
 import json

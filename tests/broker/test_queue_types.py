@@ -7,16 +7,17 @@ from support.foreign import Foreign
 from support.node import Node
 from support.waiting import wait_until
 
+from taskqueue.broker.declaration import Provider
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.session import Session, SessionListener
-from taskqueue.broker.topology import LADDER, Provider, Queue, lease_queue, rung
+from taskqueue.broker.topology import DELAYS, Queue, delay_queue, lease_queue
 from taskqueue.config import AmqpSettings
 
 INTERNAL = [Queue("taskqueue_rejected"), Queue("taskqueue_failed"), lease_queue("digest", 300)]
-RUNGS = [*map(rung, LADDER)]
+DELAY_QUEUES = [*map(delay_queue, DELAYS)]
 SHARED = [Queue("taskqueue"), Queue("worker_digest"), Queue("results")]
-ALL = [*INTERNAL, *RUNGS, *SHARED]
-SHORTEST = rung(0)
+ALL = [*INTERNAL, *DELAY_QUEUES, *SHARED]
+SHORTEST = delay_queue(0)
 
 
 class Declaring(SessionListener):
@@ -24,7 +25,7 @@ class Declaring(SessionListener):
 
     def __init__(self, amqp: AmqpSettings, queues: list[Queue]) -> None:
         self._loop = EventLoop()
-        self._session = Session(self._loop, amqp, "declaring", on_trouble=pytest.fail)
+        self._session = Session(self._loop, amqp, "declaring", on_error=pytest.fail)
         self._provider = Provider(self._loop, self._session)
         self._session.attach(self)
         self._missing = queues
@@ -58,14 +59,14 @@ def test_a_queue_has_the_type_that_is_asked_for_and_is_bare_otherwise(
     for _ in range(2):  # as every daemon does
         declare(
             broker.url_of(vhost),
-            INTERNAL + SHARED + RUNGS,
+            INTERNAL + SHARED + DELAY_QUEUES,
             queue_type=internal,
             shared_queue_type=shared,
         )
     made = broker.queues(vhost)
     assert made.keys() == {queue.name for queue in ALL}
     noted = {"x-queue-type": "classic"} if broker.version >= (4,) else {}  # RabbitMQ 4 notes its own default
-    for queues, kind in ((INTERNAL, internal), (SHARED, shared), (RUNGS, "quorum")):
+    for queues, kind in ((INTERNAL, internal), (SHARED, shared), (DELAY_QUEUES, "quorum")):
         for queue in queues:
             found = made[queue.name]
             assert found.pop("type") == (kind if kind != "default" else "classic")  # as RabbitMQ has it
@@ -84,7 +85,7 @@ def test_an_existing_rung_of_another_type_is_used_as_it_is(
     declare(amqp_url, [SHORTEST, Queue("worker_late")])
     foreign.publish_to(SHORTEST.name, "worker_late", "1")
     assert foreign.get("worker_late").body == "1"
-    assert caplog.text.count("other arguments; it is used as it is") == 1
+    assert caplog.text.count("other arguments; using it unchanged") == 1
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Who asked for a reply gets one, also where a message is rejected; what is rejected is kept all the same."""
+"""A rejected message is kept, and its sender gets the reply that it asked for."""
 
 import gzip
 import json
@@ -101,6 +101,7 @@ INVALID = (-32600, "no JSON-RPC 2.0 request", None)
         ([1] * 1001, (-32600, "a batch has more than 1000 requests", None)),
         ({"jsonrpc": "2.0", "method": "a", "params": [0] * 600_000}, (-32600, "500,000 values", None)),
         ([{"jsonrpc": "2.0", "method": "a", "params": [0] * 600_000}], (-32600, "500,000 values", None)),
+        ('{"jsonrpc": "2.0", "method": "a", "id": ' + "9" * 5000 + "}", (-32600, "4,300 digits", None)),
     ],
 )
 def test_a_rejected_request_is_answered_as_its_specification_says(
@@ -146,10 +147,13 @@ def test_a_direct_reply_says_that_a_message_is_rejected(shared: Ground) -> None:
 
 
 @pytest.mark.parametrize("queue", ["taskqueue", "taskqueue_rejected", "worker_echo", "worker_none"])
-def test_a_reply_to_that_would_be_a_loop_is_not_answered(shared: Ground, queue: str) -> None:
+def test_a_reply_to_that_would_be_a_loop_is_logged_and_not_answered(
+    shared: Ground, dispatcher: Daemon, queue: str
+) -> None:
     ask(shared, "../x", reply_to=queue, content_type="text/plain")
     assert shared.foreign.get("taskqueue_rejected").body == "../x"
     assert shared.foreign.depth(queue) in (0, None)
+    dispatcher.wait_for(f"reply_to {queue} would be a loop; ignored")
 
 
 @pytest.mark.parametrize("queue", ["gone", "x" * 255, "amq.rabbitmq.reply-to.gone", "naïve"])
@@ -160,7 +164,7 @@ def test_a_reply_queue_that_is_gone_loses_the_answer_and_nothing_else(
     assert shared.foreign.get("taskqueue_rejected").body == "../x"
     if not queue.startswith("amq."):
         assert shared.foreign.depth(queue) is None
-        dispatcher.wait_for("its producer cannot be answered")
+        dispatcher.wait_for("cannot send the rejection to the producer")
 
 
 def test_a_message_is_acknowledged_only_when_its_answer_is_confirmed(ground: Ground) -> None:
@@ -170,7 +174,7 @@ def test_a_message_is_acknowledged_only_when_its_answer_is_confirmed(ground: Gro
     ask(ground, "../first", reply_to="narrow", content_type="text/plain")
     assert ground.foreign.get("taskqueue_rejected").body == "../first"
     ask(ground, "../second", reply_to="narrow", content_type="text/plain")
-    killed.wait_for("queue narrow takes nothing now")
+    killed.wait_for("queue narrow refused a message")
     killed.kill()
     wait_until(lambda: ground.foreign.depth("taskqueue") == 1)
     ground.foreign.get("narrow")
@@ -186,7 +190,7 @@ def test_replies_that_find_no_room_hold_nobody_up(shared: Ground, dispatcher: Da
     shared.foreign.publish(b"1", type="echo")
     assert shared.foreign.get("results", 30).body == b"1"
     assert len(shared.foreign.collect("taskqueue_rejected", 1500)) == 1500
-    dispatcher.wait_for("its producer cannot be answered: queue full takes nothing")
+    dispatcher.wait_for("cannot send the rejection to the producer: queue full accepts no messages")
 
 
 # --- by the consumer ---
@@ -197,8 +201,8 @@ def test_an_expired_workitem_is_answered(shared: Ground) -> None:
     ask(shared, RUOTE, type="echo", application_headers=late)
     answer = json.loads(shared.foreign.get("answers").body)
     assert answer == RUOTE | {
-        "error": "WorkitemExpired: its expiration passed before a worker was free",
-        "trace": "its expiration passed before a worker was free",
+        "error": "WorkitemExpired: expired before a worker was free",
+        "trace": "expired before a worker was free",
     }
     shared.foreign.get("taskqueue_failed")
 

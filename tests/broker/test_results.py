@@ -1,4 +1,4 @@
-"""What a workitem comes to: where its result goes, and what is in it."""
+"""Results: their queues and their content."""
 
 import json
 import socket
@@ -130,7 +130,7 @@ def test_reply_to_comes_before_the_groups_key(shared: Ground) -> None:
 def test_a_reply_queue_that_is_gone_gives_way_to_the_groups_key(shared: Ground, pool: Daemon) -> None:
     assert run(shared, "echo", b"1", reply_to="gone").body == b"1"
     assert shared.foreign.depth("gone") is None
-    pool.wait_for("reply_to gone is gone; the result goes to results")
+    pool.wait_for("reply_to gone does not exist; the result goes to results")
 
 
 @pytest.mark.parametrize("queue", ["taskqueue", "taskqueue_rejected", "worker_echo", "worker_other"])
@@ -212,7 +212,7 @@ def test_results_for_a_full_queue_wait_for_room(shared: Ground, pool: Daemon) ->
     shared.foreign.declare("narrow", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     for number in range(3):
         shared.foreign.publish(b"%d" % number, "worker_echo", reply_to="narrow")
-    pool.wait_for("queue narrow takes nothing now")
+    pool.wait_for("queue narrow refused a message")
     first, *others = (message.body for message in shared.foreign.collect("narrow", 3))
     assert (first, set(others)) == (b"0", {b"1", b"2"})  # whoever is tried again when there is room
 
@@ -227,7 +227,7 @@ def test_a_failed_workitem_is_acknowledged_when_both_report_and_copy_are_confirm
     ground.foreign.publish(b"in the way", full)
     pool = ground.start("workerpool", "[DEFAULT]\nworkers: 0\n[evaluate]\nworkers: 1")
     ground.foreign.publish(b'"1 / 0"', "worker_evaluate")
-    pool.wait_for(f"queue {full} takes nothing now")
+    pool.wait_for(f"queue {full} refused a message")
     assert ground.foreign.get(other).body
     pool.kill()
     wait_until(lambda: ground.foreign.depth("worker_evaluate") == 1, what="the workitem")

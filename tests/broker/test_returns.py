@@ -25,7 +25,7 @@ def publish(amqp_url):
     def publish(messages, returned=lambda _publisher: None):
         loop, fates = EventLoop(), {}
         amqp = AmqpSettings.from_url(amqp_url)
-        session = Session(loop, amqp, "test", on_trouble=lambda _error: loop.stop())
+        session = Session(loop, amqp, "test", on_error=lambda _error: loop.stop())
 
         def settled(publication, result, _reason):
             fates.setdefault(publication.body, []).append(result)

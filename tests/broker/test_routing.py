@@ -1,4 +1,4 @@
-"""What the dispatcher makes of good workitems."""
+"""The dispatcher routes good workitems."""
 
 import json
 import time

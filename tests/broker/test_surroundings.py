@@ -353,5 +353,5 @@ def test_a_full_progress_file_is_told_once_and_the_feed_goes_on(
     done = run(alone, (), name, *arguments, "--progress-file", "/dev/full")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("progress file /dev/full: No space left on device; the feed goes on") == 1
+    assert done.stderr.count("progress file /dev/full: No space left on device; the feed continues") == 1
     assert_handled(jobs)

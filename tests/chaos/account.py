@@ -12,18 +12,15 @@ from chaos.story import Story
 from chaos.tap import Tap
 from chaos.workload import MAX_CRASHES, RETRIES, Workitem
 
-#: Where one message must be, or more, of a workitem that came to a state. One that no worker type could be
-#: found for is "unroutable".
+#: Where one message must be, or more, of a workitem that came to a state, beside its result. One that no
+#: worker type could be found for has none.
 QUEUES = {
-    "succeeded": ("results",),
-    "failed": ("results", "taskqueue_failed"),
-    "rejected": ("results", "taskqueue_rejected"),
-    "unroutable": ("taskqueue_rejected",),
+    "succeeded": (),
+    "failed": ("taskqueue_failed",),
+    "rejected": ("taskqueue_rejected",),
 }
 
-LONGEST_SPAN = (
-    15.0  # seconds that a service may have a workitem; a consumer without workers gives it back sooner
-)
+LONGEST_WAIT = 15.0  # seconds after a workitem's last end in which a fault may have met it
 LONGEST_RUNG = 1.0  # seconds; none holds a workitem of the workload longer
 
 
@@ -41,22 +38,24 @@ class Evidence:
 
 @dataclass(slots=True)
 class Account:
-    """What the evidence comes to."""
+    """The balance of the evidence."""
 
     states: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind, by state: workitems
     lost: list[str] = field(default_factory=list)  # workitems without an end
     wrong: list[str] = field(default_factory=list)  # those with another end than they must have, and how
     doubled: dict[str, str] = field(default_factory=dict)  # those with more than one end, and the cause
     unexplained: list[str] = field(default_factory=list)  # those doubled without a cause
+    record: list[str] = field(default_factory=list)  # in which the monitor's record differs
     forgotten: list[float] = field(
         default_factory=list
     )  # Story.forgotten, for each kill of the broker that doubled
+    at_once: int = 0  # limited workitems, at most
     exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
 
     @property
     def is_balanced(self) -> bool:
-        """Whether nothing was lost, went wrong or was doubled without a cause."""
-        return not (self.lost or self.wrong or self.unexplained)
+        """Whether nothing was lost, went wrong or was doubled without a cause, and the record agrees."""
+        return not (self.lost or self.wrong or self.unexplained or self.record)
 
 
 def balance(evidence: Evidence) -> Account:
@@ -79,18 +78,27 @@ def balance(evidence: Evidence) -> Account:
 
 def _story(evidence: Evidence, workitem: Workitem, ends: list[End]) -> Story:
     submitted = evidence.submitted[workitem.id]
-    over = max(end.ended for end in ends) + LONGEST_SPAN
+    over = max(end.ended for end in ends) + LONGEST_WAIT
     last = bisect_right(evidence.hits, over, key=lambda hit: hit.began)
-    taps = evidence.taps.values() if workitem.kind.climbs else ()
+    taps = evidence.taps.values() if workitem.kind.is_delayed else ()
     return Story(
         workitem.id,
         workitem.kind.worker_type,
         workitem.id in evidence.doubtful,
-        {service: tap.spans(workitem.id, LONGEST_SPAN) for service, tap in evidence.taps.items()},
+        {service: _spans(service, tap, workitem.id, ends) for service, tap in evidence.taps.items()},
         [(sent, sent + LONGEST_RUNG) for tap in taps for sent in tap.went.get(workitem.id, ())],
         ends,
         [hit for hit in evidence.hits[:last] if hit.over >= submitted],
     )
+
+
+def _spans(service: str, tap: Tap, workitem: str, ends: Sequence[End]) -> list[tuple[float, float]]:
+    """Return from when to when a service had a workitem: as its line shows, and while it ran there.
+
+    A run goes on after its delivery was lost with the connection.
+    """
+    runs = [(end.started, end.ended) for end in ends if end.pool == service]
+    return [*((since, until) for since, until in tap.had.get(workitem, ())), *runs]
 
 
 def _enter(account: Account, workitem: Workitem, story: Story) -> None:
@@ -109,7 +117,7 @@ def _enter(account: Account, workitem: Workitem, story: Story) -> None:
 def _faults(workitem: Workitem, ends: Sequence[End]) -> Iterable[str]:
     """Yield in which ways what a workitem came to is not what it must come to."""
     kind = workitem.kind
-    queues = QUEUES[kind.state if kind.worker_type else "unroutable"]
+    queues = QUEUES[kind.state] + ((kind.results,) if kind.worker_type else ())
     for missing in set(queues) - {end.queue for end in ends}:
         yield f"nothing in {missing}"
     for end in ends:

@@ -1,12 +1,14 @@
-"""What workitems came to, as the broker has it when everything is over."""
+"""The ends of workitems, as the broker has them when everything is over."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import amqp
 from support.foreign import Foreign
 from support.work import Result
+
+from chaos.workload import RESULTS, TICKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +24,22 @@ class End:
     started: float  # seconds since 1970
     ended: float
     history: tuple[str, ...] = ()  # what each run came to: failed, crashed, rejected
+    tick: str = ""  # of a tick: its schedule and its time
 
     @property
     def run(self) -> tuple[str, float]:
-        """What tells one run of a workitem from another."""
+        """Return the mark that tells one run of a workitem from another."""
         return self.worker, self.started
 
     @property
     def pool(self) -> str:
-        """Where it ran."""
+        """The place of the run."""
         return f"pool {self.worker.partition('/')[0].rpartition('_')[2]}"
 
 
 def take_ends(foreign: Foreign, queue: str) -> list[End]:
     """Take every message of a queue that nothing comes to any more."""
-    read = _result if queue == "results" else _kept
+    read = _result if queue in (RESULTS, TICKS) else _kept
     ends = []
     while (message := foreign.poll(queue)) is not None:
         ends.append(read(queue, message))
@@ -46,7 +49,8 @@ def take_ends(foreign: Foreign, queue: str) -> list[End]:
 def _result(queue: str, message: amqp.Message) -> End:
     result = Result(message)
     reason = "" if result.status == "succeeded" else result.error
-    return _end(queue, message, result.headers["x-taskqueue-workitem"], result.status, reason)
+    end = _end(queue, message, result.headers["x-taskqueue-workitem"], result.status, reason)
+    return end if reason else replace(end, tick=result.value["tick"])
 
 
 def _kept(queue: str, message: amqp.Message) -> End:

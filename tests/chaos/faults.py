@@ -21,7 +21,7 @@ PRESENT_TIMEOUT = 90.0  # seconds; a process that died young again and again is 
 
 @dataclass(slots=True)
 class Hit:
-    """What a fault has hit."""
+    """The target of a fault that was inflicted."""
 
     kind: str
     target: str  # a service, or the broker
@@ -59,8 +59,9 @@ def _kill_consumer(plant: Plant, fault: Fault) -> str:
     return _kill_one(plant, fault, lambda name: name.startswith("tq:") and "/" not in name)
 
 
-def _kill_dispatcher(plant: Plant, fault: Fault) -> None:
-    _kill_one(plant, fault, lambda name: name == "tq:dispatcher")
+def _kill_by_name(plant: Plant, fault: Fault) -> None:
+    """Kill a child of a dispatcher daemon: "kill a gate" names it."""
+    _kill_one(plant, fault, lambda name: name == f"tq:{fault.kind.removeprefix('kill a ')}")
 
 
 def _kill_one(plant, fault, is_meant) -> str:
@@ -155,9 +156,13 @@ def _await_ready(plant: Plant, fault: Fault) -> None:
 _ACTIONS = {
     "kill a worker": _kill_worker,
     "kill a consumer": _kill_consumer,
-    "kill a dispatcher": _kill_dispatcher,
+    "kill a dispatcher": _kill_by_name,
+    "kill a gate": _kill_by_name,
+    "kill a keeper": _kill_by_name,
+    "kill a scheduler": _kill_by_name,
     "kill a supervisor": _kill_service,
     "kill a dispatcher's supervisor": _kill_service,
+    "kill the monitor": _kill_service,
     "restart the broker": _stop_broker,
     "kill the broker": _kill_broker,
     "cut a line": _cut,
@@ -165,7 +170,7 @@ _ACTIONS = {
     "roll": _roll,
 }
 
-#: What these return ends the fault.
+#: Each returns a function that ends the fault.
 _LASTING = {
     "break a line": _break,
     "delay a line": _delay,

@@ -1,31 +1,58 @@
-"""What the suite runs: a broker, two dispatchers, two worker pools, each behind a line of its own."""
+"""The plant: a broker, two dispatchers, two worker pools, a monitor, each behind a line of its own."""
 
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from support.foreign import Foreign
 from support.node import Node
 from support.processes import Daemon
 from support.proxy import Proxy
 from support.site import AS_ROOT, install_zoo
+from support.slots import SlotFiles
 from support.waiting import wait_until
 
-from chaos.schedule import LINES, POOLS, SERVICES
+from chaos import ticks
+from chaos.schedule import DISPATCHERS, LINES, MONITOR, POOLS, SERVICES
 from chaos.tap import Tap
-from chaos.workload import GROUPS
-from taskqueue.broker.topology import LADDER, Queue, declared_arguments, rung
+from chaos.workload import GROUPS, RESULTS, SECTIONS, TICK, TICKS, TYPES
+from taskqueue.broker.topology import (
+    CLAIMS,
+    DELAYS,
+    EVENTS,
+    GATE,
+    GATE_REPORTS,
+    SCHEDULES,
+    Queue,
+    declared_arguments,
+    delay_queue,
+)
 from taskqueue.config import AmqpSettings
+from taskqueue.keeper.client import ask
+from taskqueue.monitor.store.reading import Record
+from taskqueue.scheduler import client as schedules
 
 KEEP_DELAY = 0.02  # seconds between two looks at what runs
+INSTANCES = 2  # processes of a dispatcher
+PAUSE_TIMEOUT = 60.0  # seconds until a scheduler that leads has taken a command
 STOP_TIMEOUT = 40.0  # seconds; the daemons give themselves 20
 
-RUNGS = ("taskqueue_delay_0.25", "taskqueue_delay_1")  # those that the workload needs
+DELAY_QUEUES = ("taskqueue_delay_0.25", "taskqueue_delay_1")  # those that the workload needs
+#: Queues that keep what is over, or have no workitems.
+LOGS = (EVENTS, CLAIMS.name, SCHEDULES.name, GATE.name, GATE_REPORTS)
 WORK_QUEUES = ("taskqueue", *(f"worker_{name}" for name in GROUPS))
-END_QUEUES = ("results", "taskqueue_failed", "taskqueue_rejected")
+END_QUEUES = (RESULTS, TICKS, "taskqueue_failed", "taskqueue_rejected")
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Service:
@@ -83,29 +110,34 @@ class Plant:
         url: a virtual host of the broker without any queue
         """
         self.broker = broker
-        self.foreign = Foreign(url)
+        self._url, self.foreign = url, Foreign(url)
         self.taps = {name: Tap() for name in SERVICES}
-        self.lines = {name: Proxy(url, self.taps.get(name)) for name in LINES}
+        taps = {name: tap.connection for name, tap in self.taps.items()}
+        self.lines = {name: Proxy(url, taps.get(name)) for name in LINES}
         self._python = python
         self._directory = directory
         self._plugins = directory / "plugins"
         self._vhost = url.rpartition("/")[2].replace("%2F", "/")
         self._later: list[tuple[float, Callable[[], None]]] = []
+        self._port = free_port()  # of the monitor's web process
         self._generations = dict.fromkeys(GROUPS, 0)
-        self.services = {name: Service(name, lambda name=name: self._start(name)) for name in SERVICES}
+        names = (*SERVICES, MONITOR)
+        self.services = {name: Service(name, lambda name=name: self._start(name)) for name in names}
+        self.record = directory / "record"
 
     def __enter__(self) -> Self:
         install_zoo(self._plugins)
+        self.slots = SlotFiles(self._plugins / "slots")
         for queue in WORK_QUEUES:
             self.foreign.declare(queue)
-        for delay in LADDER[:2]:  # those that the workload needs
-            self._make_rung(rung(delay))
-        for name in SERVICES:
+        for delay in DELAYS[:2]:  # those that the workload needs
+            self._make_delay_queue(delay_queue(delay))
+        for name in self.services:
             self.configure(name)
         return self
 
-    def _make_rung(self, queue: Queue) -> None:
-        """Make a rung before it is needed: while a new one settles, dispatchers acknowledge late."""
+    def _make_delay_queue(self, queue: Queue) -> None:
+        """Make a delay queue before it is needed: while a new one settles, dispatchers acknowledge late."""
         major = int(self.foreign.server_version().partition(".")[0])
         arguments = declared_arguments(queue, AmqpSettings(()), major)
         self.foreign.declare(queue.name, arguments=arguments)
@@ -122,14 +154,18 @@ class Plant:
     # --- daemons ---
 
     def start(self) -> None:
-        """Start the daemons, and wait until they work."""
+        """Start the daemons, and wait until they work and the monitor has heard of each process."""
         for service in self.services.values():
             service.start()
         for service in self.services.values():
             service.daemon.wait_for("ready:", 60)
+        emitters = len(DISPATCHERS) * INSTANCES + len(POOLS) * len(GROUPS)
+        with Record(self.record) as record:
+            # RabbitMQ 3.10 routes nothing to a new stream for up to a second.
+            wait_until(lambda: _that_route_and_run(record) == emitters, 60, record.emitters)
 
     def _start(self, name: str) -> Daemon:
-        command = "workerpool" if name in POOLS else "dispatcher"
+        command = "workerpool" if name in POOLS else "monitor" if name == MONITOR else "dispatcher"
         return Daemon(
             [str(self._python), "-P", "-m", "taskqueue", command, "-f", "-c", str(self._config(name))],
             self._directory,
@@ -142,13 +178,15 @@ class Plant:
     def configure(self, name: str) -> None:
         """Write the configuration of a service."""
         lines = [f"[amqp]\nurl: {self.lines[name].url}\nheartbeat: 20"]
-        lines += ["[dispatcher]\ninstances: 2\nstop_timeout: 20", "[workerpool]\nstop_timeout: 20"]
+        lines += [f"[monitor]\ndatabase: {self.record}\nlisten: 127.0.0.1:{self._port}"]
+        lines += [f"[dispatcher]\ninstances: {INSTANCES}\nstop_timeout: 20", "[workerpool]\nstop_timeout: 20"]
         lines += ["[DEFAULT]\nworkers: 0"]
         suffix = name[-1]
         for group, options in GROUPS.items():
-            lines += [f"[{group}]\nworkers: {suffix}", f"[{group}_{suffix}]"]
+            lines += [f"[{group}]\nworkers: {suffix}", TYPES.get(group, ""), f"[{group}_{suffix}]"]
             lines += [f"{option}: {value}" for option, value in options.items()]
             lines += [f"generation: {self._generations[group]}"]
+        lines += [SECTIONS, ticks.SECTIONS]
         path = self._config(name)
         written = path.with_suffix(".new")  # a daemon may be reading the old one
         written.write_text("\n".join(lines) + "\n")
@@ -190,26 +228,55 @@ class Plant:
 
     def ended(self) -> int:
         """Return how many workitems have come to an end, each as often as it did."""
-        return sum(self.foreign.depth(queue) or 0 for queue in ("results", "taskqueue_rejected"))
+        return sum(self.foreign.depth(queue) or 0 for queue in (RESULTS, "taskqueue_rejected"))
 
     def left(self) -> int:
         """Return how many workitems are on their way, delivered ones included."""
-        # What an Erlang node says of the rungs, which are quorum queues, may be 5 seconds old.
-        others = ", ".join(f'<<"{queue}">>' for queue in (*END_QUEUES, *RUNGS))
+        # What an Erlang node says of the delay queues, which are quorum queues, may be 5 seconds old.
+        others = ", ".join(f'<<"{queue}">>' for queue in (*END_QUEUES, *DELAY_QUEUES, *LOGS))
         found = self.broker.evaluate(
             "lists:sum([M || [{name, {resource, _, queue, N}}, {messages, M}] <- "
             f'rabbit_amqqueue:info_all(<<"{self._vhost}">>, [name, messages]), '
             f"not lists:member(N, [{others}])])"
         )
-        return int(found) + sum(self.foreign.depth(rung) or 0 for rung in RUNGS)
+        return int(found) + sum(self.foreign.depth(queue) or 0 for queue in DELAY_QUEUES)
+
+    def keys(self) -> list[dict[str, Any]]:
+        """Return the keys of unique work that are not free, without those of ticks that are over.
+
+        The keeper lists some whose time is over, too: it forgets them when it needs the room.
+        """
+        keys = ask(AmqpSettings.from_url(self._url), "list", {})["keys"]
+        kept = [key for key in keys if key["until"] > time.time()]
+        return [key for key in kept if key["state"] != "over" or key["worker_type"] != TICK.worker_type]
+
+    def pause_schedules(self) -> list[dict[str, Any]]:
+        """Let no more ticks be fired; return what the register says of each schedule."""
+        settings = AmqpSettings.from_url(self._url)
+        for name in ticks.SCHEDULES:
+            schedules.ask(settings, "pause", name=name, timeout=PAUSE_TIMEOUT)
+        return [schedules.ask(settings, "show", name=name)["schedule"] for name in ticks.SCHEDULES]
 
     def stop(self) -> None:
-        """Stop the daemons in order; nothing may be left undone."""
-        for service in self.services.values():
-            assert service.daemon.stop(STOP_TIMEOUT) == 0, service.daemon.output()[-4000:]
-            service.daemon.assert_nothing_left()
+        """Stop the daemons in order, without the monitor; nothing may be left undone."""
+        for name in SERVICES:
+            self._stop(name)
         wait_until(lambda: self.left() == 0, 5, lambda: f"{self.left()} workitems in no process's hands")
+
+    def stop_monitor(self) -> None:
+        """Stop the monitor."""
+        self._stop(MONITOR)
+
+    def _stop(self, name: str) -> None:
+        daemon = self.services[name].daemon
+        assert daemon.stop(STOP_TIMEOUT) == 0, daemon.output()[-4000:]
+        daemon.assert_nothing_left()
 
     def outputs(self) -> str:
         """Return what all daemons have written."""
         return "\n".join(daemon.output() for service in self.services.values() for daemon in service.daemons)
+
+
+def _that_route_and_run(record: Record) -> int:
+    """Return how many dispatchers and consumers a record has heard of."""
+    return sum(each.emitter.kind in ("dispatcher", "consumer") for each in record.emitters())

@@ -1,4 +1,4 @@
-"""What a run has shown, as a table for people and as JSON for programs."""
+"""The findings of a run, as a table for people and as JSON for programs."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ from support.foreign import Foreign
 from chaos.account import Account
 from chaos.faults import Hit
 from chaos.story import FORGOTTEN
+from chaos.workload import LIMIT
 
 MOST_SHOWN = 20  # complaints of a kind
 #: Seconds: so many of the ends that a kill of the broker doubled had been there for no longer.
@@ -27,6 +28,7 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "seconds": round(seconds),
         "workitems": sum(sum(states.values()) for states in account.states.values()) + len(account.lost),
         "faults": len(hits),
+        "at_once": account.at_once,
         "states": {kind: dict(states) for kind, states in account.states.items()},
         "lost": account.lost,
         "wrong": account.wrong,
@@ -35,6 +37,7 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "forgotten": {f"{bound:g}": sum(age <= bound for age in account.forgotten) for bound in AGES},
         "forgotten_longest": round(max(account.forgotten, default=0.0), 2),
         "unexplained": account.unexplained,
+        "record": account.record,
         "faults_by_kind": dict(Counter(hit.kind for hit in hits)),
         "doubled_by_cause": dict(Counter(account.doubled.values())),
     }
@@ -77,6 +80,10 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     lines += [
         f"ends doubled by a kill of the broker, there no longer before than {ages}; the longest {longest} s"
     ]
-    for word in ("lost", "wrong", "unexplained"):
+    lines += [
+        f"at most {content['at_once']} limited workitems at once, of {LIMIT}; after the faults so many again"
+    ]
+    lines += [f"the record of the monitor differs in {len(content['record'])}"]
+    for word in ("lost", "wrong", "unexplained", "record"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]
     return lines

@@ -2,6 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from support.waiting import wait_until
 
 from chaos.account import Account, Evidence, balance
 from chaos.ends import take_ends
@@ -9,12 +13,15 @@ from chaos.faults import Hit, inflict
 from chaos.plant import END_QUEUES, Plant
 from chaos.producer import Producer
 from chaos.schedule import PRODUCER, Fault
-from chaos.workload import Workitem
+from chaos.ticks import due
+from chaos.workload import HELD, LIMIT, Workitem, held
+from taskqueue.monitor.store.reading import Record
 
 MOST_AHEAD = 1000  # workitems that are submitted and not done, before the next fault
-# Seconds: what goes from a rung to its next queue is in no queue's count until that has it, and a broker that
-# was killed sends it again after one to two (support/node.py).
+# Seconds: what goes from a delay queue to its next queue is in no queue's count until that has it, and a
+# broker that was killed sends it again after one to two (support/node.py).
 QUIET = 4.0
+RECORD_TIMEOUT = 60.0  # seconds until the monitor has recorded what was published last
 STUCK_TIMEOUT = 120.0  # seconds without any workitem coming to an end
 
 Tell = Callable[[int, str], None]  # hears how many faults are over, and what happens
@@ -28,7 +35,8 @@ def run(
     The workitems are submitted in step with the faults, so that every fault hits a loaded plant.
     """
     plant.start()
-    producer = Producer(plant.lines[PRODUCER].url, workitems)
+    last = held(len(workitems))
+    producer = Producer(plant.lines[PRODUCER].url, [*workitems, *last])
     producer.start()
     try:
         hits = []
@@ -39,23 +47,54 @@ def run(
             tell(fault.number - 1, str(fault))
             hits.append(inflict(plant, fault))
         tell(len(faults), "what is left is done")
-        _finish(plant, producer, len(workitems))
+        register = _finish(plant, producer, len(workitems))
     finally:
         producer.allow(-1)
-    return _balance(plant, producer, workitems, hits), hits
+    return _balance(plant, producer, [*workitems, *last], register, hits), hits
 
 
 def _wait_for_room(plant: Plant, producer: Producer) -> None:
     _wait_for_progress(plant, lambda: producer.confirmed - plant.ended() <= MOST_AHEAD)
 
 
-def _finish(plant: Plant, producer: Producer, number: int) -> None:
-    """Wait until everything is submitted, and nothing is on its way any more; then stop the daemons."""
+def _finish(plant: Plant, producer: Producer, number: int) -> list[dict[str, Any]]:
+    """Wait until everything is submitted, and nothing is on its way any more; then stop the daemons.
+
+    Return what the register says of each schedule.
+    """
     _wait_for_progress(plant, lambda: producer.confirmed == number)
-    while not _is_quiet(plant):
-        _wait_for_progress(plant, lambda: plant.left() == 0)
+    register = plant.pause_schedules()
+    _await_quiet(plant)
+    _use_limit(plant, producer, number)
+    _await_quiet(plant)
+    _await_free_keys(plant)
     _wait_for_progress(plant, lambda: all(service.is_ready for service in plant.services.values()))
     plant.stop()
+    return register
+
+
+def _use_limit(plant: Plant, producer: Producer, number: int) -> None:
+    """Have as many limited workitems run at once as may; fail if a fault has left less room than that."""
+    producer.allow(number + 2 * LIMIT)
+    _wait_for_progress(plant, lambda: _holding(plant) >= LIMIT)
+    plant.slots.gate.touch()
+
+
+def _holding(plant: Plant) -> int:
+    return sum(word == HELD.name for _, _, word in plant.slots.notes)
+
+
+def _await_free_keys(plant: Plant) -> None:
+    def is_none_in_use() -> bool:
+        plant.keep()
+        return not plant.keys()
+
+    wait_until(is_none_in_use, STUCK_TIMEOUT, lambda: f"the end of the keys {plant.keys()}")
+
+
+def _await_quiet(plant: Plant) -> None:
+    while not _is_quiet(plant):
+        _wait_for_progress(plant, lambda: plant.left() == 0)
 
 
 def _is_quiet(plant: Plant) -> bool:
@@ -79,8 +118,46 @@ def _wait_for_progress(plant: Plant, condition: Callable[[], bool]) -> None:
         )
 
 
-def _balance(plant: Plant, producer: Producer, workitems: list[Workitem], hits: list[Hit]) -> Account:
+def _compare_record(plant: Plant, account: Account, workitems: list[Workitem]) -> None:
+    """Enter into the account whatever the monitor's record says otherwise, once it has caught up."""
+    expected = {each.id: each.kind.state if each.kind.worker_type else "rejected" for each in workitems}
+    with Record(plant.record) as record:
+
+        def differences() -> list[str]:
+            found = {id_: record.find(id_) for id_ in expected}
+            seen = {id_: "not" if each is None else each.workitem.state for id_, each in found.items()}
+            for id_, state in seen.items():
+                if state == expected[id_]:
+                    del expected[id_]
+            return [f"{id_}: {seen[id_]} in the record, expected {state}" for id_, state in expected.items()]
+
+        with suppress(AssertionError):  # what still differs is told below
+            wait_until(lambda: not differences(), RECORD_TIMEOUT)
+        account.record += differences()
+        account.record += [f"missed {gap.missed} events of {gap.emitter}" for gap in record.gaps()]
+    plant.stop_monitor()
+
+
+def _balance(
+    plant: Plant,
+    producer: Producer,
+    workitems: list[Workitem],
+    register: list[dict[str, Any]],
+    hits: list[Hit],
+) -> Account:
     outputs = plant.outputs()
     assert "Traceback" not in outputs, outputs[max(0, outputs.index("Traceback") - 2000) :][:6000]
     ends = [end for queue in END_QUEUES for end in take_ends(plant.foreign, queue)]
-    return balance(Evidence(workitems, producer.began, producer.doubtful, hits, plant.taps, ends))
+    ticks = due(register, ends)
+    submitted = producer.began | {tick.id: at for tick, at in ticks.items()}
+    workitems = [*workitems, *ticks]
+    account = balance(Evidence(workitems, submitted, producer.doubtful, hits, plant.taps, ends))
+    _count_at_once(plant, account)
+    _compare_record(plant, account, workitems)
+    return account
+
+
+def _count_at_once(plant: Plant, account: Account) -> None:
+    account.at_once = plant.slots.most
+    if account.at_once > LIMIT:
+        account.wrong.append(f"{account.at_once} limited workitems ran at once, of {LIMIT}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 POOLS = ("pool a", "pool b")
 DISPATCHERS = ("dispatcher a", "dispatcher b")
 SERVICES = (*DISPATCHERS, *POOLS)
+MONITOR = "monitor"
 BROKER = "broker"
 PRODUCER = "producer"
-LINES = (*SERVICES, PRODUCER)
+LINES = (*SERVICES, MONITOR, PRODUCER)
 
 LONGEST_PAUSE = 0.7  # seconds between two faults
 LONGEST_DELAY = 1.5  # seconds that a line is slow, or dead
@@ -22,6 +23,10 @@ DECK = {
     "kill a dispatcher": (2, DISPATCHERS),
     "kill a supervisor": (1, POOLS),
     "kill a dispatcher's supervisor": (1, DISPATCHERS),
+    "kill a gate": (1, DISPATCHERS),
+    "kill a keeper": (1, DISPATCHERS),
+    "kill a scheduler": (1, DISPATCHERS),
+    "kill the monitor": (1, (MONITOR,)),
     "restart the broker": (1, (BROKER,)),
     "kill the broker": (1, (BROKER,)),
     "cut a line": (2, LINES),

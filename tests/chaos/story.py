@@ -25,7 +25,7 @@ DISCONNECTING = ("cut a line", "break a line", "restart the broker", "kill the b
 SLOWING = ("delay a line", "raise an alarm", "freeze a host")
 
 #: Seconds around the time in which a service is seen to have a workitem: before, for the eyes may be slow;
-#: after, until its publication is confirmed and its acknowledgement with the broker.
+#: after, until the broker has handled the acknowledgement that has passed over the line.
 BEFORE = 0.1
 AFTER = 0.5
 #: Seconds before its death of which RabbitMQ forgets the acknowledgements when it is killed: they have no
@@ -39,13 +39,13 @@ PRODUCED_TWICE = "confirm lost by the producer"
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What is known of one workitem."""
+    """The known facts of one workitem."""
 
     id: str
     worker_type: str
     is_doubtful: bool  # whether the producer published it again
     spans: Mapping[str, Sequence[tuple[float, float]]]  # by service: from when to when it had the workitem
-    rungs: Sequence[tuple[float, float]]  # from when to when it was on a rung of the delay ladder, at most
+    delays: Sequence[tuple[float, float]]  # from when to when it was in a delay queue, at most
     ends: Sequence[End]
     hits: Sequence[Hit]  # what was hit meanwhile, the earliest first
 
@@ -63,8 +63,8 @@ class Story:
         """Return the last fault that may have had the workitem run again by some moment, "" without one.
 
         It must have hit a service while that had the workitem in hand: then the broker, which heard no
-        acknowledgement, delivers it once more. Or the broker itself, while a rung had it: one that does not
-        know whether the next queue has what it passed on passes it on again.
+        acknowledgement, delivers it once more. Or the broker itself, while a delay queue had it: one that
+        does not know whether the next queue has what it passed on passes it on again.
         """
         for hit in reversed(self.hits):
             if hit.began <= by and hit.kind in REDELIVERING and self._was_in_hand(hit):
@@ -74,9 +74,9 @@ class Story:
     def forgotten(self, by: float) -> float:
         """Return how many seconds before the broker was killed the workitem was done that it delivered again.
 
-        0 for one that was still in hand, or on a rung. It is what FORGOTTEN must be at least.
+        0 for one that was still in hand, or in a delay queue. It is what FORGOTTEN must be at least.
         """
-        spans = [span for spans in (*self.spans.values(), self.rungs) for span in spans]
+        spans = [span for spans in (*self.spans.values(), self.delays) for span in spans]
         kills = [hit.began for hit in self.hits if hit.kind == "kill the broker" and hit.began <= by]
         gaps = [killed - until for killed in kills for since, until in spans if since - BEFORE <= killed]
         return max(0.0, min(gaps, default=0.0))
@@ -84,7 +84,7 @@ class Story:
     def _was_in_hand(self, hit: Hit) -> bool:
         if hit.group not in ("", self.worker_type):
             return False
-        if hit.target == BROKER and any(hit.overlaps(since, until + AFTER) for since, until in self.rungs):
+        if hit.target == BROKER and any(hit.overlaps(since, until + AFTER) for since, until in self.delays):
             return True
         return any(self._met(hit, service, span) for service, spans in self.spans.items() for span in spans)
 

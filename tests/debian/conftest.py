@@ -1,4 +1,4 @@
-"""What the tests of the packages share: packages that are built, and machines that they are installed on."""
+"""Fixtures of the tests of packages: packages that are built, and machines that they are installed on."""
 
 import contextlib
 import os

@@ -14,7 +14,10 @@ LOG = "/var/log/taskqueue/taskqueue.log"
 SHIPPED = (ROOT / "etc/taskqueue/config.ini").read_text()
 #: An administrator's; the package has another one.
 OURS = f"{CONFIG}; ours\n[digest]\nworkers: 3\n"
-OWNERS = "stat -c '%U %G %a %n' /etc/taskqueue/config.ini /var/log/taskqueue /var/lib/taskqueue-worker"
+OWNERS = (
+    "stat -c '%U %G %a %n' /etc/taskqueue/config.ini /var/log/taskqueue /var/lib/taskqueue-worker "
+    "/var/lib/taskqueue/monitor"
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,7 @@ def test_a_start_right_after_one_that_failed_fails_too_and_nothing_runs(running)
 def test_starts_at_the_same_time_all_say_what_became_of_the_one_daemon(running):
     script = """
         jobs=
-        for daemon in dispatcher dispatcher dispatcher workerpool workerpool workerpool; do
+        for daemon in dispatcher workerpool monitor dispatcher workerpool monitor; do
             /etc/init.d/python-taskqueue-$daemon start & jobs="$jobs $!"
         done
         for job in $jobs; do wait $job && status=0 || status=$?; echo "ended with $status"; done
@@ -174,7 +177,7 @@ def test_the_log_file_is_rotated_and_written_on(running):
     assert running.shell(f"cat {LOG}.1").startswith(before)
     for name in DAEMONS:
         running.daemon(name, "reload")
-    wait_until(lambda: log(running).count("reloaded") == 2, what=lambda: log(running))
+    wait_until(lambda: log(running).count("reloaded") == len(DAEMONS), what=lambda: log(running))
     assert running.shell(f"stat -c '%U %G %a' {LOG}") == "taskqueue adm 640\n"
 
 
@@ -191,17 +194,18 @@ def test_a_plugin_that_goes_and_comes_back_is_noticed_by_the_pool(running):
 
 def test_what_is_removed_can_be_installed_again_with_its_configuration(running):
     before = running.shell(OWNERS)
-    assert before.split("\n")[:3] == [
+    assert before.splitlines() == [
         "root taskqueue 640 /etc/taskqueue/config.ini",
         "taskqueue adm 750 /var/log/taskqueue",
         "taskqueue-worker taskqueue-worker 755 /var/lib/taskqueue-worker",
+        "taskqueue taskqueue-monitor 2750 /var/lib/taskqueue/monitor",
     ]
     for text in (OURS, SHIPPED):
         running.configure(text)
         running.shell("apt remove python-taskqueue-common")
         assert not running.processes("taskqueue")
         # dpkg leaves directories with something in them, and their owners with them
-        running.shell("rm -rf /var/log/taskqueue /var/lib/taskqueue-worker")
+        running.shell("rm -rf /var/log/taskqueue /var/lib/taskqueue-worker /var/lib/taskqueue/monitor")
         running.shell("apt install ./dist/*.deb")
         assert running.shell(OWNERS) == before
         assert running.shell("cat /etc/taskqueue/config.ini") == text
@@ -246,7 +250,7 @@ def test_upgrades_under_load_lose_nothing_and_keep_the_configuration(running):
         before = {name: running.main_process(name) for name in DAEMONS}
         running.shell(command)
         states = running.shell("dpkg-query -W -f '${db:Status-Abbrev} ${Version}\n' 'python-taskqueue-*'")
-        assert states.splitlines() == [f"ii  {version}"] * 3
+        assert states.splitlines() == [f"ii  {version}"] * 4
         assert all(running.main_process(name) != before[name] for name in DAEMONS)
         load.wait_for(load.arrived() + 20)
     load.finish(150)
@@ -271,10 +275,10 @@ def newer(host, version):
 
 def test_nothing_is_left_after_a_purge(running):  # the last one: the machine is of no use then
     assert digest_of_license(running) in running.submit()
-    running.shell("apt purge python-taskqueue-common python-taskqueue-dispatcher python-taskqueue-workerpool")
+    running.shell("apt purge $(dpkg-query -W -f '${Package} ' 'python-taskqueue-*')")
     assert not running.processes("taskqueue")
     assert not running.processes("tq:")
-    found = running.shell(
-        "find / -xdev -path /root -prune -o -path /proc -prune -o -name '*taskqueue*' -print"
-    )
+    # The broker's data stay: a stream's directory has its name.
+    pruned = "".join(f"-path {path} -prune -o " for path in ("/root", "/proc", "/var/lib/rabbitmq"))
+    found = running.shell(f"find / -xdev {pruned}-name '*taskqueue*' -print")
     assert found.split() == []

@@ -1,4 +1,4 @@
-"""What is built: exactly these packages, of which lintian has nothing to say."""
+"""The packages: exactly these, of which lintian has nothing to say."""
 
 import re
 
@@ -6,11 +6,11 @@ import pytest
 from stage import ROOT
 from support.debian import online
 from support.documentation import example
-from support.packages import readme_commands
+from support.packages import DAEMONS, readme_commands
 
 pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
 
-PACKAGES = {"python-taskqueue-common", "python-taskqueue-dispatcher", "python-taskqueue-workerpool"}
+PACKAGES = {f"python-taskqueue-{name}" for name in ("common", "dispatcher", "workerpool", "monitor")}
 SOURCES = {"taskqueue": PACKAGES, "taskqueue/examples/digest": {"python3-taskqueue-digest"}}
 
 
@@ -66,7 +66,7 @@ def test_they_are_built_without_git_and_with_nothing_of_what_is_made_in_a_checko
     assert "junk" not in packed
 
 
-@pytest.mark.parametrize("name", ["dispatcher", "workerpool"])
+@pytest.mark.parametrize("name", DAEMONS)
 def test_the_units_are_right_in_the_eyes_of_systemd(builder, name):
     builder.shell("apt-get install systemd; apt-get install ./taskqueue/dist/python-taskqueue-*.deb")
     said = builder.shell(
@@ -75,7 +75,7 @@ def test_the_units_are_right_in_the_eyes_of_systemd(builder, name):
     assert said == ""
 
 
-def test_a_plugin_is_installed_by_pip_beside_the_packages_only_as_the_readme_says(builder):
+def test_a_plugin_is_installed_by_pip_beside_the_packages_only_as_the_documentation_says(builder):
     plugin = builder.tree / "root/wordcount"
     plugin.mkdir()
     (plugin / "wordcount.py").write_text(example("README.md", "from taskqueue.worker import BaseWorker"))
@@ -83,7 +83,7 @@ def test_a_plugin_is_installed_by_pip_beside_the_packages_only_as_the_readme_say
     builder.shell("apt-get install python3-pip python3-setuptools python3-wheel ./taskqueue/dist/*.deb")
     said = builder.run("pip", "install", "/root/wordcount", status=1).stdout
     assert "externally-managed-environment" in said
-    (command,) = re.findall(r"`(pip install --break[^`]+)`", (ROOT / "README.md").read_text())
+    (command,) = re.findall(r"`(pip install --break[^`]+)`", (ROOT / "docs/plugins.md").read_text())
     # Built by Debian's setuptools: there may be no index within reach.
     builder.shell(f"PIP_NO_BUILD_ISOLATION=0 {command.replace('/path/to', '/root')}")
     assert "wordcount" in builder.shell("taskqueue plugins")

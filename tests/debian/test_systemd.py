@@ -9,7 +9,7 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.timeout(900)  # seconds: machines are made
 
 # Numbers of capabilities(7).
-CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID = 0, 1, 5, 6, 7
+CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETFCAP = 0, 1, 5, 6, 7, 31
 
 
 def unit(name):
@@ -67,9 +67,29 @@ def test_the_dispatcher_can_do_nothing_but_its_work(host):
 def test_the_pool_can_switch_users_and_deal_with_what_is_theirs(host):
     assert shown(host, "workerpool", "Type") == "notify"
     status = status_of(host, "workerpool")
-    wanted = sum(1 << number for number in (CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID))
+    wanted = sum(1 << number for number in (CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETFCAP))
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == wanted
     assert digest_of_license(host) in host.submit()
+
+
+def test_isolated_workers_have_control_groups_below_the_pools_which_is_restricted_itself(host):
+    options = "private_tmp: yes\nno_network: yes\nread_only: yes\nuser: games\ncpu_weight: 50"
+    host.configure(f"[amqp]\nhost: localhost\n[digest]\nworkers: 1\n{options}\n")
+    host.run("systemctl", "reload", unit("workerpool"))  # the processes that run already are moved
+    assert digest_of_license(host) in host.submit()
+    pool = shown(host, "workerpool", "ControlGroup")
+    groups = host.shell(f"cd /sys/fs/cgroup{pool} && grep -c . */cgroup.procs").split()
+    counts = dict(line.split("/cgroup.procs:") for line in groups)
+    assert counts.pop("supervisor") == "2"  # supervisor and consumer
+    assert list(counts.values()) == ["1"]
+    assert not host.shell(f"cat /sys/fs/cgroup{pool}/cgroup.procs")
+    main = shown(host, "workerpool", "MainPID")
+    inside = ["nsenter", f"--target={main}", "--mount"]
+    host.run(*inside, "mkdir", "/sys/fs/cgroup/elsewhere", status=1)
+    host.run("systemctl", "restart", unit("workerpool"))
+    assert digest_of_license(host) in host.submit()
+    security = host.run("systemd-analyze", "security", "--threshold=40", "--no-pager", unit("workerpool"))
+    assert "Overall exposure level" in security.stdout
 
 
 def test_both_write_a_log_file(host):
@@ -110,12 +130,13 @@ def test_a_daemon_that_hangs_is_replaced_by_its_watchdog(host, name):
 
 
 def test_nothing_is_left_after_a_purge(host):  # the last one: the machine is of no use then
-    host.shell("apt purge python-taskqueue-common python-taskqueue-dispatcher python-taskqueue-workerpool")
+    host.shell("apt purge $(dpkg-query -W -f '${Package} ' 'python-taskqueue-*')")
     assert not host.processes("taskqueue")
     assert not host.processes("tq:")
     assert host.run("systemctl", "list-units", "--all", "--no-legend", "python-taskqueue-*").stdout == ""
     found = host.shell(
         "find / -xdev -path /root -prune -o -path /proc -prune -o -path /sys -prune "
+        "-o -path /var/lib/rabbitmq -prune "  # a stream's directory has its name
         "-o -path '/etc/systemd/system/*.d' -prune -o -name '*taskqueue*' -print"
     )
     assert found.split() == []

@@ -1,4 +1,4 @@
-"""What the tests of faults share."""
+"""Fixtures of the tests of faults."""
 
 from support.feeds import feed
 from support.site import python, site, site_directory

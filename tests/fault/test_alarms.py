@@ -12,10 +12,10 @@ from support.waiting import wait_until
 from support.work import Work
 
 HEARTBEAT = 2  # seconds; one side hangs up after two of them without a sign of life
-ALARM = "the broker has an alarm and takes no messages"
+ALARM = "the broker has an alarm and accepts no messages"
 NUMBERS = range(3000)
 
-#: What `rabbitmqctl set_vm_memory_high_watermark` and `set_disk_free_limit` have the node do; and undo.
+#: The calls behind `rabbitmqctl set_vm_memory_high_watermark` and `set_disk_free_limit`, and their undoing.
 COMMANDS = {
     "memory": (
         "vm_memory_monitor:set_vm_memory_high_watermark(1.0e-6)",
@@ -43,7 +43,9 @@ def alarm(request, broker):
     broker.evaluate(end)
 
 
-def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_it(site, work, watch, alarm):
+def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_it(
+    request, site, work, watch, alarm
+):
     begin, end = alarm
     dispatcher = site.dispatcher("[good]\nworkers: 2", heartbeat=HEARTBEAT, stop_timeout=4)
     pool = site.pool()
@@ -51,17 +53,19 @@ def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_i
     bodies = (json.dumps({"number": number, "seconds": 0.02}) for number in NUMBERS[:1000])
     work.foreign.publish_many(bodies, "worker_good", type="good")
     wait_until(lambda: (watch.foreign.depth("results") or 0) > 20)
+    work.submit_numbers(NUMBERS[1000:2900])
     # So that it has something to send under the alarm, too; not for long, or the broker would hang up.
     for process in children(dispatcher.pid):
         os.kill(process, signal.SIGSTOP)
-    work.submit_numbers(NUMBERS[1000:])
+    work.submit_numbers(NUMBERS[2900:])
     begin()
     begun = time.monotonic()
     for process in children(dispatcher.pid):
         os.kill(process, signal.SIGCONT)
     for daemon in (dispatcher, pool):
         daemon.wait_for(ALARM)
-    wait_until(lambda: time.monotonic() > begun + 4 * HEARTBEAT)  # so long an alarm, and nobody hangs up
+    lasts = request.config.getoption("--alarm")
+    wait_until(lambda: time.monotonic() > begun + lasts, lasts + 10)  # and nobody hangs up
     for daemon in (dispatcher, pool):
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("reloaded")
@@ -72,9 +76,48 @@ def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_i
     end()
     watch.assert_all_numbers(NUMBERS)
     watch.wait_until_empty("taskqueue", "worker_good")
-    for daemon, processes in ((dispatcher, 2), (pool, 1)):  # a reload replaces the dispatcher
+    for daemon, processes in (
+        (dispatcher, 6),
+        (pool, 1),
+    ):  # a reload replaces dispatcher, scheduler and keeper
         assert daemon.output().count(ALARM) <= processes, daemon.output()
         assert "lost the connection" not in daemon.output()
         assert "Traceback" not in daemon.output()
     for daemon in (again, dispatcher_again):
         assert daemon.stop(20) == 0
+
+
+def test_under_an_alarm_a_line_that_stalls_is_given_up_after_missed_heartbeats(
+    site, work, watch, alarm, proxy
+):
+    begin, end = alarm
+    pool = site.pool("[gated]\nworkers: 1", url=proxy.url, heartbeat=1)
+    workitem = work.submit("gated", {"gate": str(site.gate())})
+    site.wait_for_run(workitem)
+    begin()
+    site.gate().touch()
+    pool.wait_for(ALARM)
+    proxy.stall()
+    pool.wait_for("lost the connection to the broker: No activity or too many missed heartbeats", times=2)
+    proxy.cut()
+    proxy.resume()
+    end()
+    assert watch.result(40).workitem == workitem
+
+
+def test_under_an_alarm_an_idle_pool_does_not_wait_for_events_to_stop(site, work, alarm):
+    """Every five seconds it tells its state, which nobody takes before the alarm ends."""
+    begin, end = alarm
+    work.foreign.declare("taskqueue_events")
+    work.foreign.bind("taskqueue_events")
+    site.dispatcher("[good]\nworkers: 1", stop_timeout=60)
+    pool = site.pool()
+    work.submit_numbers(range(1))
+    wait_until(lambda: work.foreign.depth("taskqueue_events") > 1)  # it has published on its connection
+    wait_until(lambda: work.foreign.depth("results") == 1)
+    begin()
+    begun = time.monotonic()
+    pool.wait_for(ALARM)
+    wait_until(lambda: time.monotonic() > begun + 7, 10)
+    assert pool.stop(30) == 0
+    end()

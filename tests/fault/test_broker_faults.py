@@ -38,7 +38,7 @@ def test_a_workitem_that_runs_while_the_broker_restarts_is_not_run_again(site, w
     wait_until(lambda: len(site.notes()) == 2)
     broker.kill_settled()
     broker.start()
-    pool.wait_for("goes on: delivered again while it is in work", 30, times=2)
+    pool.wait_for("redelivered while it runs; the run continues", 30, times=2)
     site.gate().touch()
     assert set(work.results(2)) == set(items)
     assert len([note for note in site.notes() if note.word == "begin"]) == 2

@@ -5,7 +5,7 @@ from chaos.plant import Plant
 from chaos.report import report
 from chaos.run import run
 from chaos.schedule import schedule
-from chaos.workload import workload
+from chaos.workload import HELD, LIMIT, TICK, workload
 
 SEED = 20
 WORKITEMS = 1000
@@ -22,4 +22,12 @@ def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
         account, hits = run(plant, workload(SEED, WORKITEMS), faults, lambda *_: None)
         content = report(account, hits, SEED, 0, plant.foreign)
     assert [content[what] for what in ("lost", "wrong", "unexplained")] == [[], [], []]
-    assert (content["workitems"], content["faults"]) == (WORKITEMS, FAULTS)
+    states = content["states"]
+    further = [sum(states.pop(kind.name).values()) for kind in (HELD, TICK)]
+    assert further[0] == 2 * LIMIT
+    assert further[1] > FAULTS * LONGEST_PAUSE / 2
+    assert (sum(map(sum, (each.values() for each in states.values()))), content["faults"]) == (
+        WORKITEMS,
+        FAULTS,
+    )
+    assert content["at_once"] == LIMIT

@@ -10,6 +10,11 @@ from support.foreign import Foreign
 from support.waiting import wait_until
 from support.work import Result
 
+from taskqueue.broker.errands import QueueSize
+from taskqueue.doctor import broker, queues, rabbitmqctl
+from taskqueue.doctor.broker import BrokerFacts
+from taskqueue.doctor.queues import QueueFacts, QueuesFacts
+
 SECTIONS = """
 [good]
 workers: 2
@@ -24,7 +29,7 @@ workers: 1
 WORKITEMS_A_STEP = 15  # of each worker type that succeeds
 QUEUES = {
     *("taskqueue", "worker_good", "worker_stubborn", "worker_raising", "results"),
-    *("taskqueue_failed", "taskqueue_delay_1"),
+    *("taskqueue_failed", "taskqueue_delay_1", "taskqueue_schedules", "taskqueue_claims"),
 }
 
 
@@ -81,6 +86,33 @@ class Account:
         return self.found.keys() == self.expected.keys()
 
 
+def doctors_findings(member, vhost, foreign):
+    """Return what `taskqueue doctor` says of a cluster as one of its nodes tells it: texts by name."""
+    inside = rabbitmqctl.inside(rabbitmqctl.read(member.evaluate(rabbitmqctl.expression(vhost))))
+    sizes = {name: QueueFacts(QueueSize(0, 2), settings) for name, settings in inside.queues.items()}
+    found = [
+        *broker.judge(BrokerFacts("", version=foreign.server_version(), inside=inside)),
+        *queues.judge(QueuesFacts(sizes, is_cluster=inside.is_cluster), 0.0),
+    ]
+    return {each.name: each.text for each in found}
+
+
+def test_a_node_that_is_down_and_a_classic_queue_are_told_by_the_doctor(cluster, foreign, vhost):
+    first, _, third = cluster.members
+    foreign.declare("worker_good")
+    foreign.declare("worker_other", arguments={"x-queue-type": "quorum"})
+    cluster.await_whole(first)
+    assert doctors_findings(first, vhost, foreign).keys() == {"classic-queue"}
+    first.evaluate("application:set_env(rabbit, cluster_partition_handling, ignore)")
+    cluster.kill(third)
+    wait_until(lambda: "node-down" in doctors_findings(first, vhost, foreign), 20)
+    found = doctors_findings(first, vhost, foreign)
+    first.evaluate("application:set_env(rabbit, cluster_partition_handling, pause_minority)")
+    assert found.keys() == {"classic-queue", "node-down", "partition-handling"}
+    assert found["node-down"] == f"node {third.name} of the broker's cluster is down"
+    assert "worker_good is a classic queue" in found["classic-queue"]
+
+
 def test_every_result_arrives_while_one_node_after_another_is_killed(cluster, site, foreign, vhost):
     first, second, third = cluster.members
     dispatcher = site.dispatcher(SECTIONS, amqp="queue_type: quorum\nshared_queue_type: quorum")
@@ -106,6 +138,7 @@ def test_every_result_arrives_while_one_node_after_another_is_killed(cluster, si
     assert pool.stop() == dispatcher.stop() == 0
     assert "Traceback" not in pool.output() + dispatcher.output()
     kinds = {name: queue["type"] for name, queue in first.queues(vhost).items()}
+    assert kinds.pop("taskqueue_delay_0.25", "quorum") == "quorum"  # of a retry that came back early
     assert kinds == dict.fromkeys(QUEUES, "quorum")
 
 
@@ -117,7 +150,7 @@ def test_what_is_for_a_queue_on_a_dead_node_waits_until_the_node_is_back(cluster
     cluster.kill(third)
     for worker_type in ("good", "other"):
         foreign.publish("1", type=worker_type)
-    refusal = "takes nothing now" if third.version >= (4,) else "cannot be declared: NOT_FOUND"
+    refusal = "refused a message" if third.version >= (4,) else "cannot be declared: NOT_FOUND"
     dispatcher.wait_for(f"queue worker_good {refusal}")
     wait_until(lambda: foreign.depth("worker_other"))
     third.start()
@@ -134,5 +167,5 @@ def test_what_a_queue_refuses_while_it_has_no_leader_gets_there_later(cluster, s
     cluster.kill(third)
     foreign.publish("1", type="good")
     if third.version < (4,):  # RabbitMQ 4 waits for the next leader itself
-        dispatcher.wait_for("queue worker_good takes nothing now")
+        dispatcher.wait_for("queue worker_good refused a message")
     wait_until(lambda: foreign.depth("worker_good"), 20)

@@ -21,7 +21,7 @@ def stop_in_order(broker):
 def test_delayed_workitems_outlive_the_broker(site, work, broker, go_down):
     site.dispatcher("[good]\nworkers: 1")
     site.pool()
-    due = {"x-taskqueue-due": time.time() + 9}  # all are to be on the rung of 5 s at one time
+    due = {"x-taskqueue-due": time.time() + 9}  # all are to be in the delay queue of 5 s at one time
     bodies = (json.dumps({"number": number}) for number in range(20))
     work.foreign.publish_many(bodies, type="good", application_headers=due)
     wait_until(lambda: work.foreign.depth("taskqueue_delay_5") == 20)
@@ -41,7 +41,7 @@ def test_what_has_just_waited_outlives_the_broker(site, work, broker):
     wait_until(lambda: work.foreign.depth("worker_good") == 50)
     broker.kill_settled()
     broker.start()
-    left = [work.foreign.get("worker_good").body for _ in range(50)]  # a classic rung loses nearly all
+    left = [work.foreign.get("worker_good").body for _ in range(50)]  # a classic delay queue loses nearly all
     assert {int(body) for body in left} == set(range(50))
 
 

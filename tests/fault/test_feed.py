@@ -46,5 +46,5 @@ def test_what_a_broker_comes_back_without_is_sent_once_more(feed, broker, foreig
     broker.start()
     feed.work()
     assert feeder.wait(60) == 0, feeder.output()
-    assert "no receipts for 8 chunks since the broker was lost; sent once more" in feeder.output()
+    assert "no receipts for 8 chunks since the connection was lost; sending them again" in feeder.output()
     assert feed.handled() == Counter(range(100))

@@ -1,4 +1,4 @@
-"""What happens to a host beside its processes: it freezes, loses a user, a plugin, its names."""
+"""Changes of a host beside its processes: it freezes, loses a user, a plugin, its names."""
 
 import os
 import signal

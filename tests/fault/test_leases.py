@@ -107,7 +107,7 @@ def test_a_lease_found_gone_marks_the_result(site, work, leases):
     pool = site.pool(GATED)
     workitem = leases.submit()
     work.foreign.purge(leases.held()[0])
-    pool.wait_for("its lease was lost")
+    pool.wait_for("lease lost")
     site.gate().touch()
     result = work.result()
     assert (result.workitem, result.headers[DOUBLED]) == (workitem, True)
@@ -143,12 +143,22 @@ def test_a_leased_workitem_outlives_a_lost_line_for_less_and_for_more_than_its_l
     leases.assert_nothing_left()
 
 
-def test_a_leased_workitem_runs_once_although_its_acknowledgement_is_lost(site, work, leases, proxy):
-    def hold_acknowledgements_back(is_client, data):
-        proxy.stalled |= is_client and ACKNOWLEDGEMENT in data
+class HoldingBack:
+    """Stalls a proxy once a client acknowledges something."""
+
+    def __init__(self, proxy):
+        self.proxy = proxy
+
+    def __call__(self, is_from_client, data):
+        self.proxy.stalled |= is_from_client and ACKNOWLEDGEMENT in data
         return data[-len(ACKNOWLEDGEMENT) :]
 
-    proxy.tap = hold_acknowledgements_back
+    def close(self):
+        """Keep the proxy stalled."""
+
+
+def test_a_leased_workitem_runs_once_although_its_acknowledgement_is_lost(site, work, leases, proxy):
+    proxy.tap = lambda: HoldingBack(proxy)
     pool = site.pool(GATED, url=proxy.url)
     workitem = work.submit("gated", {"gate": str(site.gate())})
     wait_until(lambda: proxy.stalled, what="an acknowledgement")
@@ -184,7 +194,7 @@ def test_a_delivery_that_times_out_with_rabbitmq_4_3_goes_on_where_it_runs(site,
     work.foreign.declare("worker_gated", arguments={"x-queue-type": "quorum"})
     pool = site.pool("[gated]\nworkers: 1")
     work.foreign.publish(json.dumps({"gate": str(site.gate())}), "worker_gated", message_id="long")
-    pool.wait_for("goes on: delivered again while it is in work", 40, times=2)
+    pool.wait_for("redelivered while it runs; the run continues", 40, times=2)
     site.gate().touch()
     assert work.result().workitem == "long"
     assert runs(site, "long") == 1

@@ -31,7 +31,7 @@ def test_running_workitems_are_adopted_and_not_run_twice(site, work, proxy):
     wait_until(lambda: len(site.notes()) == 3)
     for cut in range(1, 4):
         proxy.cut()
-        pool.wait_for("goes on: delivered again while it is in work", 40, times=3 * cut)
+        pool.wait_for("redelivered while it runs; the run continues", 40, times=3 * cut)
     site.gate().touch()
     results = work.results(5)
     assert set(results) == set(items)
@@ -65,7 +65,7 @@ def test_a_workitem_that_fails_while_the_line_is_down_runs_again_once_it_is_up(s
     site.wait_for_run(workitem)
     proxy.refuse()
     proxy.cut()
-    pool.wait_for("runs again in")
+    pool.wait_for("retry in")
     site.gate().touch()
     proxy.accept()
     result = work.result(40)

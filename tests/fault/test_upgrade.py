@@ -10,7 +10,7 @@ from support.node import Node
 from support.site import AS_ROOT
 
 from taskqueue.errors import BrokerUnavailable
-from taskqueue.private_broker.node import PrivateBroker
+from taskqueue.private_broker import PrivateBroker
 
 WORKITEMS = 1000
 

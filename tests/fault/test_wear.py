@@ -39,7 +39,7 @@ def test_a_workitem_that_no_dispatcher_could_pass_on_outlives_them(site, work, b
     for _ in range(4):
         dispatcher = site.dispatcher("")
         wait_until(lambda: broker.unacknowledged(vhost, "taskqueue") == 1)
-        dispatcher.wait_for("worker_good takes nothing now")
+        dispatcher.wait_for("worker_good refused a message")
         for process in tree(dispatcher.pid):
             kill(process)
         wait_until(lambda: work.foreign.depth("taskqueue") == 1)
@@ -55,7 +55,7 @@ def test_a_worn_workitem_outlives_a_cut_line_and_its_worker(site, work, proxy):
     pool = site.pool("[gated]\nworkers: 1", url=proxy.url)
     site.wait_for_run(workitem)
     proxy.cut()
-    pool.wait_for("goes on: delivered again while it is in work", 40)
+    pool.wait_for("redelivered while it runs; the run continues", 40)
     kill(workers(pool).pop())
     site.wait_for_run(workitem, times=2)
     site.gate().touch()
@@ -64,7 +64,7 @@ def test_a_worn_workitem_outlives_a_cut_line_and_its_worker(site, work, proxy):
     assert pool.stop() == 0
 
 
-def test_a_workitem_in_work_whose_delivery_is_worn_is_leased(site, work, broker, vhost, proxy):
+def test_a_running_workitem_near_the_delivery_limit_is_leased(site, work, broker, vhost, proxy):
     work.foreign.declare("worker_gated", arguments=QUORUM)
     pool = site.pool("[gated]\nworkers: 1", url=proxy.url)
     workitem = submit(work, {"gate": str(site.gate())})
@@ -73,8 +73,8 @@ def test_a_workitem_in_work_whose_delivery_is_worn_is_leased(site, work, broker,
     proxy.cut()
     work.foreign.wear("worker_gated", LIMIT - 1)  # and the line was one
     proxy.accept()
-    pool.wait_for("goes on: delivered again while it is in work", 40)
-    pool.wait_for("takes long: it is leased")
+    pool.wait_for("redelivered while it runs; the run continues", 40)
+    pool.wait_for("lease taken for the running workitem")
     [lease] = wait_until(
         lambda: [name for name in broker.queues(vhost) if name.startswith("taskqueue_lease_")]
     )

@@ -1,4 +1,4 @@
-"""What the tests of processes share."""
+"""Fixtures of the tests of processes."""
 
 from support.feeds import feed
 from support.site import python, site, site_directory

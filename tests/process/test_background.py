@@ -8,6 +8,8 @@ import pytest
 from support.processes import children, environment, exists, tree
 from support.waiting import wait_until
 
+LEADS = "scheduler: leads 0 schedules, keeper: stands by"
+
 
 @pytest.fixture
 def background(site):
@@ -67,7 +69,7 @@ def test_a_pid_file_left_by_a_killed_daemon_is_not_in_the_way(site, background):
     ("name", "status", "queue"),
     [
         ("workerpool", "good: takes work", "worker_good"),
-        ("dispatcher", "dispatcher 1: takes work", "taskqueue"),
+        ("dispatcher", f"dispatcher 1: takes work, {LEADS}", "taskqueue"),
     ],
 )
 def test_what_a_daemon_does_stands_beside_its_pid_file(background, work, broker, name, status, queue):  # noqa: PLR0917

@@ -1,6 +1,6 @@
 """Consumer, supervisor and dispatcher are killed with -9: no workitem is lost, no process is left."""
 
-from support.processes import children, exists, kill
+from support.processes import dispatchers, exists, kill
 from support.site import consumer_of, consumers, workers
 from support.waiting import wait_until
 
@@ -40,7 +40,7 @@ def test_a_killed_supervisor_leaves_no_process_and_loses_no_workitem(site, work)
 def test_a_killed_dispatcher_process_is_replaced(site, work):
     dispatcher = site.dispatcher("[good]\nworkers: 1")
     site.pool()
-    (victim,) = children(dispatcher.pid)
+    (victim,) = dispatchers(dispatcher.pid)
     work.submit_numbers(range(2000))
     kill(victim)
     dispatcher.wait_for(f"process {victim}, ended: killed by SIGKILL; the next one starts now")
@@ -49,7 +49,7 @@ def test_a_killed_dispatcher_process_is_replaced(site, work):
 
 def test_a_killed_dispatcher_daemon_leaves_no_process_and_loses_no_workitem(site, work):
     dispatcher = site.dispatcher("[good]\nworkers: 1")
-    assert len(children(dispatcher.pid)) == 1
+    assert len(dispatchers(dispatcher.pid)) == 1
     work.submit_numbers(range(2000))
     dispatcher.kill()
     dispatcher.assert_nothing_left()

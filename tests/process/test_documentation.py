@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a reader to type, typed: one machine, one `taskqueue up`, its private broker.
+"""The commands of README.md and docs/, typed: one machine, one `taskqueue up`, its private broker.
 
 tests/debian runs what takes a new machine, tests/unit what takes no broker.
 """
@@ -22,7 +22,7 @@ from support.foreign import Foreign
 from support.processes import Daemon
 from support.waiting import wait_until
 
-from taskqueue import AsyncClient, Client, UnknownTask
+from taskqueue import AsyncClient, Client, UnknownTask, task
 
 pytestmark = pytest.mark.usefixtures("rabbitmq")
 
@@ -100,6 +100,15 @@ class Desk:
         return self.started[0]
 
 
+def is_removed(directory: Path) -> bool:
+    """Remove a directory; return False if a process writes there meanwhile."""
+    try:
+        shutil.rmtree(directory)
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def desk(python: Path) -> Iterator[Desk]:
     directory = Path(tempfile.mkdtemp(prefix="tq-desk-", dir="/var/tmp"))
@@ -112,7 +121,7 @@ def desk(python: Path) -> Iterator[Desk]:
     finally:
         for each in reversed(desk.started):
             each.clean_up()
-        shutil.rmtree(directory)
+        wait_until(lambda: is_removed(directory), what="the end of the private broker, which still writes")
 
 
 @pytest.fixture
@@ -165,6 +174,16 @@ def test_make_demo_shows_it_working_and_leaves_nothing():
 def test_a_file_is_digested_by_hand(desk: Desk) -> None:
     _, submit = commands(example("README.md", ".venv/bin/taskqueue up"))
     assert json.loads(desk.run(submit)) == json.loads(example("README.md", '  "path": '))
+
+
+def test_what_became_of_it_is_on_record(desk: Desk) -> None:
+    _, submit = commands(example("README.md", ".venv/bin/taskqueue up"))
+    status, listing = commands(example("README.md", ".venv/bin/taskqueue status"))
+    desk.run(submit)
+    wait_until(lambda: re.search(r" digest +succeeded ", desk.run(listing)), 20, lambda: desk.run(listing))
+    # An earlier test's digest may be what has succeeded so far.
+    ended = re.compile(r"^digest +0 .* [1-9]", re.MULTILINE)
+    wait_until(lambda: ended.search(desk.run(status)), 20, lambda: desk.run(status))
 
 
 def test_the_first_plugin_is_installed_and_used(desk: Desk) -> None:
@@ -307,6 +326,25 @@ def test_tasks_are_called_from_python(served: None, url: str, code: str) -> None
     assert said["call.result(timeout=10)"] == said["await call"] == 11
     assert list(said["client.map('add', [(1, 2), (3, 4)])"]) == [3, 7]
     assert said["client.map_reduce(items, map='words', reduce='count')"].result(10) == 6
+    names["client"].close()
+
+
+def test_a_call_has_options(served: None, url: str) -> None:
+    names = {"AsyncClient": AsyncClient, "client": AsyncClient()}
+    said = asyncio.run(values(example("docs/calling.md", "# with options"), names))
+    calls = list(said.values())
+    assert [call.result(20) for call in calls] == [11, 11]
+    names["client"].close()
+
+
+def test_calls_have_keys(served: None, url: str) -> None:
+    @task(unique=True)
+    def add(a: int, b: int) -> int:
+        raise AssertionError("called here")
+
+    names = {"client": AsyncClient(), "add": add}
+    said = asyncio.run(values(example("docs/limits.md", "# with a key"), names))
+    assert [call.result(20) for call in said.values()] == [11, 11]
     names["client"].close()
 
 

@@ -7,6 +7,8 @@ from stage import ROOT
 from support.site import AS_ROOT
 from support.waiting import wait_until
 
+LEADS = "scheduler: leads 0 schedules, keeper: stands by"
+
 
 @pytest.fixture
 def script(site):
@@ -43,8 +45,11 @@ def test_the_status_of_a_daemon_is_followed_by_what_it_does(script):
     assert script("status").returncode == 3
     started = script("start")
     assert started.returncode == 0, started
-    wait_until(lambda: "takes work" in script("status").stdout)
+    wait_until(lambda: f"takes work, {LEADS}" in script("status").stdout)
     status = script("status")
-    assert (status.returncode, status.stdout) == (0, f"{name} is running: dispatcher 1: takes work.\n")
+    assert (status.returncode, status.stdout) == (
+        0,
+        f"{name} is running: dispatcher 1: takes work, {LEADS}.\n",
+    )
     assert script("stop").returncode == 0
     assert script("status").returncode == 3

@@ -1,4 +1,4 @@
-"""What a worker may use: time, processor, memory; and when it is replaced."""
+"""The limits of a worker: time, processor, memory; and its replacement."""
 
 import os
 
@@ -24,11 +24,11 @@ def test_a_handler_that_runs_too_long_gets_a_timeout_and_its_worker_lives_on(sit
     workitem = work.submit("slow", {"gate": str(site.gate())})
     result = work.result()
     assert (result.workitem, result.status) == (workitem, "failed")
-    assert result.error == "TaskTimeout: its timeout has passed"
+    assert result.error == "TaskTimeout: its timeout of 0.5 s has passed"
     assert "in handle_task" in result.value["error"]["traceback"]
     assert result.headers["x-taskqueue-ended"] - result.headers["x-taskqueue-started"] >= 0.5
     assert [note.word for note in site.notes(workitem)] == ["begin", "timeout"]
-    assert causes(work) == [("failed", "TaskTimeout: its timeout has passed")]
+    assert causes(work) == [("failed", "TaskTimeout: its timeout of 0.5 s has passed")]
     site.gate().touch()
     assert work.submit("slow", {"gate": str(site.gate())}) == work.result().workitem
     assert workers(pool) == before
@@ -44,8 +44,8 @@ def test_a_handler_that_heeds_no_timeout_is_killed_and_that_is_a_crash(site, wor
     bystander = site.wait_for_run(other).pid
     workitem = work.submit("slow", {"gate": str(site.gate("never")), "deaf": True})
     result = work.result()
-    cause = "killed by SIGKILL: it ran longer than its timeout and grace, 1 s together"
-    assert (result.workitem, result.error) == (workitem, f"WorkerCrashed: {cause}; 1 crashes in all")
+    cause = "killed by SIGKILL: ran longer than timeout + timeout_grace = 1 s"
+    assert (result.workitem, result.error) == (workitem, f"WorkerCrashed: {cause}; 1 crash in all")
     assert causes(work) == [("crashed", cause)]
     victim = site.notes(workitem)[0].pid
     wait_until(lambda: len(workers(pool)) == 3)
@@ -118,7 +118,7 @@ def test_beyond_its_memory_limit_a_handler_fails_and_the_worker_goes_on(site, wo
 def test_beyond_its_processor_limit_a_worker_is_killed_by_the_kernel(site, work):
     site.pool("[busy]\nworkers: 1\nmax_crashes: 1\ncpu_limit: 1\n[good]\nworkers: 1")
     work.submit("busy")
-    assert work.result().error == "WorkerCrashed: killed by SIGXCPU; 1 crashes in all"
+    assert work.result().error == "WorkerCrashed: killed by SIGXCPU; 1 crash in all"
     assert causes(work) == [("crashed", "killed by SIGXCPU")]
     assert work.ask("good", 1)["attempt"] == 1
 

@@ -32,13 +32,14 @@ def test_who_takes_the_port_of_a_private_broker_that_ended_hears_no_password_and
     with stranger(port, notes):
         wait_until(lambda: notes.read_bytes().count(b"AMQP") >= 3, 30, everything.output)
         everything.signal(signal.SIGCONT)
-        everything.wait_for("somebody else has the private broker's port", 60)
+        everything.wait_for("another process uses the private broker's port", 60)
         everything.wait_for("takes work", 60, times=everything.output().count("takes work") + 1)
         done = site.run(
-            "submit", "good", "-", "--wait", "-c", str(site.config), XDG_STATE_HOME=str(everything.directory)
+            *("submit", "good", "-", "--wait", "--timeout", "50", "-c", str(site.config)),
+            XDG_STATE_HOME=str(everything.directory),
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{done.stderr}\n{everything.output()}"
         assert port_of(everything)[0] != port
     assert password.encode() not in notes.read_bytes()
-    assert f"what listens at 127.0.0.1:{port} is another user's" in everything.output()
+    assert f"the server at 127.0.0.1:{port} belongs to another user" in everything.output()
     assert everything.stop() == 0

@@ -128,6 +128,36 @@ def test_a_stopping_pool_gives_back_what_it_took_ahead(site, work):
     assert set(work.results(len(behind))) == set(behind)
 
 
+def test_a_cancellation_with_a_tenant_leaves_those_of_others(site, work):
+    def submit(workitem, tenant):
+        body = json.dumps({"gate": str(site.gate())})
+        headers = {"x-taskqueue-tenant": tenant}
+        work.foreign.publish(body, "worker_gated", message_id=workitem, application_headers=headers)
+
+    def cancel(workitem, **headers):
+        work.foreign.publish_to(
+            "taskqueue_cancel", "", "", correlation_id=workitem, application_headers=headers
+        )
+
+    def statuses(number):
+        return {name: result.status for name, result in work.results(number).items()}
+
+    site.pool("[gated]\nworkers: 4")
+    work.foreign.declare("worker_gated")
+    for workitem, tenant in (("a", "south"), ("b", "north"), ("c", "south"), ("d", "north")):
+        submit(workitem, tenant)
+        site.wait_for_run(workitem)
+    for workitem, tenant in (("e", "south"), ("f", "south"), ("a", "north"), ("b", ""), ("c", "south")):
+        cancel(workitem, **{"x-taskqueue-tenant": tenant})
+    cancel("d")
+    assert statuses(2) == {"c": "cancelled", "d": "cancelled"}
+    submit("e", "south")
+    assert statuses(1) == {"e": "cancelled"}
+    submit("f", "north")
+    site.gate().touch()
+    assert statuses(3) == dict.fromkeys("abf", "succeeded")
+
+
 def test_what_is_cancelled_behind_another_has_no_run_and_costs_no_worker(site, work):
     pool = site.pool("[gated]\nworkers: 2")
     run_short_ones(site, work)

@@ -95,7 +95,7 @@ def test_a_signal_that_comes_right_after_the_fork_ends_the_child_and_is_not_note
     with Signals((signal.SIGTERM,)) as signals:
         for _ in range(8):
             pid = children.fork(sleep)
-            children.terminate(pid)
+            children.send(pid, signal.SIGTERM)
             wait_until(lambda: not exists(pid))  # noqa: B023 -- called before the next round
             assert end_of(pid) == -signal.SIGTERM
         assert signals.pending() == []
@@ -110,7 +110,7 @@ def test_a_signal_that_comes_before_the_child_can_note_it_is_kept_back_until_the
             return 7 if signals.wait(10) == [signal.SIGTERM] else 1
 
     pid = children.fork(run)
-    children.terminate(pid)
+    children.send(pid, signal.SIGTERM)
     ours.send(b"x")
     assert end_of(pid) == 7
     ours.close()
@@ -134,8 +134,8 @@ def test_a_group_is_killed_with_what_its_leader_started():
     end_of(pid)
     wait_until(lambda: not exists(grandchild))
     children.kill_group(pid)  # who is gone is no error
-    children.terminate(pid)
-    children.reload(pid)
+    children.send(pid, signal.SIGTERM)
+    children.send(pid, signal.SIGHUP)
     ours.close()
     theirs.close()
 

@@ -28,7 +28,7 @@ def test_a_workitem_that_fails_twice_succeeds_at_its_third_run(site, work):
     assert result.headers["x-taskqueue-attempt"] == 3
     assert "mine" in result.value["headers"]
     assert len(site.notes(workitem)) == 3
-    pool.wait_for("runs again in 0.2 s, attempt 2: ValueError: not yet 1 [group=stubborn worker=stubborn/1")
+    pool.wait_for("retry in 0.2 s, attempt 2: ValueError: not yet 1 [group=stubborn worker=stubborn/1")
     assert work.foreign.poll("results") is None
     assert pool.stop() == 0
     assert work.foreign.depth("worker_stubborn") == 0
@@ -72,11 +72,13 @@ def test_a_delay_of_nothing_runs_again_at_once(site, work):
 def test_while_one_waits_for_its_retry_its_worker_does_other_work(site, work):
     pool = site.pool("[stubborn]\nworkers: 1\nretries: 1\nretry_delay: 3600")
     work.submit("stubborn", {"error": "ValueError", "times": 1})
-    pool.wait_for("runs again in")
+    pool.wait_for("retry in")
     other = work.submit("stubborn", {"error": "ValueError", "times": 0})
     assert work.result().workitem == other
-    rungs = [f"taskqueue_delay_{step}" for step in (900, 3600)]  # an hour, more or less
-    wait_until(lambda: sum(work.foreign.depth(rung) or 0 for rung in rungs) == 1)  # once they are made
+    delay_queues = [f"taskqueue_delay_{step}" for step in (900, 3600)]  # an hour, more or less
+    wait_until(
+        lambda: sum(work.foreign.depth(queue) or 0 for queue in delay_queues) == 1
+    )  # once they are made
 
 
 def test_a_handler_that_rejects_has_its_workitem_put_aside_with_the_reason(site, work):
@@ -118,10 +120,10 @@ def test_each_crash_is_kept_with_its_cause(site, work):
     assert message.headers["x-taskqueue-crashes"] == 2
     assert "x-taskqueue-failures" not in message.headers
     assert len(site.notes(workitem)) == 3
-    assert re.findall(r"crash \d, it (?:runs again in \d s|is given up)", pool.output()) == [
-        "crash 1, it runs again in 0 s",
-        "crash 2, it runs again in 1 s",
-        "crash 3, it is given up",
+    assert re.findall(r"crash \d, (?:retry in \d s|no further retry)", pool.output()) == [
+        "crash 1, retry in 0 s",
+        "crash 2, retry in 1 s",
+        "crash 3, no further retry",
     ]
 
 

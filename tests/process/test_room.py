@@ -1,4 +1,4 @@
-"""Where there is no room for another process, the pool lives on and tries again."""
+"""The pool lives on and tries again if there is no room for another process."""
 
 import resource
 import subprocess

@@ -1,11 +1,10 @@
 """The broker's password is where it must be, and nobody who looks at a process sees it."""
 
 import json
-import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from support.memory import memory
 from support.processes import command, environment, tree
 from support.site import workers
 
@@ -45,19 +44,3 @@ def test_the_password_is_not_in_the_memory_of_supervisor_and_workers(site, work,
     work.ask("whoami")
     for pid in (pool.pid, *workers(pool)):
         assert password not in memory(pid)
-
-
-def memory(pid):
-    """Return what a process may read of its own memory; as root, or as its user where ptrace allows."""
-    found = b""
-    try:
-        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
-            for start, end in re.findall(
-                r"^(\w+)-(\w+) rw", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE
-            ):
-                file.seek(int(start, 16))
-                found += file.read(int(end, 16) - int(start, 16))
-    except PermissionError:
-        pytest.skip("this kernel lets nobody but root look into a process")
-    assert len(found) > 100_000
-    return found

@@ -16,7 +16,7 @@ def test_a_running_workitem_finishes_and_nothing_is_left_unacknowledged(site, wo
     wait_until(lambda: len(site.notes()) == 2)
     running = {note.workitem for note in site.notes()}
     pool.signal(signal.SIGTERM)
-    pool.wait_for("stopping: 20 s to finish what is running")
+    pool.wait_for("stopping: running work has 20 s to finish")
     wait_until(lambda: work.foreign.consumers("worker_gated") == 0)
     assert pool.status is None
     site.gate().touch()

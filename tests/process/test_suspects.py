@@ -9,7 +9,7 @@ from support.site import consumers, workers
 from support.waiting import wait_until
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.consumer.suspects import HandledMessage, Handling, Suspects, Times, Vigil
+from taskqueue.consumer.suspects import HandledMessage, Handling, Suspects, Times, Watchdog
 
 #: Puts bugs into a consumer that some bodies trigger, and shortens a supervisor's patience; Python imports a
 #: module of that name by itself.
@@ -19,9 +19,9 @@ from taskqueue.consumer import suspects
 
 suspects.LONGEST_HANDLING, suspects.LONGEST_SILENCE, suspects.BEAT_DELAY = 3.0, 5.0, 0.5  # seconds
 
+from taskqueue.consumer.admission import Admission
 from taskqueue.consumer.link import WorkerLink
 from taskqueue.consumer.settlement import Settlement
-from taskqueue.consumer.workload import Workload
 
 def infect(cls, name, bug):
     method = getattr(cls, name)
@@ -47,7 +47,7 @@ def at_its_outcome(body):
     if b"late" in body:
         os.kill(os.getpid(), signal.SIGKILL)
 
-infect(Workload, "_enter", at_its_delivery)
+infect(Admission, "admits", at_its_delivery)
 infect(WorkerLink, "give", when_it_is_given)
 infect(Settlement, "fail_with", at_its_outcome)
 """
@@ -91,7 +91,7 @@ def test_a_message_that_kills_its_consumer_is_put_aside_and_its_neighbours_are_d
     wait_until(lambda: work.foreign.depth("taskqueue_failed") == 1)
     kept = work.foreign.get("taskqueue_failed")
     assert (kept.properties["message_id"], kept.body) == ("one", '"deadly"')
-    assert pool.output().count("the consumer handled a message when it ended") == 2
+    assert pool.output().count("the consumer ended while it handled a message") == 2
     assert pool.stop() == 0
 
 
@@ -101,7 +101,7 @@ def test_a_message_that_blocks_its_consumer_is_put_aside(work, start):
     results = work.results(2, 60)
     assert "1 consumers died, or were killed" in results["one"].error
     assert results["two"].status == "succeeded"
-    pool.wait_for("the consumer handles one message for 3 s, and is killed")
+    pool.wait_for("the consumer has been handling one message for 3 s; killing it")
     assert pool.stop() == 0
 
 
@@ -127,7 +127,7 @@ def test_what_was_put_aside_is_tried_anew_when_it_is_sent_back(site, work, start
     pool = start("[good]\nworkers: 1\nmax_crashes: 2")
     for times in (2, 4):
         assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
-        assert pool.output().count("the consumer handled a message when it ended") == times
+        assert pool.output().count("the consumer ended while it handled a message") == times
         wait_until(lambda: work.foreign.depth("taskqueue_failed") == 1)
         assert site.run("failed", "retry", "--all", "-c", str(site.config)).returncode == 0
     assert work.result(30).error.startswith("ConsumerCrashed: 2 consumers died")
@@ -151,7 +151,7 @@ def test_a_consumer_that_gives_no_sign_of_life_is_replaced_and_nothing_is_charge
     work.wait_until_empty("worker_good")  # what is not acknowledged comes once more
     (consumer,) = consumers(pool)
     os.kill(consumer, signal.SIGSTOP)
-    pool.wait_for("the consumer has given no sign of life for 5 s, and is killed")
+    pool.wait_for("no heartbeat from the consumer for 5 s; killing it")
     assert work.ask("good", 2)["echo"] == 2
     assert "handled a message" not in pool.output()
     assert pool.stop() == 0
@@ -202,11 +202,11 @@ def test_a_message_is_no_suspect_any_more_once_its_end_is_confirmed():
     suspects, here = Suspects(), Suspects()  # the supervisor's and the consumer's
     for each in (suspects, here):
         charge(each, *message(message_id="one"))
-    assert here.acquit(*message(message_id="two")) == ""
-    assert suspects.forget(here.acquit(*message(message_id="one")))
+    assert here.clear(*message(message_id="two")) == ""
+    assert suspects.forget(here.clear(*message(message_id="one")))
     assert not suspects.forget("one")
     assert (len(suspects), len(here)) == (0, 0)
-    assert here.acquit(*message(message_id="one")) == ""
+    assert here.clear(*message(message_id="one")) == ""
 
 
 def test_suspects_are_bounded():
@@ -248,29 +248,29 @@ def test_what_a_consumer_wrote_that_cut_its_file_short_is_nothing(handling):
     assert (handling.times(), handling.message()) == (Times(0.0, 0.0), None)
 
 
-def looks(vigil, *written):
+def looks(watchdog, *written):
     """Look every ten seconds; return what was said each time."""
-    return [vigil.look(times, 10.0 * number) for number, times in enumerate(written, 1)]
+    return [watchdog.check(times, 10.0 * number) for number, times in enumerate(written, 1)]
 
 
 def test_a_consumer_that_handles_one_message_for_too_long_hangs():
-    said = looks(Vigil(0.0), *[Times(5.0, 1.0)] * 5)
-    assert said == [""] * 4 + ["the consumer handles one message for 30 s"]
+    said = looks(Watchdog(0.0), *[Times(5.0, 1.0)] * 5)
+    assert said == [""] * 4 + ["the consumer has been handling one message for 30 s"]
 
 
 def test_a_consumer_that_handles_one_message_after_the_other_does_not_hang():
-    said = looks(Vigil(0.0), *[Times(began, began) for began in range(1, 100)])
+    said = looks(Watchdog(0.0), *[Times(began, began) for began in range(1, 100)])
     assert set(said) == {""}
 
 
 def test_a_consumer_that_gives_no_sign_of_life_hangs():
-    said = looks(Vigil(0.0), *[Times(0.0, 1.0)] * 32)
-    assert said == [""] * 31 + ["the consumer has given no sign of life for 300 s"]
+    said = looks(Watchdog(0.0), *[Times(0.0, 1.0)] * 32)
+    assert said == [""] * 31 + ["no heartbeat from the consumer for 300 s"]
 
 
 def test_a_host_that_was_frozen_for_long_goes_on_with_its_consumers():
-    vigil = Vigil(0.0)
-    assert vigil.look(Times(5.0, 1.0), 10.0) == ""
+    watchdog = Watchdog(0.0)
+    assert watchdog.check(Times(5.0, 1.0), 10.0) == ""
     for now in (3600.0, 7200.0, 10800.0):
-        assert vigil.look(Times(5.0, 1.0), now) == ""
-    assert vigil.look(Times(0.0, 10801.0), 10801.0) == ""
+        assert watchdog.check(Times(5.0, 1.0), now) == ""
+    assert watchdog.check(Times(0.0, 10801.0), 10801.0) == ""

@@ -1,4 +1,4 @@
-"""What `ps` shows, and a second pool beside the first."""
+"""The titles that `ps` shows, and a second pool beside the first."""
 
 import os
 import shutil
@@ -25,7 +25,8 @@ def test_ps_tells_the_processes_apart_and_shows_no_address(site, work):
         "taskqueue: worker good/2",
         "taskqueue: worker whoami/1",
     ]
-    assert [command(pid) for pid in children(dispatcher.pid)] == ["taskqueue: dispatcher 1"]
+    wanted = ["taskqueue: dispatcher 1", "taskqueue: keeper", "taskqueue: scheduler"]
+    wait_until(lambda: sorted(command(pid) for pid in children(dispatcher.pid)) == wanted)
     assert f"taskqueue workerpool -f -c {site.config}" in command(pool.pid)
     assert {name(pid) for pid in children(pool.pid)} >= {"tq:good", "tq:good/1"}  # as top shows them
 

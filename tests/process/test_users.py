@@ -64,6 +64,8 @@ def test_supervisor_consumer_worker_and_dispatcher_are_who_they_should_be(site):
     for worker in workers(pool):
         assert_is(worker, "taskqueue-worker")
     assert ids(dispatcher.pid)[0] == [0] * 4
+    # The scheduler and the keeper start after the dispatcher is ready, and are root at first.
+    wait_until(lambda: [ids(child)[0] == [0] * 4 for child in children(dispatcher.pid)] == [False] * 3)
     for child in children(dispatcher.pid):
         assert_is(child, "taskqueue")
 
@@ -256,5 +258,5 @@ def test_a_pool_whose_users_cannot_read_its_code_says_so_and_ends(site):
     pool = site.start("workerpool", "-f", "-c", str(site.config), PYTHONPATH=f"{secluded}:{site.plugins}")
     assert pool.wait() == 71
     assert "user 'taskqueue' cannot read" in pool.output()
-    assert "install taskqueue where everybody can" in pool.output()
+    assert "install taskqueue where all users can" in pool.output()
     assert "Traceback" not in pool.output()

@@ -1,4 +1,4 @@
-"""What other users of the machine, those of workers too, can get at of the daemons that root has started."""
+"""The walls around daemons that root has started, against other users of the machine and those of workers."""
 
 import json
 import pwd

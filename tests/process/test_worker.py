@@ -6,7 +6,6 @@ The plugins are the classes below: what the child needs of this module, it has i
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,12 +14,11 @@ from typing import ClassVar
 
 import pytest
 from support.distribution import install
-from support.line import Line
+from support.line import lines
 
 from taskqueue import Reject, Retry
 from taskqueue.amqp.properties import Properties
 from taskqueue.errors import CallError, ExitStatus
-from taskqueue.worker import process
 from taskqueue.worker.base import BaseWorker
 from taskqueue.worker.frames import Kind, Verdict
 from taskqueue.worker.limits import Limits
@@ -201,31 +199,14 @@ class Untidy(BaseWorker):
 def start(forked, tmp_path, monkeypatch):
     """Start a worker: start(class, user=..., limits=..., **settings)."""
     monkeypatch.syspath_prepend(tmp_path)
-    connections = []
+    with lines(forked) as open_line:
 
-    def start(plugin, target="factory", user=None, limits=NO_LIMITS, **settings):
-        name = plugin.__name__.lower()
-        install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
-        ours, theirs = socket.socketpair()
-        credit, their_credit = socket.socketpair()
-        ours.settimeout(10)
-        parent = os.getpid()
+        def start(plugin, target="factory", user=None, limits=NO_LIMITS, **settings):
+            name = plugin.__name__.lower()
+            install(tmp_path, "trial", {name: f"{__name__}:{plugin.__name__}.{target}"})
+            return open_line(WorkerSpec(f"{name}/1", name, user, settings, limits))
 
-        def run():
-            ours.close()
-            credit.close()
-            spec = WorkerSpec(f"{name}/1", name, user, settings, limits)
-            return process.run(spec, theirs, their_credit, parent)
-
-        line = Line(ours, credit, forked(run))
-        theirs.close()
-        their_credit.close()
-        connections.extend((ours, credit))
-        return line
-
-    yield start
-    for connection in connections:
-        connection.close()
+        yield start
 
 
 @pytest.fixture
@@ -261,7 +242,7 @@ def test_a_worker_sees_its_environment_without_the_brokers_address_and_is_at_the
     [
         (SetUpRaises, "plugin 'setupraises' cannot be set up: OSError: no database"),
         (SetUpExits, "plugin 'setupexits' cannot be set up: SystemExit: 0"),
-        (NotAWorker, "plugin 'notaworker' made a NotAWorker, expected a BaseWorker"),
+        (NotAWorker, "plugin 'notaworker' returned a NotAWorker, expected a BaseWorker"),
     ],
 )
 def test_a_plugin_that_cannot_be_set_up_ends_its_worker_with_a_line_and_a_status(start, plugin, complaint):
@@ -394,7 +375,7 @@ def test_a_retry_after_what_is_no_number_of_seconds_is_a_failure_and_no_crash(re
 def test_a_timeout_reaches_the_handler_and_the_next_workitem_has_its_own_time(ready):
     line = ready(Executing, limits=Limits(timeout=0.2))
     error = line.failure("__import__('signal').pause()")["error"]
-    assert (error["type"], error["message"]) == ("TaskTimeout", "its timeout has passed")
+    assert (error["type"], error["message"]) == ("TaskTimeout", "its timeout of 0.2 s has passed")
     assert "in handle_task" in error["traceback"]
     assert line.value("__import__('signal').getitimer(0)[0]") > 0
     assert line.hang_up() == ExitStatus.OK

@@ -35,7 +35,7 @@ def test_the_workitem_of_a_killed_worker_runs_again(site, work):
     result = work.result()
     assert (result.workitem, result.status) == (workitem, "succeeded")
     assert result.value == {"pid": second.pid, "attempt": 2}
-    pool.wait_for("its worker crashed (killed by SIGKILL); crash 1, it runs again in 0 s [group=gated")
+    pool.wait_for("worker crashed (killed by SIGKILL); crash 1, retry in 0 s [group=gated")
     assert pool.stop() == 0
     assert work.foreign.depth("worker_gated") == 0
 

@@ -30,6 +30,16 @@ def handle_job(i):
     note(i)
 """
 
+#: A module whose jobs JSON cannot express; its handler checks that they arrive as they were.
+TUPLES = """
+def get_jobs():
+    yield from [(1, "a"), (2, "b")]
+def handle_job(job):
+    number, _ = job
+    assert type(job) is tuple
+    note(number)
+"""
+
 
 class Feed:
     """One module, and the commands that feed it."""

@@ -11,6 +11,9 @@ from support.waiting import wait_until
 
 T = TypeVar("T")
 
+#: Queues in which daemons believe only users that they trust; `Foreign` is one of them.
+SIGNED = ("taskqueue_schedules", "taskqueue_claims", "taskqueue_gate", "taskqueue_gate_reports")
+
 PATIENCE = 30.0  # seconds until a broker that is away is back
 POLL_DELAY = 0.005
 
@@ -67,7 +70,7 @@ class Foreign:
 
         properties: by py-amqp's names: content_type, type, application_headers, ...
         """
-        message = amqp.Message(body, **{"delivery_mode": 2} | properties)
+        message = self._message(body, routing_key, properties)
 
         def publish(channel: amqp.Channel) -> bool:
             try:
@@ -81,7 +84,7 @@ class Foreign:
 
     def publish_once(self, body: str | bytes, queue: str, **properties: Any) -> None:
         """Publish as `publish` does, but raise what fails: nobody knows then whether the broker has it."""
-        message = amqp.Message(body, **{"delivery_mode": 2} | properties)
+        message = self._message(body, queue, properties)
         channel = self._open_channel()
         try:
             channel.basic_publish_confirm(message, "", queue, mandatory=True)
@@ -101,7 +104,7 @@ class Foreign:
             channel.confirm_select()
             channel.events["basic_ack"].add(confirm)
             for body in bodies:
-                channel.basic_publish(amqp.Message(body, **{"delivery_mode": 2} | properties), "", queue)
+                channel.basic_publish(self._message(body, queue, properties), "", queue)
                 number += 1
             while len(confirmed) < number:
                 channel.connection.drain_events(timeout=PATIENCE)
@@ -110,6 +113,10 @@ class Foreign:
         # On a channel of its own: confirms that nobody waits for would mislead publish_to().
         with self._do(lambda channel: channel.connection.channel()) as own:
             return publish(own)
+
+    def _message(self, body: str | bytes, queue: str, properties: dict[str, Any]) -> amqp.Message:
+        user = {"user_id": self._url.username} if queue in SIGNED else {}
+        return amqp.Message(body, **{"delivery_mode": 2} | user | properties)
 
     def poll(self, queue: str) -> amqp.Message | None:
         """Take the next message of a queue, if there is one now; it is acknowledged.
@@ -130,6 +137,10 @@ class Foreign:
 
         return self._do(poll)
 
+    def hold(self, queue: str) -> None:
+        """Take all messages of a queue, now and later, without acknowledging them; see `close`."""
+        self._do(lambda channel: channel.basic_consume(queue, callback=lambda _message: None))
+
     def wear(self, queue: str, times: int) -> None:
         """Take the first message of a queue, which must be its only one, and return it; so many times."""
 
@@ -142,7 +153,7 @@ class Foreign:
         for _ in range(times):
             wait_until(lambda: self._do(wear), what=f"the message of {queue}")
 
-    def get(self, queue: str, timeout: float = 10) -> amqp.Message:
+    def get(self, queue: str, timeout: float = 30) -> amqp.Message:
         """Take the next message of a queue, which need not exist yet; fail after `timeout` seconds."""
         return self.collect(queue, 1, timeout)[0]
 
@@ -159,6 +170,25 @@ class Foreign:
             else:
                 time.sleep(POLL_DELAY)
         return messages
+
+    def read_stream(self, queue: str, is_all: Callable[[list[str]], bool]) -> list[str]:
+        """Return the texts of a stream from its beginning on, once they are all; nothing is removed."""
+
+        def read(channel: amqp.Channel) -> list[str]:
+            texts: list[str] = []
+
+            def take(message: amqp.Message) -> None:
+                texts.append(message.body if isinstance(message.body, str) else message.body.decode())
+                channel.basic_ack(message.delivery_tag)
+
+            channel.basic_qos(0, 500, a_global=False)
+            consumer = channel.basic_consume(queue, callback=take, arguments={"x-stream-offset": "first"})
+            while not is_all(texts):
+                channel.connection.drain_events(timeout=PATIENCE)
+            channel.basic_cancel(consumer)
+            return texts
+
+        return self._do(read)
 
     def depth(self, queue: str) -> int | None:
         """Return how many messages of a queue are ready to be taken; None if there is no such queue."""

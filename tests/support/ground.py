@@ -1,12 +1,17 @@
 """A virtual host with a client and the daemons that several tests may share."""
 
 import itertools
+import secrets
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import pytest
 from support.foreign import Foreign
+from support.node import Node
 from support.processes import Daemon, children
 
 
@@ -57,8 +62,12 @@ class Ground:
         url: another way to the broker than the ground's own; "" for none
         """
         foreground = [] if command == "up" else ["-f"]
+        return self.start_command(command, *foreground, "-c", self.write(config), url=url, ready=ready)
+
+    def start_command(self, *arguments: str, url: str | None = None, ready: str = "ready:") -> Daemon:
+        """Start a taskqueue command with any arguments; see `start`."""
         running = Daemon(
-            self.command(command, *foreground, "-c", self.write(config)),
+            self.command(*arguments),
             self.directory,
             env={**self.environment, "TASKQUEUE_AMQP": self.url if url is None else url},
         )
@@ -84,6 +93,36 @@ class Ground:
         self._started.append(running)
         running.wait_for(ready)
         return running
+
+
+@pytest.fixture(scope="session")
+def readable() -> Iterator[Path]:
+    """A directory that the users whom the daemons become can enter."""
+    path = Path(tempfile.mkdtemp(prefix="tq-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@contextmanager
+def ground_on(
+    broker: Node, directory: Path, python: Path, environment: Mapping[str, str]
+) -> Iterator[Ground]:
+    """Make a ground with a virtual host of its own, in a new directory under `directory`."""
+    name = f"ground-{secrets.token_hex(4)}"
+    broker.start()
+    broker.add_vhost(name)
+    with Ground(broker.url_of(name), open_directory(directory / name), python, environment) as ground:
+        yield ground
+    broker.start()
+    broker.delete_vhost(name)
+
+
+def open_directory(path: Path) -> Path:
+    """Make a directory that every user can enter, and return it."""
+    path.mkdir()
+    path.chmod(0o755)
+    return path
 
 
 def peak_memory(daemon: Daemon) -> int:

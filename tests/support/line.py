@@ -1,10 +1,13 @@
 """The consumer's end of the line to one worker, without a consumer."""
 
 import json
+import os
 import socket
 import struct
+from contextlib import contextmanager
 
 from taskqueue.amqp.properties import Properties
+from taskqueue.worker import process
 from taskqueue.worker.frames import FrameReader, Kind, Outcome, TaskFrame, Verdict
 
 
@@ -66,3 +69,30 @@ class Line:
         self.connection.shutdown(socket.SHUT_WR)
         self.credits.shutdown(socket.SHUT_WR)
         return self.child.wait()
+
+
+@contextmanager
+def lines(forked):
+    """Yield a function that runs a worker in a process of its own: open_line(spec) returns the line to it."""
+    ends = []
+
+    def open_line(spec):
+        ours, theirs = socket.socketpair()
+        credit, their_credit = socket.socketpair()
+        ours.settimeout(10)
+        parent = os.getpid()
+
+        def run():
+            ours.close()
+            credit.close()
+            return process.run(spec, theirs, their_credit, parent)
+
+        line = Line(ours, credit, forked(run))
+        theirs.close()
+        their_credit.close()
+        ends.extend((ours, credit))
+        return line
+
+    yield open_line
+    for end in ends:
+        end.close()

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from taskqueue.private_broker.node import PrivateBroker
+from support.waiting import wait_until
+
+from taskqueue.private_broker import PrivateBroker
 from taskqueue.private_broker.rabbitmq import SERVER, USER, installed_home
 
 SETTINGS = {
     "max_message_size": "16777216",  # RabbitMQ 4's default; that of 3.10 is eight times as much
-    # Milliseconds until a rung sends on once more what was not confirmed: nobody can see it meanwhile, as the
-    # rung counts it no longer, and by default that takes three minutes.
+    # Milliseconds until a delay queue sends on once more what was not confirmed: nobody can see it meanwhile,
+    # as the delay queue counts it no longer, and by default that takes three minutes.
     "dead_letter_worker_publisher_confirm_timeout": "1000",
 }
 
@@ -25,6 +27,13 @@ SETTINGS = {
 WRITE_DOWN = """
     (whereis(mnesia_sup) =:= undefined) orelse (ok = mnesia:sync_log()),
     [ok = dets:sync(Table) || Table <- dets:all()]
+"""
+
+EVERY_DELAY_QUEUE_HAS_ITS_WORKER = """
+    AtLeastOnce = fun(Q) -> lists:member({<<"x-dead-letter-strategy">>, longstr, <<"at-least-once">>},
+                                         amqqueue:get_arguments(Q)) end,
+    length(lists:filter(AtLeastOnce, rabbit_amqqueue:list()))
+        =< proplists:get_value(active, supervisor:count_children(rabbit_fifo_dlx_sup))
 """
 
 
@@ -67,6 +76,11 @@ class Node(PrivateBroker):
         self.evaluate(WRITE_DOWN)
         self.kill()
 
+    def limit_messages(self, size: int) -> None:
+        """Have new channels take only messages of so many bytes, as after a change of the configuration."""
+        self.evaluate(f"application:set_env(rabbit, max_message_size, {size})")
+        self.evaluate(f"persistent_term:put(max_message_size, {size})")  # where RabbitMQ 4 looks
+
     def evaluate(self, expression: str) -> str:
         """Evaluate an Erlang expression, without its final full stop, inside the node; return its value."""
         address, port = self.control
@@ -85,12 +99,6 @@ class Node(PrivateBroker):
 
     def add_vhost(self, name: str) -> str:
         """Make an empty virtual host; return the URL of the user who may do everything there."""
-        # RabbitMQ 3.10 ends it for good when a queue that dead-letters at least once is deleted while the
-        # node starts, as a test's virtual host may be; no such queue works on the node from then on.
-        self.evaluate(
-            "whereis(rabbit_fifo_dlx_sup) =/= undefined"
-            " orelse supervisor:restart_child(rabbit_sup, rabbit_fifo_dlx_sup)"
-        )
         self.evaluate(f'rabbit_vhost:add(<<"{name}">>, <<"tests">>)')
         permissions = f'<<"{USER}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"tests">>'
         self.evaluate(f"rabbit_auth_backend_internal:set_permissions({permissions})")
@@ -113,7 +121,14 @@ class Node(PrivateBroker):
         return self.url.removesuffix("%2F") + quote(vhost, safe="")
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host with all that is in it, connections included."""
+        """Delete a virtual host with all that is in it, connections included.
+
+        A queue that dead-letters at least once must have its worker first: to delete one without it, soon
+        after the start of the node, ends the supervisor of all workers; no delay queue works from then on.
+        """
+        wait_until(
+            lambda: self.evaluate(EVERY_DELAY_QUEUE_HAS_ITS_WORKER) == "true", 30, "dead-letter workers"
+        )
         self.evaluate(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>)')
 
     def queues(self, vhost: str) -> dict[str, dict[str, Any]]:
@@ -143,6 +158,22 @@ class Node(PrivateBroker):
         name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
         there = f"{{ok, Queue}} -> [{{_, N}}] = rabbit_amqqueue:info(Queue, [{what}]), N"
         return int(self.evaluate(f"case rabbit_amqqueue:lookup({name}) of {there}; _ -> 0 end"))
+
+    def serve_management(self) -> str:
+        """Start the plugin rabbitmq_management, which nodes of tests lack; return its URL."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        plugins = installed_home(self.start_script) / "plugins"
+        self.evaluate(f'[code:add_pathz(Path) || Path <- filelib:wildcard("{plugins}/*/ebin")]')
+        listener = f'[{{port, {port}}}, {{ip, "127.0.0.1"}}]'
+        self.evaluate(
+            "application:load(rabbitmq_management), "
+            f"application:set_env(rabbitmq_management, tcp_config, {listener}), "
+            "application:set_env(rabbit, collect_statistics, fine), "
+            "{ok, _} = application:ensure_all_started(rabbitmq_management)"
+        )
+        return f"http://127.0.0.1:{port}"
 
     def set_alarm(self, *, on: bool) -> None:
         """Raise or end the memory alarm, under which RabbitMQ reads from no connection that publishes.

@@ -13,7 +13,7 @@ from support.documentation import example
 from support.machine import Machine
 from support.waiting import wait_until
 
-DAEMONS: Final = ("dispatcher", "workerpool")
+DAEMONS: Final = ("dispatcher", "workerpool", "monitor")
 _PROGRAM: Final = ROOT / "tests/debian/load.py"
 LICENSE: Final = "/usr/share/common-licenses/GPL-3"
 

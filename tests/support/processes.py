@@ -181,6 +181,11 @@ def children(pid: int) -> list[int]:
     return [child for child in pids() if exists(child) and _parent(child) == pid]
 
 
+def dispatchers(pid: int) -> list[int]:
+    """Return the dispatchers among the children of their daemon, which also has others."""
+    return [child for child in children(pid) if command(child).startswith("taskqueue: dispatcher ")]
+
+
 def tree(pid: int) -> list[int]:
     """Return a process and all its descendants, zombies not included."""
     return [pid] + [below for child in children(pid) for below in tree(child)]

@@ -6,13 +6,23 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
 # Closing a socket with this option set sends RST instead of FIN (socket(7), SO_LINGER).
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Listener(Protocol):
+    """Hears what passes over one connection."""
+
+    def __call__(self, is_from_client: bool, data: bytes) -> bytes:  # noqa: FBT001
+        """Take in what passes; what it returns, perhaps a message's end, is put before what comes next."""
+
+    def close(self) -> None:
+        """Take in that the connection has ended."""
 
 
 class Proxy:
@@ -22,12 +32,8 @@ class Proxy:
     returns.
     """
 
-    def __init__(self, url: str, tap: Callable[[bool, bytes], bytes] | None = None) -> None:
-        """Begin to forward.
-
-        tap: hears what comes from a client (True) or from the broker; what it returns, the end of a message
-            perhaps, is put before what comes next there
-        """
+    def __init__(self, url: str, tap: Callable[[], Listener] | None = None) -> None:
+        """Begin to forward; `tap` returns who hears a connection."""
         parts = urlsplit(url)
         self.tap = tap
         self.target = (parts.hostname, parts.port)
@@ -81,10 +87,17 @@ class Proxy:
     def close(self) -> None:
         """Refuse, cut and end the thread."""
         self.refuse()
-        self.cut()
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_all(self) -> None:
+        """Cut every connection, also those that are being accepted, or connected to the broker."""
+        while self.ends or asyncio.all_tasks() - {asyncio.current_task()}:
+            for end in list(self.ends):
+                end.reset()
+            await asyncio.sleep(0)
 
     def _resume(self) -> None:
         self.stalled = False
@@ -111,6 +124,7 @@ class _End(asyncio.Protocol):
         self.proxy = proxy
         self.other = other
         self.is_client = other is None
+        self.listener: Listener | None = other.listener if other else proxy.tap and proxy.tap()
         self.held: list[bytes] = []
         self.untold = b""
         self.lost = False
@@ -133,14 +147,16 @@ class _End(asyncio.Protocol):
         self.forward()
 
     def data_received(self, data: bytes) -> None:
-        if self.proxy.tap is not None:
-            self.untold = self.proxy.tap(self.is_client, self.untold + data)
+        if self.listener is not None:
+            self.untold = self.listener(self.is_client, self.untold + data)
         self.held.append(data)
         self.forward()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.lost = True
         self.proxy.ends.discard(self)
+        if self.listener is not None:
+            self.listener.close()
         self.forward()
 
     def forward(self) -> None:

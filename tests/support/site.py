@@ -25,6 +25,9 @@ from support.waiting import wait_until
 ZOO = Path(__file__).parents[1] / "zoo"
 AS_ROOT = os.geteuid() == 0
 
+# Where no worker has a directory of its own (option private_tmp).
+ROOM = "/srv" if AS_ROOT else "/var/tmp"
+
 
 class Note(NamedTuple):
     """A line of the zoo's journal."""
@@ -75,7 +78,8 @@ class Site:
         written.write_text(
             f"{amqp_section}[workerpool]\nstop_timeout: {stop_timeout}\n"
             f"[dispatcher]\nstop_timeout: {stop_timeout}\n"
-            f"[DEFAULT]\nworkers: 0\njournal: {self.journal}\n{default}\n{sections}\n"
+            # Results must outlive a virtual machine's clock that is set forward by days after its start.
+            f"[DEFAULT]\nworkers: 0\njournal: {self.journal}\nresults_expire: 0\n{default}\n{sections}\n"
         )
         written.chmod(0o640)
         if AS_ROOT:
@@ -94,7 +98,11 @@ class Site:
 
     def start(self, *arguments: str, **env: str) -> Daemon:
         """Start a command that keeps running."""
-        return self._start(self.command(*arguments), env={"PYTHONPATH": str(self.plugins)} | env)
+        return self.launch(self.command(*arguments), **env)
+
+    def launch(self, words: Iterable[str], **env: str) -> Daemon:
+        """Start a command line that keeps running."""
+        return self._start(words, env={"PYTHONPATH": str(self.plugins)} | env)
 
     def run(
         self, *arguments: str, prefix: Iterable[str] = (), **env: str
@@ -210,7 +218,7 @@ def python() -> Iterator[Path]:
     if not AS_ROOT:
         yield Path(sys.executable)
         return
-    directory = Path(tempfile.mkdtemp(prefix="tq-stage-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="tq-stage-", dir=ROOM))
     yield stage(directory)
     shutil.rmtree(directory)
 
@@ -218,7 +226,7 @@ def python() -> Iterator[Path]:
 @pytest.fixture
 def site_directory() -> Iterator[Path]:
     """A directory that every user of the machine can enter; removed when the daemons are gone."""
-    directory = Path(tempfile.mkdtemp(prefix="tq-site-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="tq-site-", dir=ROOM))
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)

@@ -26,6 +26,7 @@ class Work:
         self.foreign = foreign
         self._messages = messages
         self._count = 0
+        self._offset = _clock_offset()
         foreign.declare("taskqueue")
 
     def submit(self, worker_type: str, body: Any = None, **properties: Any) -> str:
@@ -74,7 +75,13 @@ class Work:
             surplus += number not in missing
             missing.discard(number)
         print(f"{surplus} results more than once")
-        assert not missing, f"no result for {sorted(missing)}"
+        assert not missing, f"no result for {sorted(missing)}; {self._where()}"
+
+    def _where(self) -> str:
+        """Tell where messages may be that are missed; a clock that is set forward makes results expire."""
+        queues = ("taskqueue", "worker_good", "results", "taskqueue_failed", "taskqueue_rejected")
+        found = {queue: self._messages(queue) for queue in queues}
+        return f"messages: {found}; the clock was set by {_clock_offset() - self._offset:.1f} s meanwhile"
 
     def wait_until_empty(self, *queues: str) -> None:
         """Wait until the queues have nothing, and nobody has anything of theirs.
@@ -89,6 +96,10 @@ class Work:
         result = self.result()
         assert (result.workitem, result.status) == (workitem, "succeeded"), result
         return result.value
+
+
+def _clock_offset() -> float:
+    return time.time() - time.monotonic()
 
 
 class Result:

@@ -1,8 +1,11 @@
 import gc
+import io
+import sys
 
 import pytest
 from support.configs import PLUGINS, People
 
+from taskqueue import cli
 from taskqueue.config import load
 from taskqueue.errors import ConfigError
 
@@ -17,6 +20,21 @@ def pytest_collection_finish(session):
 def _stevedore(_away_from_home):
     """Import it once and not in every worker that a test forks; its cache is away from home, too."""
     import stevedore.driver  # noqa: F401, PLC0415
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Call the command in this process; return its exit status, output and errors."""
+
+    def call(*arguments, typed=""):
+        monkeypatch.setattr(sys, "argv", ["taskqueue", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    return call
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Where the broker's address comes from, and that nobody sees its password on the way."""
+"""The sources of the broker's address; nobody sees its password on the way."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from support.configs import SECRET
 
 from taskqueue import address
-from taskqueue.address import config_path
+from taskqueue.address import Source, config_path
 from taskqueue.cli import options
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import ConfigError
@@ -18,13 +18,13 @@ URL = f"amqp://joe:{SECRET}@rabbit/%2Fx"
 
 @pytest.fixture
 def stored():
-    descriptor = options.store(ADDRESS)
+    descriptor = address.store(ADDRESS)
     yield descriptor
     os.close(descriptor)
 
 
 def test_a_stored_address_is_found_again_as_often_as_wanted(stored):
-    assert options.stored(stored) == options.stored(stored) == ADDRESS
+    assert address.stored(stored) == address.stored(stored) == ADDRESS
 
 
 def test_a_stored_address_has_no_name_and_reaches_the_process_that_is_executed(stored):
@@ -33,28 +33,29 @@ def test_a_stored_address_has_no_name_and_reaches_the_process_that_is_executed(s
 
 
 def test_who_has_taken_over_a_stored_address_hands_it_to_nobody(stored):
-    assert options.hide_address(None, stored, []) == stored
+    assert Source(None, None, stored).find() == ADDRESS
+    options.hide_address(Source(None, None, stored), [])
     assert not os.get_inheritable(stored)
 
 
 def test_without_an_address_in_sight_nothing_is_hidden():
-    assert options.hide_address(None, None, []) is None
+    options.hide_address(Source(None), [])
 
 
 def test_the_command_line_goes_before_the_environment_and_that_before_the_file(monkeypatch, write):
     path = write("[amqp]\nhost: from-file\n")
-    assert options.find_address(None, path).hosts[0][0] == "from-file"
+    assert Source(path).find().hosts[0][0] == "from-file"
     monkeypatch.setenv("TASKQUEUE_AMQP", "amqp://from-environment")
-    assert options.find_address(None, path).hosts[0][0] == "from-environment"
-    assert options.find_address(URL, path).hosts[0][0] == "rabbit"
+    assert Source(path).find().hosts[0][0] == "from-environment"
+    assert Source(path, URL).find().hosts[0][0] == "rabbit"
 
 
 def test_a_daemon_reads_the_stored_address_or_else_the_file(stored, write):
     path = write("[amqp]\nhost: from-file\n")
-    assert options.reader(stored, path)() == ADDRESS
-    assert options.reader(None, path)().hosts[0][0] == "from-file"
+    assert Source(path, None, stored).read() == ADDRESS
+    assert Source(path).read().hosts[0][0] == "from-file"
     with pytest.raises(ConfigError, match="no broker: expected --amqp"):
-        options.reader(None, write(""))()
+        Source(write("")).read()
 
 
 def test_the_environment_that_is_passed_on_has_no_address(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskqueue.broker.consumers import Consumers
+from taskqueue.broker.deliveries import Consumers
 
 
 @pytest.fixture
@@ -14,15 +14,15 @@ def two():
 
 
 def test_the_one_that_brought_what_takes_long_is_withheld(two):
-    two.came(1, "b")
+    two.delivered(1, "b")
     assert two.withhold(1) == "b"
     two.remove("b")
     assert (two.tags, two.most) == (["a"], 1)
 
 
 def test_for_what_was_taken_ahead_an_idle_one_is_withheld(two):
-    two.came(1, "ahead")
-    two.came(2, "a")
+    two.delivered(1, "ahead")
+    two.delivered(2, "a")
     assert two.withhold(1) == "b"
     two.remove("b")
     two.remove("ahead")
@@ -31,7 +31,7 @@ def test_for_what_was_taken_ahead_an_idle_one_is_withheld(two):
 
 def test_where_none_is_idle_the_withheld_one_leaves_what_it_brought_to_the_others(two):
     for delivery, tag in enumerate(("ahead", "a", "b"), 1):
-        two.came(delivery, tag)
+        two.delivered(delivery, tag)
     two.remove(two.withhold(1))
     assert (len(two.tags), two.most) == (1, 0)
     for delivery in (2, 3):
@@ -40,7 +40,7 @@ def test_where_none_is_idle_the_withheld_one_leaves_what_it_brought_to_the_other
 
 
 def test_what_came_by_one_that_is_no_more_counts_until_it_is_done_with(two):
-    two.came(1, "a")
+    two.delivered(1, "a")
     two.remove("a")
     assert two.most == 1
     two.done(1)
@@ -58,6 +58,6 @@ def test_of_one_with_a_large_prefetch_that_is_no_more_a_few_deliveries_hold_nobo
     only = Consumers(1, 500)
     only.tags = ["a"]
     for delivery in range(499):
-        only.came(delivery, "a")
+        only.delivered(delivery, "a")
     only.remove("a")
     assert only.most == 1

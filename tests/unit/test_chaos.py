@@ -7,6 +7,7 @@ from chaos.faults import Hit
 from chaos.schedule import DECK, schedule
 from chaos.story import FORGOTTEN
 from chaos.tap import Tap
+from chaos.ticks import SCHEDULES, due
 from chaos.workload import KINDS, Workitem, workload
 
 SUBMITTED, BEGAN, ENDED = 100.0, 110.0, 111.0
@@ -21,13 +22,17 @@ def end(began=BEGAN, *, queue="results", state="succeeded", reason="", message="
     return End("<1-the-one>", queue, message, state, reason, f"x_{pool}/1", began, began + 1.0, history)
 
 
-def judge(*ends, hits=(), kind="slow", doubtful=()):
-    """Return what is made of some ends of a workitem, with what a line would have seen of them."""
+def judge(*ends, hits=(), kind="slow", doubtful=(), waited=0.0, unacknowledged=0.0):
+    """Return what is made of some ends of a workitem, with what a line would have seen of them.
+
+    waited -- seconds between its delivery to a pool and its run
+    unacknowledged -- seconds between its end and its acknowledgement
+    """
     taps = {"dispatcher b": Tap(), "pool a": Tap(), "pool b": Tap()}
-    taps["dispatcher b"].came["<1-the-one>"] = [BEGAN - 0.2]
+    taps["dispatcher b"].had["<1-the-one>"] = [[BEGAN - 0.2, BEGAN - 0.1]]
     taps["dispatcher b"].went["<1-the-one>"] = [BEGAN - 0.1]
     for each in ends:
-        taps[each.pool].came["<1-the-one>"].append(each.started)
+        taps[each.pool].had["<1-the-one>"].append([each.started - waited, each.ended + unacknowledged])
         taps[each.pool].went["<1-the-one>"].append(each.ended)
     evidence = Evidence([item(kind)], {"<1-the-one>": SUBMITTED}, set(doubtful), hits, taps, list(ends))
     return balance(evidence)
@@ -42,7 +47,7 @@ def twice(kind, target, group="", began=BEGAN + 0.1):
 def test_a_seed_always_stands_for_the_same_run():
     assert schedule(7, 300) == schedule(7, 300) != schedule(8, 300)
     assert workload(7, 1000) == workload(7, 1000) != workload(8, 1000)
-    assert {fault.kind for fault in schedule(7, 22)} == set(DECK)
+    assert {fault.kind for fault in schedule(7, 26)} == set(DECK)
     assert {each.kind for each in workload(7, 200)} == set(KINDS)
     assert len({each.id for each in workload(7, 1000)}) == 1000
 
@@ -133,6 +138,12 @@ def test_what_was_done_for_longer_than_the_broker_may_forget_needs_another_cause
     assert account.forgotten == []
 
 
+def test_a_workitem_is_in_hand_while_it_runs_however_long_it_has_waited():
+    cut = Hit("cut a line", "pool a", "", BEGAN + 0.1, BEGAN + 0.1)
+    again = end(BEGAN + 20, message="m2", pool="b")
+    assert judge(end(), again, hits=[cut], waited=30).is_balanced
+
+
 @pytest.mark.parametrize("moment", [SUBMITTED - 10, ENDED + 10, BEGAN + 21.5])
 def test_a_fault_before_or_after_is_no_cause(moment):
     assert twice("cut a line", "pool a", began=moment).unexplained
@@ -176,12 +187,27 @@ def test_an_acknowledgement_that_was_held_up_until_the_line_was_cut_explains_a_s
     assert account.is_balanced is is_explained
 
 
-def test_what_passes_over_a_line_is_seen_whole_or_in_pieces():
-    tap = Tap()
-    rest = tap(False, b"\x00<1-instant>\xce<2-eating-mem")
-    assert tap(False, rest + b"ory>...") == b"..."
-    assert tap(True, b"<1-instant>" + bytes(1000)) == bytes(40)
-    assert (set(tap.came), set(tap.went)) == ({"<1-instant>", "<2-eating-memory>"}, {"<1-instant>"})
-    assert tap.spans("<1-instant>", 5.0) == [(*tap.came["<1-instant>"], *tap.went["<1-instant>"])]
-    ((since, until),) = tap.spans("<2-eating-memory>", 5.0)
-    assert until == since + 5
+def judge_ticks(*seen):
+    """Return what is made of three ticks of a schedule of which one was seen at each of these times."""
+    (name, (_, step)) = next(iter(SCHEDULES.items()))
+    state = {"definition": {"name": name}, "fired": 3, "fired_at": 100.0 + 2 * step}
+    ends = [
+        End(f"id {at} {each}", "ticks", "m", "succeeded", "", "x_a/1", at, at, tick=f"{name} {at}")
+        for each, at in enumerate(seen)
+    ]
+    ticks = due([state], ends)
+    return balance(Evidence(list(ticks), {tick.id: at for tick, at in ticks.items()}, set(), [], {}, ends))
+
+
+def test_each_tick_that_the_register_tells_of_must_have_one_workitem():
+    assert judge_ticks(100, 101, 102).is_balanced
+    assert judge_ticks(100, 102).lost == ["by-interval 101"]
+    assert judge_ticks(100, 101, 101, 102).wrong == ["id 101 1: was never submitted"]
+    assert judge_ticks(100, 101, 102, 103).wrong == ["id 103 3: was never submitted"]
+
+
+def test_a_workitem_is_in_hand_until_it_is_acknowledged():
+    cut = Hit("cut a line", "pool a", "", ENDED + 3, ENDED + 3)
+    again = end(BEGAN + 20, message="m2", pool="b")
+    assert judge(end(), again, hits=[cut], unacknowledged=2.8).is_balanced
+    assert judge(end(), again, hits=[cut], unacknowledged=2.3).unexplained

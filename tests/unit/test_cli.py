@@ -4,7 +4,8 @@ import json
 import os
 import pwd
 import socket
-import sys
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.configs import SECRET
 from support.distribution import install
 
 from taskqueue import cli
-from taskqueue.config.specification import specification
+from taskqueue.config.settings import LIMIT, SCHEDULE, specification
 from taskqueue.process import logs
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
@@ -20,29 +21,33 @@ COMMANDS = [
     "up",
     "dispatcher",
     "workerpool",
+    "monitor",
     "submit",
+    "schedule",
+    "limit",
+    "unique",
+    "status",
+    "list",
+    "logs",
+    "cancel",
+    "top",
+    "ps",
+    "pause",
+    "resume",
+    "drain",
+    "undrain",
+    "scale",
+    "roll",
+    "control",
     "run",
     "feed",
     "work",
     "failed",
     "rejected",
+    "doctor",
     "config",
     "plugins",
 ]
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Call the command; return its exit status, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["taskqueue", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        output = capsys.readouterr()
-        return ended.value.code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture
@@ -167,14 +172,42 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     assert rows(text, "Times of the groups, in seconds")["worker1"] == ["worker1", "2.5", "5", "600", "300"]
     assert rows(text, "Limits of the groups")["worker1"] == ["worker1", "100", "200", "0", "30", "0"]
     assert rows(text, "Plugins")["worker1"] == ["worker1", "trial", "1.0", "missing:x"]
+    assert "Commands" not in text
+
+
+def test_commands_are_shown_without_the_passwords_in_their_urls(call, write):
+    path = write("[up]\ncommand: /bin/cat http://a:k1ngf1sher@b\n[down]\ncommand: /bin/tr 'a b' {x}\n")
+    text = call("config", "-c", path)[1]
+    assert rows(text, "Commands of the groups") == {
+        "up": ["up", "/bin/cat", "http://a:***@b", "exec", "text/plain", "16777216"],
+        "down": ["down", "/bin/tr", "'a", "b'", "'{x}'", "exec", "text/plain", "16777216"],
+    }
+
+
+CAT = "command: /bin/cat 'a b'"
 
 
 def test_every_option_is_shown(call, write, site):
     install(site, "trial", {"worker1": "missing:x"})
-    words = call("config", "-c", write("[amqp]\nhost: rabbit\n"))[1].split()
-    options = {name for kind in specification() for name in specification()[kind]}
+    words = call("config", "-c", write(f"[amqp]\nhost: rabbit\n[up]\nworkers: 2..3\n{CAT}\n"))[1].split()
+    # Those of schedules and limits are shown in a few words.
+    kinds = [kind for kind in specification() if kind not in (SCHEDULE, LIMIT)]
+    options = {name for kind in kinds for name in specification()[kind]}
     # Other ways to say what hosts, password and ssl show.
     assert options - {"url", "host", "port", "passwd", "passwd_file"} <= set(words)
+
+
+def test_the_next_three_times_of_each_schedule_are_shown(call, write):
+    text = "[schedule yearly]\ncron: 30 12 24 12 *\ntimezone: Asia/Kolkata\ntype: x\n"
+    path = write(f"{text}[schedule soon]\nevery: 15m\ntype: y\n")
+    status, shown, _ = call("config", "-c", path)
+    _, columns = shown.partition("\nSchedules\n")[2].split("\n")[:2]
+    assert (status, columns.split()[:5]) == (0, ["yearly", "30", "12", "24", "12"])
+    assert columns.count("-12-24 12:30:00+05:30") == 3
+    plain = json.loads(call("config", "-c", path, "--format", "json")[1])["schedules"]
+    assert [(each["name"], len(each["next"])) for each in plain] == [("yearly", 3), ("soon", 3)]
+    times = [datetime.fromisoformat(each) for each in plain[1]["next"]]
+    assert [later - one for one, later in pairwise(times)] == [timedelta(minutes=15)] * 2
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,12 @@ def test_a_section_that_looks_like_a_subgroups_is_none_unless_it_is_listed(read)
     )
 
 
+@pytest.mark.parametrize("section", ["schedule", "schedules"])
+def test_a_section_that_is_nearly_a_schedule_gets_a_hint(read, section):
+    (warning,) = read(f"[{section}]\nevery: 5\n", ["digest"]).warnings
+    assert warning.endswith("; installed: digest; is [schedule NAME] meant?")
+
+
 def test_every_option_of_a_group_is_typed(read):
     settings = read("""
 [worker1]
@@ -123,6 +129,24 @@ output_rate: 0
         name="worker1", worker_type="worker1", workers=0, user=None, results_routing_key="my results",
         report_results=False, results_expire=0.5, max_prefetch=20, max_crashes=1, output_rate=0, settings=(),
     )  # fmt: skip
+
+
+def test_weights_without_lanes_are_a_warning(read):
+    (warning,) = read("[worker1]\nweights: acme 3\n").warnings
+    assert warning == "section [worker1]: option 'weights' is without effect, as the type has no lanes"
+    assert read("[DEFAULT]\nlanes: 8\n[worker1]\nweights: acme 3\n").warnings == ()
+
+
+def test_lanes_are_read_with_weights_and_without_a_plugin(read):
+    settings = read(
+        "[DEFAULT]\nlanes: 16\n[worker1]\nlanes: None\n"
+        "[worker2]\nweights: acme 3, Big Example Ltd 1000\nmax_wait: 0\n[elsewhere]\nlanes: 64\n",
+        ["worker1", "worker2"],
+    )
+    assert settings.lanes == (("DEFAULT", 16), ("worker1", 0), ("elsewhere", 64))
+    one, other = settings.groups
+    assert (one.lanes, one.weights, one.max_wait) == (0, (), 300)
+    assert (other.lanes, other.weights) == (16, (("acme", 3), ("Big Example Ltd", 1000)))
 
 
 def test_every_option_of_the_daemons_is_typed(read):
@@ -252,3 +276,19 @@ def test_options_of_amqp_without_a_host_are_warned_of(read):
     assert settings.warnings == (
         "section [amqp]: user, vhost without effect: there is no url, host or hosts",
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "database", "is_warned"),
+    [
+        (0o644, "postgresql://tq:secret@db/record", True),
+        (0o640, "postgresql://tq:secret@db/record", False),
+        (0o644, "postgresql://tq@db/record", False),
+    ],
+)
+def test_a_database_password_that_every_user_can_read_is_warned_about(tmp_path, mode, database, is_warned):
+    path = tmp_path / "config.ini"
+    path.write_text(f"[monitor]\ndatabase: {database}\n")
+    path.chmod(mode)
+    warning = "section [monitor]: every user of this machine can read the password (mode o+r)"
+    assert (warning in load(str(path), [], as_root=False).warnings) is is_warned

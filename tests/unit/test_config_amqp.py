@@ -40,6 +40,18 @@ def test_queue_types_are_left_to_the_broker_unless_named(read):
     assert (named.queue_type, named.shared_queue_type) == ("quorum", "classic")
 
 
+def test_further_users_are_trusted_if_they_are_named(read):
+    bare = read("[amqp]\nhost: a\nuser: me\n").amqp
+    assert (bare.trusted_users, bare.signature) == ((), "me")
+    named = read("[amqp]\nurl: amqp://me:x@a\ntrusted_users: you, the others\n").amqp
+    assert (named.trusted_users, named.signature) == (("you", "the others"), "me")
+    assert AmqpSettings.from_json(named.to_json()) == named
+    assert read("[amqp]\nhost: a\ntrusted_users = *\n").amqp.signature is None
+    for wrong in ("you,,me", "*, me"):
+        with pytest.raises(ConfigError, match="trusted_users: expected broker users"):
+            read(f"[amqp]\nhost: a\ntrusted_users = {wrong}\n")
+
+
 def test_password_is_another_name_for_passwd(read):
     for name in ("password", "passwd"):
         amqp = read(f"[amqp]\nhost: a\n{name}: {SECRET}\n").amqp

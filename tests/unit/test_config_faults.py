@@ -2,15 +2,15 @@ import pytest
 from support.configs import PLUGINS, SECRET
 
 from taskqueue.config import Fault, load
-from taskqueue.config.checks import printable
 from taskqueue.errors import ConfigError
+from taskqueue.texts import one_line
 
 
 def test_a_fault_names_file_section_option_what_was_expected_and_what_was_found(write):
     path = write("[worker1]\nworkers: three\n")
     with pytest.raises(ConfigError) as caught:
         load(path, PLUGINS, as_root=False)
-    expected = "a number of 0 or more, or a list of subgroups"
+    expected = "a number of 0 or more, a range such as 2..16, or a list of subgroups"
     found = "'three', and no section [worker1_three] for it"
     assert caught.value.faults == (Fault(path, "worker1", "workers", expected, found),)
     assert (
@@ -24,7 +24,7 @@ def test_a_fault_prints_only_the_parts_that_it_has():
 
 
 def test_control_characters_do_not_reach_the_terminal(faults_of):
-    assert printable("a\x1b[1m\n\u2028é") == "a\\x1b[1m\\n\\u2028é"
+    assert one_line("a\x1b[1m\n\u2028é") == "a\\x1b[1m\\n\\u2028é"
     assert faults_of("[\x1b[31m]\n") == [
         (
             "section [\\x1b[31m]: expected a worker type: 1 to 100 of letters, digits, _ - and ., "
@@ -131,3 +131,12 @@ user = root
         "[worker2], workers", "[worker2], workers", "[DEFAULT], results_expire", "[DEFAULT], user",
     ])  # fmt: skip
     assert SECRET not in "\n".join(faults)
+
+
+def test_lanes_of_a_subgroup_are_a_fault_since_dispatchers_know_none(faults_of):
+    assert faults_of("[worker2]\nworkers: a\n[worker2_a]\nlanes: 16\n") == [
+        (
+            "section [worker2_a], option lanes: expected it in [worker2] or [DEFAULT], where dispatchers "
+            "read it, found it in the section of a subgroup"
+        )
+    ]

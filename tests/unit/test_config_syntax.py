@@ -2,7 +2,7 @@ import pytest
 from support.configs import PLUGINS, SECRET, People
 
 from taskqueue.config import load
-from taskqueue.config.inifile import parse
+from taskqueue.config.loading import parse
 from taskqueue.errors import ConfigError
 
 

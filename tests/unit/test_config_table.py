@@ -1,6 +1,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+from reference import reference
 from support.configs import PLUGINS
 
 from taskqueue.config import (
@@ -10,15 +11,14 @@ from taskqueue.config import (
     LoggingSettings,
     PoolSettings,
     load,
-    reference,
 )
-from taskqueue.config.specification import specification
+from taskqueue.config.settings import specification
 
 PROJECT = Path(__file__).parents[2]
 
 
 def test_the_frozen_values_have_a_field_for_each_option_of_the_table():
-    more = {"__many__": {"name", "worker_type", "settings", "keep_failed", "show_output"}}
+    more = {"__many__": {"name", "worker_type", "most_workers", "settings", "keep_failed", "show_output"}}
     kinds = {"dispatcher": DispatcherSettings, "workerpool": PoolSettings, "logging": LoggingSettings,
              "__many__": GroupSettings}  # fmt: skip
     for section, kind in kinds.items():

@@ -84,6 +84,19 @@ def test_workers_must_not_share_the_consumers_user(faults_of):
     )
 
 
+def test_without_root_no_group_with_workers_may_be_isolated(faults_of, read):
+    sections = (
+        "[DEFAULT]\nread_only: yes\n[worker1]\nprivate_tmp: yes\n[worker2]\nworkers: 0\nno_network: yes\n"
+    )
+    expected = "expected a pool started by root, or no isolation, found 'yes'"
+    assert faults_of(sections) == [
+        f"section [worker1], option private_tmp: {expected}",
+        f"section [DEFAULT], option read_only: {expected}",
+    ]
+    group = read(sections, as_root=True).groups[0]
+    assert (group.private_tmp, group.no_network, group.read_only) == (True, False, True)
+
+
 def test_users_are_looked_up_on_this_machine():
     users = UnixUsers()
     assert users.uid("root") == 0

@@ -1,4 +1,4 @@
-"""What goes back when a kept message is retried."""
+"""The message that goes back when a dead letter is retried."""
 
 import pytest
 

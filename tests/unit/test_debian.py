@@ -1,7 +1,9 @@
-"""What the packages say about the project that is said elsewhere, too."""
+"""The packages agree with the rest of the project."""
 
 import hashlib
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -36,7 +38,22 @@ def test_the_common_package_depends_on_all_that_the_project_depends_on():
 def test_the_shipped_configuration_is_short_and_has_no_faults():
     path = PROJECT / "etc/taskqueue/config.ini"
     assert config.load(str(path), (), as_root=False).amqp.hosts == (("localhost", 5672),)
-    assert len(path.read_text().splitlines()) <= 15
+    assert len(path.read_text().splitlines()) <= 40
+
+
+def test_each_example_of_the_shipped_configuration_is_valid(tmp_path):
+    lines = (PROJECT / "etc/taskqueue/config.ini").read_text().splitlines()
+    wanted = tmp_path / "config.ini"
+    wanted.write_text("\n".join(line[1:] if re.match(r";[\[\w]", line) else line for line in lines))
+    settings = config.load(str(wanted), ("digest",), as_root=False)
+    assert (settings.amqp.user, settings.amqp.password) == ("taskqueue", "secret")
+    group, command = settings.groups
+    assert (command.worker_type, command.command) == ("upper", ("/usr/bin/tr", "a-z", "A-Z"))
+    assert (group.lanes, group.weights) == (16, (("acme", 3), ("example", 1)))
+    assert [(each.name, each.worker_type) for each in settings.schedules] == [("nightly", "digest")]
+    assert [(each.name, each.concurrency, each.rate) for each in settings.limits] == [
+        ("shopify-api", 5, "40 per 1s")
+    ]
 
 
 def test_the_shipped_configuration_is_the_same_in_each_version():
@@ -47,5 +64,22 @@ def test_the_shipped_configuration_is_the_same_in_each_version():
     """
     shipped = (PROJECT / "etc/taskqueue/config.ini").read_bytes()
     assert hashlib.sha256(shipped).hexdigest() == (
-        "256fd960b3c3a4491d1b3c56ce30c2d23d23d87f1324e9cade4b4b3a6f420b8c"
+        "b88a7be2ae2947facdb6ea63a8cf1598137c52dbf7c9f4f9dc27ac54e30e02e2"
     )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
+def test_the_units_are_restricted_as_far_as_systemd_can_tell():
+    most = {"dispatcher": 20, "workerpool": 40, "monitor": 30}  # tenths of an exposure level
+    for name, threshold in most.items():
+        unit = PROJECT / f"debian/python-taskqueue-{name}.service"
+        command = ["systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", unit]
+        done = subprocess.run([*command, "--no-pager"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-200:] + done.stderr
+
+
+def test_no_line_of_a_page_is_so_long_that_lintian_takes_the_file_for_generated():
+    pages = PROJECT / "taskqueue/monitor/web"
+    lines = [(each.name, line) for each in pages.rglob("*.html") for line in each.read_text().splitlines()]
+    assert lines
+    assert not [(name, line) for name, line in lines if len(line) > 500]  # lintian: 512

@@ -1,4 +1,4 @@
-"""What `make demo` makes of its results; tests/process runs it."""
+"""The verdicts of `make demo`; tests/process runs it."""
 
 import hashlib
 import os

@@ -15,17 +15,18 @@ from support.documentation import PAGES, PROJECT, blocks, commands, example, has
 
 import taskqueue as package
 from taskqueue.broker import session
-from taskqueue.calls import caller, named
+from taskqueue.calls import client, named
 from taskqueue.calls.call import Status
 from taskqueue.cli import taskqueue
 from taskqueue.config import GroupSettings
-from taskqueue.consumer import cancellations, judge, settlement, workload
+from taskqueue.consumer import admission, callers, judge, settlement
 from taskqueue.errors import ExitStatus
 from taskqueue.feed import chunk_publisher, feeder
 from taskqueue.messages import jsonrpc
 from taskqueue.messages.routing import _MOST_MEMBERS, LARGEST_READ
 from taskqueue.messages.workitem import LARGEST_DECOMPRESSED
 from taskqueue.process import children
+from taskqueue.worker import executing
 
 MEBIBYTE = 1024 * 1024
 DEFAULT = GroupSettings("any", "any")
@@ -74,6 +75,13 @@ def spans(page):
     ]
 
 
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_no_line_ends_within_backticks(page):
+    """The checks of commands and grep find a code span only if it is on one line."""
+    text = re.sub(r"^```.*?^```$", "", (PROJECT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in text.splitlines() if line.count("`") % 2] == []
+
+
 def commands_of(program):
     """Return the calls of a program on all pages, each as (page, words)."""
     start = re.compile(rf"(?:\S*/)?{program} (.+)")
@@ -107,6 +115,21 @@ def check_command(page, words):
         if word.strip("[").startswith("-") and word != "-"
     }
     assert used <= known, f"{page}: {used - known} of {command.name}"
+
+
+@pytest.mark.parametrize(
+    "words", ["status", "list", "logs", "cancel", "top", "monitor user add", "monitor rebuild"]
+)
+def test_the_page_of_the_monitor_names_each_option_of_its_commands(words):
+    text = (PROJECT / "docs/monitor.md").read_text()
+    command = taskqueue
+    for word in words.split():
+        command = command.get_command(click.Context(command), word)
+    options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+    for option in options:
+        named = [re.search(rf"(?<![\w-]){re.escape(name)}\b", text) for name in option.opts]
+        assert any(named), f"{words}: {option.opts}"
+    assert options
 
 
 def test_every_chore_that_a_page_names_is_in_the_makefile():
@@ -207,9 +230,11 @@ def test_the_statuses_of_a_call_that_the_page_lists_are_all_there_are():
 ]
 #: What the pages promise in numbers: a page, words around a number on it, and the number in the code.
 NUMBERS = [
-    ("docs/calling.md", "at most {} calls out", caller._WINDOW),
-    ("docs/calling.md", "`broker_timeout` ({} seconds)", caller.BROKER_TIMEOUT),
-    ("docs/calling.md", "At most {} of its calls may be out", named._MOST_OUT),
+    ("docs/commands.md", "its last {} KiB are the text", executing._LONGEST_ERROR / 1024),
+    ("docs/commands.md", "in mode `stream`, {} MiB by default", DEFAULT.max_result / MEBIBYTE),
+    ("docs/calling.md", "at most {} calls out", client._WINDOW),
+    ("docs/calling.md", "`broker_timeout` ({} seconds)", client.BROKER_TIMEOUT),
+    ("docs/calling.md", "At most {} of its calls may be out", named._MOST_OPEN),
     (
         "docs/feeding.md",
         "receipts have waited for more than {} days",
@@ -228,8 +253,8 @@ NUMBERS = [
     ("docs/protocol.md", "A worker decompresses up to {} MiB", LARGEST_DECOMPRESSED / MEBIBYTE),
     ("docs/protocol.md", "a body of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
     ("docs/protocol.md", "A workitem of more than {} KiB whose worker", settlement._LARGEST_QUOTED / 1024),
-    ("docs/protocol.md", "never more than {} s earlier", workload._EARLY),
-    ("docs/protocol.md", "({} of them), and drops the call", cancellations._REMEMBERED),
+    ("docs/protocol.md", "never more than {} s earlier", admission._EARLY),
+    ("docs/protocol.md", "({} of them), and drop the call", callers._REMEMBERED),
 ]
 
 
@@ -251,7 +276,9 @@ def anchors(page):
 
 
 def test_every_link_leads_somewhere():
-    for page in EVERY_PAGE:
+    history = [f"docs/history/{path.name}" for path in (PROJECT / "docs/history").glob("*.md")]
+    assert len(history) > 0
+    for page in (*EVERY_PAGE, *history):
         check_links(page)
 
 

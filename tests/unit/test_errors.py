@@ -1,4 +1,4 @@
-"""What the exceptions of taskqueue have in common."""
+"""Properties that all exceptions of taskqueue have."""
 
 import copy
 import importlib
@@ -10,6 +10,7 @@ import pytest
 import taskqueue
 from taskqueue import errors
 from taskqueue.config.checks import Refused
+from taskqueue.worker.lines import Ended
 
 
 def defined():
@@ -26,6 +27,7 @@ MADE = {
     errors.TaskFailed: errors.TaskFailed("ValueError", "no", "Traceback ..."),
     errors.ConfigError: errors.ConfigError(["fault one", "fault two"], ["a warning"]),
     errors.Retry: errors.Retry("later", delay=3),
+    Ended: Ended(3, is_unread=True),
 }
 
 

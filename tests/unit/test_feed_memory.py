@@ -9,10 +9,10 @@ import pytest
 import taskqueue
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
-from taskqueue.feed.books import Books
-from taskqueue.feed.chunks import Chunk, Job, Outbox, chunk_id
-from taskqueue.feed.codec import JsonCodec
+from taskqueue.feed.chunker import Chunk, Job, Outbox
+from taskqueue.feed.receipts import Books
 from taskqueue.feed.state import Identity, Pass, State, StateFile
+from taskqueue.feed.wire import JsonCodec, chunk_id
 
 JOBS, OUT = 10_000, 40  # a chunk's jobs; how many chunks are out at a time
 FEW, MANY = 2_000_000, 20_000_000
@@ -24,7 +24,7 @@ class Feed:
     def __init__(self, file):
         self.out = Outbox(JsonCodec())
         self.state = State(Identity("jobs.py:get_jobs", {}, "application/json"), "f00", 1, Pass())
-        self.books = Books(self.state, self.state.jobs, file, JsonCodec(), self.out)
+        self.books = Books(self.state, self.state.jobs, file, self.out)
         self.sent = 0
 
     def go_on_until(self, jobs):
@@ -45,11 +45,11 @@ class Feed:
         return chunk
 
     def hear(self, chunk):
-        self.books.enter(Delivery(1, 1, redelivered=False, properties=Properties().encode(), body=b""))
+        self.books.receipts.append(
+            Delivery(1, 1, redelivered=False, properties=Properties().encode(), body=b"")
+        )
         assert self.out.remove(chunk.id) is chunk
-        self.out.forget_all(chunk.numbers)
-        self.books.finish(chunk.numbers[:7])
-        self.books.finish(chunk.numbers[8:])
+        self.books.finish(chunk.numbers, [7])
 
     def run_again(self, job):
         assert self.out.run_again(job, most=2)
@@ -72,8 +72,8 @@ def test_twenty_million_jobs_take_no_more_memory_than_two(file, tmp_path):
         many = feed.go_on_until(MANY)
     finally:
         tracemalloc.stop()
-        feed.books.close()
-    assert (len(feed.books.frontier), feed.out.jobs) == (feed.sent, 0)
+        feed.books.failures.close()
+    assert (len(feed.state.jobs.frontier), feed.out.jobs) == (feed.sent, 0)
     chunks = (MANY - FEW) / JOBS
     assert many - few < 8 * chunks, "a pointer for each chunk, or more"
     assert (tmp_path / "state").stat().st_size <= size + 10  # digits

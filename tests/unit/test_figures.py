@@ -1,4 +1,4 @@
-"""What the documentation says of the speed of feeds is what the newest run of `make bench` found."""
+"""The documentation's figures of feeds are those of the newest run of `make bench`."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def rounded(rate):
 
 def table():
     """Return the table of feeding.md: what feeds, and the rate."""
-    text = (PROJECT / "docs/feeding.md").read_text().partition("## How fast it is")[2].partition("Memory")[0]
+    text = (PROJECT / "docs/feeding.md").read_text().partition("## Performance")[2].partition("Memory")[0]
     return dict(re.findall(r"^\| (.+?) \| ([0-9,]+) \|$", text, re.MULTILINE))
 
 
@@ -57,3 +57,10 @@ def test_others_have_the_same_figure_for_a_feed(file):
     }
     assert said[file] in text
     assert f"{date}.png" in text
+
+
+def test_the_method_says_of_each_row_what_it_measures():
+    code = (PROJECT / "benchmarks/__main__.py").read_text().partition("\nROWS")[2].partition("\n}")[0]
+    rows = re.findall(r'^    "(\w+)": ', code, re.MULTILINE)
+    method = (PROJECT / "docs/performance.md").read_text().partition("## Method")[2].partition("##")[0]
+    assert re.findall(r"^\| (\w+) \|", method, re.MULTILINE) == ["row", *rows]

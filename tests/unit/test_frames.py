@@ -65,9 +65,9 @@ def test_an_error_that_is_no_utf_8_is_still_sent():
 
 
 def test_a_frame_that_is_too_long_is_neither_written_nor_believed():
-    with pytest.raises(FrameError, match="167772161 bytes do not fit"):
+    with pytest.raises(FrameError, match="frame of 167772161 bytes; the maximum is 167772160"):
         frames._head(Kind.TASK, frames.LONGEST_FRAME + 1)
-    with pytest.raises(FrameError, match="a frame OUTCOME of 167772161 bytes"):
+    with pytest.raises(FrameError, match="OUTCOME frame of 167772161 bytes"):
         read(struct.pack(">BI", Kind.OUTCOME, frames.LONGEST_FRAME + 1))
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_kind_is_refused_before_its_payload_comes(number):
 def test_every_truncation_of_a_payload_that_cuts_its_head_is_refused(item):
     [(_, payload)] = read(item.encode())
     for end in range(len(payload) - len(item.body)):
-        with pytest.raises(FrameError, match=r"ends early|cannot be read"):
+        with pytest.raises(FrameError, match=r"truncated|invalid OUTCOME frame"):
             type(item).decode(payload[:end])
 
 
@@ -89,7 +89,7 @@ def test_every_truncation_of_the_head_of_progress_is_refused():
     [(_, payload)] = read(PROGRESS.encode())
     assert ProgressFrame.decode(payload) == PROGRESS
     for end in range(len(payload) - len("half")):
-        with pytest.raises(FrameError, match="ends early"):
+        with pytest.raises(FrameError, match="truncated"):
             ProgressFrame.decode(payload[:end])
 
 
@@ -97,14 +97,14 @@ def test_a_verdict_that_nobody_passes_is_refused():
     payload = bytearray(OUTCOME.encode()[5:])
     for verdict in (0, 5, 255):
         payload[8] = verdict
-        with pytest.raises(FrameError, match="cannot be read"):
+        with pytest.raises(FrameError, match="invalid OUTCOME frame"):
             Outcome.decode(bytes(payload))
 
 
 def test_a_content_type_that_is_no_utf_8_is_refused():
     payload = bytearray(OUTCOME.encode()[5:])
     payload[payload.index(b"text/plain")] = 0xFF
-    with pytest.raises(FrameError, match="cannot be read"):
+    with pytest.raises(FrameError, match="invalid OUTCOME frame"):
         Outcome.decode(bytes(payload))
 
 
@@ -143,13 +143,13 @@ def test_noise_is_a_frame_error():
 @pytest.mark.parametrize("time", [NAN, INFINITY, -INFINITY, -1.0, 1e300])
 @pytest.mark.parametrize("field", ["started", "ended"])
 def test_an_outcome_with_an_impossible_time_is_refused(field, time):
-    with pytest.raises(FrameError, match="impossible times"):
+    with pytest.raises(FrameError, match="invalid times"):
         decoded(OUTCOME._replace(**{field: time}))
 
 
 @pytest.mark.parametrize("delay", [NAN, INFINITY, -INFINITY, -2.0, TEN_YEARS + 1])
 def test_an_outcome_with_a_delay_of_more_than_ten_years_is_refused(delay):
-    with pytest.raises(FrameError, match="impossible times"):
+    with pytest.raises(FrameError, match="invalid times"):
         decoded(RETRY._replace(delay=delay))
     assert decoded(RETRY._replace(delay=TEN_YEARS)).delay == TEN_YEARS
 
@@ -161,14 +161,14 @@ def test_an_outcome_with_control_characters_in_its_content_type_is_refused(conte
 
 
 def test_an_outcome_with_an_endless_error_is_refused():
-    with pytest.raises(FrameError, match="12582912 bytes of error"):
+    with pytest.raises(FrameError, match="an error of 12582912 bytes"):
         decoded(FAILED._replace(error="\0" * 12 * 1024 * 1024))
 
 
 @pytest.mark.parametrize("fraction", [NAN, INFINITY, -0.5, 1.5])
 def test_progress_that_is_no_part_of_the_whole_is_refused(fraction):
     [(_, payload)] = read(frames.ProgressFrame(1, fraction, "").encode())
-    with pytest.raises(FrameError, match="expected a number from 0 to 1"):
+    with pytest.raises(FrameError, match="expected 0 to 1"):
         frames.ProgressFrame.decode(payload)
 
 
@@ -177,7 +177,7 @@ def test_progress_that_is_no_part_of_the_whole_is_refused(fraction):
     [(b"\5\0\0\x21\0", "PROGRESS"), (b"\1\0\5\0\0", "READY"), (b"\4\0\0\0\1", "RETIRING")],
 )
 def test_a_frame_that_is_longer_than_its_kind_allows_is_refused_before_it_has_come(head, kind):
-    with pytest.raises(FrameError, match=f"a frame {kind} of [0-9]+ bytes"):
+    with pytest.raises(FrameError, match=f"{kind} frame of [0-9]+ bytes"):
         read(head)
 
 
@@ -201,7 +201,7 @@ def test_a_service_with_an_impossible_value_is_refused(service):
 
 def test_a_worker_type_that_is_named_twice_is_refused():
     [(_, payload)] = read(frames.ready([frames.Service("a"), frames.Service("b"), frames.Service("a", 1.0)]))
-    with pytest.raises(FrameError, match="worker type 'a' is named 2 times"):
+    with pytest.raises(FrameError, match="worker type 'a' 2 times"):
         frames.services_of(payload)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from taskqueue.supervisor.grants import Grants
+from taskqueue.supervisor.members import Grants
 
 
 @pytest.fixture

@@ -1,24 +1,25 @@
-"""What a consumer says to its supervisor, which may be root, is checked before it is heeded."""
+"""The supervisor, which may be root, checks messages of a consumer before it acts on them."""
 
 import signal
 
 import pytest
 from support.waiting import wait_until
 
+from taskqueue.address import Source
 from taskqueue.config import GroupSettings, LoggingSettings, PoolSettings
 from taskqueue.consumer import control
 from taskqueue.plugins import Plugin
 from taskqueue.process import children
-from taskqueue.supervisor.grants import Grants
+from taskqueue.process.cgroups import Cgroups
 from taskqueue.supervisor.group import Group
-from taskqueue.supervisor.members import Blueprint, SharedResources
+from taskqueue.supervisor.members import Blueprint, Grants, SharedResources
 
 
 @pytest.fixture
 def group():
     """A group whose consumer is a process that does nothing."""
     around = SharedResources(
-        PoolSettings(), LoggingSettings(), pytest.fail, None, Grants(), as_root=False, open_files=1024
+        PoolSettings(), LoggingSettings(), Source(None), Grants(), Cgroups(), as_root=False, open_files=1024
     )
     group = Group(
         Blueprint(GroupSettings("good", "good"), Plugin("good", "zoo:Good", "zoo", "1.0"), None), around
@@ -46,12 +47,18 @@ def wait_for_a_signal():
         b'["kill", {}]',
         b'["serves", {"pid": 1, "types": 7}]',
         b'["begun", {"pid',
+        b'["state", ' + b"[" * 100_000,
+        b'["hung_up", {"pid": 1e999}]',
+        b'["demand", {"waiting": Infinity, "busy": 1, "ended": 1, "run_time": 1.0}]',
+        b'["demand", {"waiting": 1, "busy": -1, "ended": 1, "run_time": 1.0}]',
+        b'["demand", {"waiting": 1, "busy": 1, "ended": 1, "run_time": NaN}]',
+        b'["demand", {"waiting": 1, "busy": 1, "ended": true, "run_time": "1"}]',
     ],
 )
 def test_a_consumer_that_says_what_it_cannot_mean_is_killed_and_nobody_else(group, said, caplog):
     group.theirs.send(said)
-    group.hear()
-    assert "cannot be understood, and is killed" in caplog.text
+    group.receive()
+    assert "killing the consumer, which sent an invalid message" in caplog.text
     [end] = wait_until(children.reap)
     assert (end.pid, end.cause) == (group.consumer.pid, "killed by SIGKILL")
 
@@ -61,7 +68,7 @@ def test_a_consumer_that_names_a_process_of_others_is_not_heeded(group):
     try:
         for pid in (other, [other], None):
             control.send(group.theirs, "kill", pid=pid)
-        group.hear()
+        group.receive()
         assert children.reap() == []
     finally:
         children.kill_group(other)

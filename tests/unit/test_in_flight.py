@@ -7,7 +7,7 @@ import pytest
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.in_flight import InFlightTable, has_come_before
+from taskqueue.consumer.in_flight import InFlightTable, is_redelivery
 
 GOOD = GroupSettings("good", "good")
 SAME = Properties(message_id="same")
@@ -28,7 +28,7 @@ class Line:
 
     def knows(self, body):
         delivery = self.deliver(body)
-        if not has_come_before(delivery, SAME):
+        if not is_redelivery(delivery, SAME):
             return False
         return self.in_flight.adopt(delivery, SAME) or self.in_flight.is_superfluous(delivery, SAME)
 

@@ -1,4 +1,4 @@
-"""What JSON-RPC 2.0 says about ids, batches and notifications; the examples are the specification's."""
+"""Ids, batches and notifications of JSON-RPC 2.0; the examples are the specification's."""
 
 import json
 import re

@@ -6,18 +6,18 @@ from itertools import groupby
 
 import pytest
 
-from taskqueue.worker.labels import LabelReader
+from taskqueue.worker.channels import LabelReader
 
 SPEAKER = """
 import os, sys
-from taskqueue.worker import labels
-labels.install()
+from taskqueue.worker import channels
+channels.label_output()
 print("before")
-labels.begin(7)
+channels.label_as(7)
 print("seven")
 os.write(1, b"a subprocess\\n")
 print("warning", file=sys.stderr)
-labels.begin(123456789012)
+channels.label_as(123456789012)
 print("many" * 2000)
 sys.stdout.buffer.write(b"\\0" + b"8 5" + b"\\0 forged\\n")
 sys.stdout.flush()
@@ -49,7 +49,8 @@ def test_what_is_printed_is_labelled_with_the_task_and_what_others_write_is_not(
 def test_what_a_plugin_has_led_elsewhere_has_no_labels(tmp_path):
     file = tmp_path / "file"
     redirect = f"os.dup2(os.open({str(file)!r}, os.O_WRONLY | os.O_CREAT), 1)"
-    speaker = f"import os; from taskqueue.worker import labels; labels.install(); {redirect}; print('there')"
+    labelled = "from taskqueue.worker.channels import label_output; label_output()"
+    speaker = f"import os; {labelled}; {redirect}; print('there')"
     subprocess.run([sys.executable, "-c", speaker], stdout=subprocess.PIPE, check=True)
     assert file.read_text() == "there\n"
 

@@ -1,6 +1,5 @@
 """Workitems that a worker has not begun are taken back from it, and its messages are bounded."""
 
-import logging
 import mmap
 import os
 import signal
@@ -14,6 +13,8 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.subscription import Delivery
 from taskqueue.config import GroupSettings
+from taskqueue.consumer import control
+from taskqueue.consumer.control import Reports
 from taskqueue.consumer.in_flight import InFlightTable
 from taskqueue.consumer.link import WorkerLink
 from taskqueue.process.logs import Log
@@ -29,8 +30,9 @@ class Given:
 
     def __init__(self, timeout=TIMEOUT):
         self.group = replace(GOOD, timeout=timeout)
-        self.loop, self.begun, self.faults, self.retired = EventLoop(), [], [], []
-        self.is_buried = False
+        self.loop, self.begun, self.said = EventLoop(), [], []
+        self.ends = control.pair()
+        self.has_ended = False
         ledger = InFlightTable(lambda _assignment: True)
         self.items = [self.assignment(ledger, number) for number in (1, 2, 3)]
         link, self.line = socket.socketpair()
@@ -39,20 +41,39 @@ class Given:
         output, self.output = os.pipe()
         self.link = WorkerLink(
             self.loop,
+            1,
             "good/1",
             (link.detach(), output, giving.detach(), using.detach()),
-            Log("test"),
-            self.group,
-            on_ready=logging.debug,
-            on_begin=lambda _link, assignment: self.begun.append(assignment),
-            on_progress=logging.debug,
-            on_outcome=logging.debug,
-            on_retiring=lambda: self.retired.append(True),
-            on_hang_up=logging.debug,
-            on_fault=lambda _link, reason: self.faults.append(reason),
+            reports=Reports(self.loop, self.ends[0]),
+            log=Log("test"),
+            group=self.group,
+            listener=self,
         )
         for each in self.items:
             assert self.link.give(each)
+
+    def worker_began(self, _link, assignment):
+        self.begun.append(assignment)
+
+    def worker_ready(self, services):
+        pass
+
+    def worker_progressed(self, assignment, progress):
+        pass
+
+    def worker_performed(self, link, assignment, outcome):
+        pass
+
+    def reported(self, word):
+        """Return how often the supervisor was told something."""
+        while message := control.receive(self.ends[1]):
+            self.said.append(message.word)
+        return self.said.count(word)
+
+    @property
+    def faults(self):
+        """Why the worker must be killed, for each time that the supervisor was told so."""
+        return [self.link.kill_reason] * self.reported("kill")
 
     def assignment(self, ledger, number):
         raw = Properties(message_id=f"{number}").encode()
@@ -62,16 +83,16 @@ class Given:
         self.loop.call_later(seconds, self.loop.stop)
         self.loop.run()
 
-    def bury(self):
+    def end(self):
         """Let go of the worker as if it were dead."""
         self.link.close()
-        self.is_buried = True
+        self.has_ended = True
 
     def close(self):
-        if not self.is_buried:
-            self.bury()
+        if not self.has_ended:
+            self.end()
         self.loop.close()
-        for end in (self.line, self.credits):
+        for end in (self.line, self.credits, *self.ends):
             end.close()
         os.close(self.output)
 
@@ -120,13 +141,13 @@ def test_the_first_is_taken_back_with_its_time_limit_where_the_worker_has_not_be
 
 
 def test_a_dead_worker_that_had_begun_nothing_is_known_for_that(given):
-    given.bury()
+    given.end()
     assert not given.link.had_begun
 
 
 def test_of_a_dead_worker_that_had_begun_it_is_known(given):
     given.credits.recv(8)
-    given.bury()
+    given.end()
     assert given.link.had_begun
 
 
@@ -134,25 +155,25 @@ def test_a_worker_that_takes_a_part_of_a_permit_is_killed_and_what_it_performs_i
     patient.run(0)  # the other two are sent at the end of the round
     assert len(patient.credits.recv(8 + 3)) == 11  # the first one's, and three bytes of the second
     assert patient.link.take_back() == []
-    assert patient.faults == ["it took a part of a credit"]
+    assert patient.faults == ["it read a part of a credit"]
     assert not patient.link.is_ready
-    patient.bury()
+    patient.end()
     assert patient.link.had_begun
-    assert patient.link.sentence == "it took a part of a credit"
+    assert patient.link.kill_reason == "it read a part of a credit"
 
 
 def test_a_worker_that_retires_before_it_has_performed_anything_is_at_fault(patient):
     patient.line.send(retiring())
     patient.run(0.01)
-    assert patient.faults == ["a frame RETIRING out of place"]
+    assert patient.faults == ["unexpected frame RETIRING"]
 
 
-def test_a_dead_worker_is_buried_while_what_it_left_behind_speaks_on(patient):
+def test_a_dead_worker_has_ended_while_what_it_left_behind_speaks_on(patient):
     chatter, counts = ProgressFrame(1, 0.5, "still here").encode() * 1000, mmap.mmap(-1, mmap.PAGESIZE)
     speakers = [speak(patient.line, chatter, counts, number) for number in range(4)]
     try:
         wait_until(lambda: any(counts[:4]))
-        patient.bury()
+        patient.end()
         assert sum(counts[:4]) * len(chatter) < 2 * MEBIBYTE
     finally:
         for pid in speakers:
@@ -178,6 +199,6 @@ ANSWER = Outcome(1, Verdict.SUCCEEDED, 0.0, 0.0, -1.0, "", "", b"").encode()
 def test_a_worker_retires_once_and_is_not_ready_again(patient, words):
     patient.line.sendall(ready() + words)
     patient.run(0.01)
-    assert patient.retired == [True]
+    assert patient.reported("retires") == 1
     assert len(patient.faults) == 1
-    assert "out of place" in patient.faults[0]
+    assert "unexpected frame" in patient.faults[0]

@@ -245,7 +245,7 @@ def test_a_line_that_was_cut_off_by_a_full_disk_is_ended_and_the_lost_ones_are_c
     *_, cut_off, lost, again = path.read_text().splitlines()
     assert re.fullmatch(r"[-\d]+ .*", cut_off)
     assert not cut_off.endswith("-" * 1000)
-    number = int(re.search(r"log lines lost that could not be written: (\d+) \(No space left", lost)[1])
+    number = int(re.search(r"(\d+) log lines could not be written and are lost \(No space left", lost)[1])
     assert number == SMALL // 1000 - path.read_text().count("-" * 1000 + "\n")
     assert again.endswith("dispatcher: again")
 

@@ -55,13 +55,13 @@ def test_a_page_is_shown_without_complaint(name):
 def test_a_page_has_synopsis_options_and_exit_statuses():
     text = " ".join(shown("taskqueue-workerpool.1").split())
     assert "SYNOPSIS taskqueue workerpool [OPTIONS]" in text
-    assert "-p, --pidfile FILE Write the process's id there, and lock it." in text
+    assert "-p, --pidfile FILE Write the process id to FILE, and lock it." in text
     assert "78 the configuration has faults; all are listed" in text
 
 
 def test_the_page_of_a_command_that_has_commands_explains_them():
     text = " ".join(shown("taskqueue-failed.1").split())
-    assert "purge taskqueue failed purge [OPTIONS] Remove messages for good." in text
+    assert "purge taskqueue failed purge [OPTIONS] [ID]... Remove messages for good: " in text
     assert "--yes Do not ask." in text
 
 

@@ -14,7 +14,17 @@ class Pipe:
         reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.lines = []
-        self.pump = OutputPump(reader, rate, lambda line, _number: self.lines.append(line))
+        self.numbers = []  # the tasks of the lines
+        self.pump = OutputPump(reader, rate, self.take)
+
+    def take(self, line, number):
+        self.lines.append(line)
+        self.numbers.append(number)
+
+    def print(self, number, text):
+        """Write as the worker does that performs a task."""
+        piece = text.encode()
+        self.write(b"\0%d %d\0%b" % (number, len(piece), piece))
 
     def write(self, data):
         assert os.write(self.writer, data) == len(data)
@@ -101,7 +111,7 @@ def test_of_a_flood_every_line_is_counted_and_the_last_one_goes_on(pipe):
     for _ in range(3):
         output.write(b"\n" * 60_000)
     output.write(b"half ")
-    output.pump._credit = 5.0
+    output.pump._tokens = 5.0
     output.write(b"a line\n")
     assert output.lines[-1] == "half a line"
     dropped = [int(line.split()[0][1:]) for line in output.lines if line.endswith("more than 10 a second)")]
@@ -111,12 +121,12 @@ def test_of_a_flood_every_line_is_counted_and_the_last_one_goes_on(pipe):
 def test_a_flood_that_lasts_is_told_of_once_a_second_and_not_beside_each_line_that_passes(pipe):
     output = pipe(10)
     output.write(b"flood\n" * 100)
-    output.pump._credit = 1.0
+    output.pump._tokens = 1.0
     output.write(b"passes\n")
     told = len(output.lines)
-    output.pump._told = time.monotonic() + 3600  # a moment ago, for as long as this takes
+    output.pump._reported = time.monotonic() + 3600  # a moment ago, for as long as this takes
     for _ in range(20):
-        output.pump._credit = 1.0
+        output.pump._tokens = 1.0
         output.write(b"passes\n" + b"drops\n" * 4)
     assert set(output.lines[told:]) == {"passes"}
     lines = output.end()
@@ -146,6 +156,57 @@ def test_after_a_flood_lines_pass_again_and_the_dropped_ones_are_told_first(pipe
     assert told.endswith(" lines dropped: more than 40 a second)")
     assert int(told.split()[0][1:]) >= 200 - passed
     assert heard == "again"
+
+
+def test_lines_of_a_task_that_goes_on_after_a_flood_of_others_are_passed_on_later(pipe):
+    output = pipe(rate=5)
+    for number in range(1, 101):
+        output.print(number, f"task {number}\n")
+    passed = len(output.lines)
+    output.print(500, "waits for\n")
+    output.print(500, "the printer\n")
+    assert len(output.lines) == passed
+    output.pump._refilled -= 1  # a second later
+    output.pump.catch_up()
+    assert output.lines[passed:] == [
+        *(f"({100 - passed} lines dropped: more than 5 a second)", "waits for", "the printer"),
+    ]
+    assert output.numbers[passed:] == [0, 500, 500], "the dropped lines are of several tasks"
+    assert not output.pump.is_behind
+
+
+def test_the_last_lines_of_a_task_that_kills_its_worker_are_passed_on(pipe):
+    output = pipe(rate=1)
+    output.print(1, "".join(f"line {number}\n" for number in range(300)))
+    passed = len(output.lines)
+    lines = output.end()
+    assert lines[passed:] == [
+        f"({300 - passed - 20} lines dropped: more than 1 a second)",
+        *(f"line {number}" for number in range(280, 300)),
+    ]
+    assert set(output.numbers) == {1}
+
+
+def test_a_task_that_floods_gets_no_more_than_the_rate(pipe):
+    output = pipe(rate=10)
+    for number in range(100):
+        output.print(1, f"{number}\n" * 50)
+    seconds, begun = 30, time.monotonic()
+    for _ in range(seconds):
+        output.pump._refilled -= 1
+        output.print(1, "x\n" * 200)
+        output.pump.catch_up()
+    said = [line for line in output.lines if "dropped" not in line]
+    assert 10 * seconds <= len(said) <= 10 * (seconds + 3 + time.monotonic() - begun), "and a burst at first"
+    output.end()
+    lost = sum(int(line.split()[0][1:]) for line in output.lines if "dropped" in line)
+    assert lost + sum("dropped" not in line for line in output.lines) == 100 * 50 + seconds * 200
+
+
+def test_at_a_rate_of_0_no_line_is_passed_on(pipe):
+    output = pipe(rate=0)
+    output.print(1, "a\nb\n")
+    assert output.end() == ["(2 lines dropped: more than 0 a second)"]
 
 
 def test_the_pump_tells_whether_more_may_come(pipe):

@@ -1,4 +1,4 @@
-"""How many workitems are taken ahead follows from how long they take and how large they are."""
+"""The number of workitems that are taken ahead follows from their run time and size."""
 
 from types import SimpleNamespace
 
@@ -15,9 +15,9 @@ class Looks:
 
     def __init__(self):
         self.busy_for, self.is_ahead, self.changes, self.due = 0.0, True, 0, []
-        self.prefetch = Prefetch(self, MOST, 1, look=self.look, on_change=self.changed)
+        self.prefetch = Prefetch(self, MOST, 1, sample=self.sample, on_change=self.changed)
 
-    def look(self):
+    def sample(self):
         return self.busy_for, self.is_ahead
 
     def call_later(self, _delay, callback):
@@ -28,10 +28,10 @@ class Looks:
 
     def take(self, number, seconds):
         for _ in range(number):
-            self.prefetch.took(seconds)
-        (look,) = self.due
+            self.prefetch.performed(seconds)
+        (sample,) = self.due
         self.due.clear()
-        look()
+        sample()
         return self.prefetch.value
 
 
@@ -47,9 +47,9 @@ def test_what_is_taken_ahead_fills_a_moment(looks, seconds, value):
 
 def test_a_large_one_among_short_ones_is_the_last_that_is_taken_ahead(looks):
     assert looks.take(1, 0.0001) == MOST
-    looks.prefetch.came(1000)
+    looks.prefetch.delivered(1000)
     assert looks.prefetch.value == MOST
-    looks.prefetch.came(LARGE)
+    looks.prefetch.delivered(LARGE)
     assert (looks.prefetch.value, looks.changes) == (1, 2)
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_looked_at_while_nothing_is_in_hand(looks):
     looks.is_ahead = False
     looks.take(0, 0)
     assert not looks.due
-    looks.prefetch.came(1)
+    looks.prefetch.delivered(1)
     assert len(looks.due) == 1
 
 
@@ -93,7 +93,7 @@ def test_nonsense_about_its_time_that_a_worker_tells_harms_nobody(looks, nonsens
 def test_the_more_workers_the_less_is_taken_ahead_for_each(workers, expected):
     due = []
     loop = SimpleNamespace(call_later=lambda _delay, callback: due.append(callback))
-    prefetch = Prefetch(loop, 10_000, workers, look=lambda: (0.0, False), on_change=list)
-    prefetch.took(0.0)
+    prefetch = Prefetch(loop, 10_000, workers, sample=lambda: (0.0, False), on_change=list)
+    prefetch.performed(0.0)
     due.pop()()
     assert prefetch.value == expected  # 150 ms of workitems that take nothing but 0.1 ms on their way

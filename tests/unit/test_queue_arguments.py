@@ -1,4 +1,4 @@
-"""What queues are declared with; the arguments' names are RabbitMQ's (https://www.rabbitmq.com/docs/quorum-queues)."""
+"""The arguments of queues; their names are RabbitMQ's (https://www.rabbitmq.com/docs/quorum-queues)."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from taskqueue.broker.topology import (
     TASKQUEUE,
     Queue,
     declared_arguments,
+    delay_queue,
     lease_queue,
-    rung,
     worker_queue,
 )
 from taskqueue.config import AmqpSettings
@@ -18,7 +18,7 @@ CLASSIC = AmqpSettings((("rabbit", 5672),), queue_type="classic")
 QUORUM = AmqpSettings((("rabbit", 5672),), queue_type="quorum")
 ALL_QUORUM = AmqpSettings((("rabbit", 5672),), queue_type="quorum", shared_queue_type="quorum")
 SAFE = {"x-queue-type": "quorum", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-RUNG = {"x-message-ttl": 5000, "x-dead-letter-exchange": "", **SAFE}
+DELAY_QUEUE = {"x-message-ttl": 5000, "x-dead-letter-exchange": "", **SAFE}
 
 
 @pytest.mark.parametrize("name", [TASKQUEUE, worker_queue("a"), "results"])
@@ -41,8 +41,8 @@ def test_a_quorum_queue_drops_nothing_for_being_delivered_too_often():
 
 @pytest.mark.parametrize("amqp", [ADDRESS, CLASSIC, QUORUM])
 def test_a_rung_is_a_quorum_queue_and_keeps_a_message_until_the_next_queue_has_it(amqp):
-    assert declared_arguments(rung(5), amqp, 3) == RUNG
-    assert declared_arguments(rung(5), amqp, 4) == {**RUNG, "x-delivery-limit": -1}
+    assert declared_arguments(delay_queue(5), amqp, 3) == DELAY_QUEUE
+    assert declared_arguments(delay_queue(5), amqp, 4) == {**DELAY_QUEUE, "x-delivery-limit": -1}
 
 
 def test_a_lease_goes_back_to_work_and_lasts_longer_than_what_is_in_it():

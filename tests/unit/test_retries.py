@@ -1,4 +1,4 @@
-"""Whether and when a workitem runs again, and on which rung of the ladder it waits meanwhile."""
+"""Whether and when a workitem runs again, and in which delay queue it waits meanwhile."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import pytest
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.subscription import Delivery
-from taskqueue.broker.topology import LADDER, rung
+from taskqueue.broker.topology import DELAYS, delay_queue
 from taskqueue.config import GroupSettings
-from taskqueue.consumer.assignment import Assignment
+from taskqueue.consumer.in_flight import Assignment
 from taskqueue.consumer.judge import MOST_REQUESTS, crash_delay, retry_delay
 from taskqueue.errors import Retry, Unroutable
 from taskqueue.messages import names
@@ -100,7 +100,7 @@ def test_the_first_crash_is_followed_at_once_and_the_next_ever_later():
     assert crash_delay(GROUP, 10_000) == 100
 
 
-# --- the ladder ---
+# --- the delay queues ---
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_first_crash_is_followed_at_once_and_the_next_ever_later():
     ],
 )
 def test_a_rung_holds_a_message_no_longer_than_it_has_to_wait(seconds, name, milliseconds):
-    queue = rung(seconds)
+    queue = delay_queue(seconds)
     assert queue.name == name
     assert queue.arguments == {
         "x-message-ttl": milliseconds,
@@ -129,10 +129,10 @@ def test_a_rung_holds_a_message_no_longer_than_it_has_to_wait(seconds, name, mil
 
 
 def test_any_delay_is_a_few_steps():
-    assert list(LADDER) == sorted(LADDER)
+    assert list(DELAYS) == sorted(DELAYS)
     left, steps = 30 * 86_400 + 12_345.6, 0
     while left > 0:
-        left -= rung(left).arguments["x-message-ttl"] / 1000
+        left -= delay_queue(left).arguments["x-message-ttl"] / 1000
         steps += 1
     assert steps < 150
 
@@ -152,6 +152,23 @@ def test_a_due_header_is_seconds_since_1970():
 def test_a_due_header_beyond_ten_years_is_no_workitem(due):
     with pytest.raises(Unroutable, match="more than ten years ahead; expected seconds since 1970"):
         assignment(due=due).wait(NOW)
+
+
+@pytest.mark.parametrize(
+    ("due", "shown"),
+    [
+        (4e9, "4000000000 (2096-10-02T07:06:40+00:00)"),
+        (1_800_000_000_000, "1800000000000"),
+        (1e300, "1e+300"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_due_time_that_is_refused_is_shown_as_it_came_and_as_a_date(due, shown):
+    with pytest.raises(Unroutable) as caught:
+        assignment(due=due).wait(1.8e9)
+    assert str(caught.value) == (
+        f"x-taskqueue-due is {shown}, more than ten years ahead; expected seconds since 1970, now 1800000000"
+    )
 
 
 @pytest.mark.parametrize(

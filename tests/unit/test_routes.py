@@ -173,7 +173,9 @@ def test_a_bad_type_property_is_refused_although_the_body_names_one():
         (b'{"a": 1} x', "the body is not JSON: text goes on after the object, at character 8"),
         (b'{"a": "\n"}', "the body is not JSON: Invalid control character"),
         (b'{"a": [1, 2', "the body is not JSON: "),
-        (b'{"a": ' + b"9" * 5000 + b"}", "the body is not JSON: Exceeds the limit"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "an integer has more than 4,300 digits; send it as a string"),
+        (b'[{"a": [' + b"9" * 5000 + b"]}]", "an integer has more than 4,300 digits; send it as a string"),
+        (b'{"a": [1, ?]}', "the body is not JSON: no value at 10"),
         (b'{"a": ' + b"[" * 100_000, "the body is JSON nested too deeply to be read"),
         (b'{"a": 1}', "the JSON object names no worker type"),
         (b'{"worker_type": "a"}', 'the JSON object has "worker_type", but no "workitem"'),
@@ -193,6 +195,14 @@ def test_json_that_names_no_type_is_refused_with_the_reason(body, complaint):
 @pytest.mark.parametrize("body", [b"", b" digest x", b"\xff\xfe x", b"\0" * 1000, b"../../x y"])
 def test_a_text_that_begins_with_no_type_is_refused(body):
     assert reason(body, content_type="text/plain").startswith("worker type ")
+
+
+def test_a_text_without_a_content_type_is_refused_with_the_one_that_it_needs():
+    hint = "; a text needs the content type text/plain"
+    assert reason("digest /x") == f"the body is not a JSON object: it begins with 'digest /x'{hint}"
+    assert hint not in reason("digest /x", content_type="application/json")
+    assert hint not in reason('{"worker_type": "digest"}')
+    assert hint not in reason("")
 
 
 def test_a_content_type_that_nobody_reads_is_refused_with_those_that_are_known():

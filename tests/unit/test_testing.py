@@ -33,7 +33,7 @@ def test_a_task_is_called_and_its_errors_are_those_of_service(bench):
     for call, error, text in [
         (lambda: bench.client.divide(1, 0), TaskFailed, "ZeroDivisionError: division by zero"),
         (lambda: bench.client.add(1), BadArguments, "add(a, b): missing a required argument: 'b'"),
-        (bench.client.nothing, UnknownTask, "there is no queue worker_nothing: nobody serves it"),
+        (bench.client.nothing, UnknownTask, "queue worker_nothing does not exist: no worker serves it"),
     ]:
         with pytest.raises(error) as caught:
             call()

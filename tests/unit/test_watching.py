@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from taskqueue.cli.watching import Rate, describe, watching
+from taskqueue.cli.feed import Rate, describe, watching
 from taskqueue.errors import ConfigError
-from taskqueue.feed.options import FeedProgress
+from taskqueue.feed.feeder import FeedProgress
 
 
 def progress(done=0, elapsed=0.0, total=None, state="feeding"):

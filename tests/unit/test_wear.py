@@ -3,18 +3,20 @@
 import pytest
 
 from taskqueue.amqp.properties import Properties
-from taskqueue.messages.forwarding import is_worn, renewed
+from taskqueue.messages.forwarding import is_near_delivery_limit, renewed
 from taskqueue.messages.names import PUBLISHER
 
 
-@pytest.mark.parametrize(("count", "worn"), [(0, False), (9, False), (10, True), (21, True), ("10", False)])
-def test_a_message_is_worn_long_before_rabbitmq_drops_it(count, worn):
-    assert is_worn(Properties().with_headers({"x-delivery-count": count})) is worn
+@pytest.mark.parametrize(
+    ("count", "is_near"), [(0, False), (9, False), (10, True), (21, True), ("10", False)]
+)
+def test_a_message_is_near_the_limit_long_before_rabbitmq_drops_it(count, is_near):
+    assert is_near_delivery_limit(Properties().with_headers({"x-delivery-count": count})) is is_near
 
 
 def test_without_headers_or_with_unreadable_ones_a_message_is_not_worn():
-    assert not is_worn(Properties())
-    assert not is_worn(Properties(header_table=b"\xff\xff\xff\xff"))
+    assert not is_near_delivery_limit(Properties())
+    assert not is_near_delivery_limit(Properties(header_table=b"\xff\xff\xff\xff"))
 
 
 def test_a_renewed_message_is_what_it_was_without_what_its_queue_has_counted():

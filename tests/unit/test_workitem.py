@@ -112,7 +112,8 @@ def test_properties_that_say_nothing_of_a_user_stay_the_same_object():
 
 def test_a_handler_sees_neither_what_the_broker_noted_nor_our_own_user():
     noted = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-last-death-reason": "expired",
-             "x-delivery-count": 2, "CC": ["q"], "x-taskqueue-lease": "l"}  # fmt: skip
+             "x-delivery-count": 2, "CC": ["q"], "x-taskqueue-lease": "l",
+             "x-taskqueue-completion": "token"}  # fmt: skip
     raw = Properties(message_id="m", user_id="us").with_headers(noted | {"mine": 1}).encode()
     item = Workitem("t", 1, raw, b"")
     assert (item.headers, item.id, item.properties.user_id) == ({"mine": 1}, "m", None)
@@ -226,6 +227,7 @@ def test_a_body_that_is_not_what_its_encoding_says_is_unreadable(kind, encoding,
         (b"{", "application/json", "the body is not application/json: "),
         (b"\xff", "application/json", "the body is not application/json: "),
         (b"[" * 100_000, "application/json", "application/json: nested too deeply to be read"),
+        (b"[" + b"9" * 5000 + b"]", "a/b+json", "an integer has more than 4,300 digits; send it as a string"),
         (b"\xff", "text/plain", "the body is not text/plain: 'utf-8' codec can't decode"),
         (
             b"x",

@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from taskqueue import Reject, Retry, TaskTimeout
 from taskqueue.worker.base import BaseWorker
@@ -49,10 +50,17 @@ class Good(Animal):
 
 
 class Gated(Animal):
-    """Runs until the file exists that its body names; leaves once that exists which its settings name."""
+    """Runs until the file exists that its body names; leaves once that exists which its settings name.
+
+    If its body names a file "middle", it reports and prints its progress once that exists.
+    """
 
     def handle_task(self, body):
         self.note("begin")
+        if "middle" in body:
+            wait_for(body["middle"])
+            self.progress(0.5, "half way")
+            print("a line of output")
         wait_for(body["gate"])
         self.note("end")
         return {"pid": os.getpid(), "attempt": self.workitem.attempt}
@@ -305,12 +313,22 @@ class Babbling(Animal):
 
 
 class Departing(Animal):
-    """Closes the sockets that lead to its consumer, and lives on."""
+    """Closes the sockets that lead to its consumer, and lives on; or closes all files, and returns."""
 
-    def handle_task(self, _body):
+    opened: ClassVar[list[object]] = []
+
+    def handle_task(self, body):
+        if "first" in body:
+            os.closerange(body["first"], 100)
+            for _ in range(50):
+                if body["opens"] == "files":
+                    os.open("/dev/null", os.O_RDWR)
+                elif body["opens"] == "sockets":
+                    self.opened.append(socket.socketpair())
+            return "done"
         for descriptor in filter(is_socket, range(3, 100)):
             os.close(descriptor)
-        signal.pause()
+        return signal.pause()
 
 
 class Usurping(Animal):
@@ -366,6 +384,36 @@ class Whoami(Animal):
             "nice": os.getpriority(os.PRIO_PROCESS, 0),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         }
+
+
+class Confined(Animal):
+    """Tries to get out of its isolation; returns what it sees and what worked."""
+
+    def handle_task(self, body):
+        written = [path for path in body["paths"] if works(lambda path=path: Path(path).write_text("x"))]
+        return {
+            "written": written,
+            "temporary": {path: names_in(path) for path in body["temporary"]},
+            "interfaces": [name for _, name in socket.if_nameindex()],
+            "undone": [name for name, way in self.ways_out() if works(way)],
+            "devices": works(lambda: Path("/dev/null").write_text("x")),
+        }
+
+    def ways_out(self):
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def call(function, *arguments):
+            if function(*arguments) != 0:
+                raise OSError(ctypes.get_errno(), "refused")
+
+        yield "umount", lambda: call(libc.umount2, b"/tmp", 2)  # MNT_DETACH
+        yield "remount", lambda: call(libc.mount, None, b"/", None, 32 | 4096, None)  # MS_REMOUNT, MS_BIND
+        yield "namespace", lambda: call(libc.unshare, 0x00020000)  # CLONE_NEWNS
+        yield "root", lambda: os.setuid(0)
+
+
+def names_in(path):
+    return [each.name for each in Path(path).iterdir()]
 
 
 def impostor():

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from taskqueue import Reject
 from taskqueue.worker.base import BaseWorker
@@ -12,7 +13,10 @@ class Chameleon(BaseWorker):
 
     def handle_task(self, body):
         how, is_first = body["how"], self.workitem.attempt == 1
-        time.sleep(body["seconds"])
+        if "code" in body:
+            occupy_slot(body)
+        else:
+            time.sleep(body["seconds"])
         if how == "raising" or (how == "raising once" and is_first):
             raise ValueError("as it was asked to")
         if how == "crashing" or (how == "crashing once" and is_first):
@@ -21,7 +25,26 @@ class Chameleon(BaseWorker):
             raise Reject("as it was asked to")
         if how == "eating memory":
             eat()
-        return {"attempt": self.workitem.attempt}
+        return {"attempt": self.workitem.attempt, "tick": tick_of(self.workitem.headers)}
+
+
+def tick_of(headers):
+    """Return the schedule and the time of a tick's workitem, "" of any other one."""
+    if "x-taskqueue-schedule" not in headers:
+        return ""
+    return f"{headers['x-taskqueue-schedule']} {headers['x-taskqueue-tick']:.0f}"
+
+
+def occupy_slot(body):
+    """Run tests/support/slots.py's code, which the body brings along: it counts what runs at once."""
+    slots = Path(__file__).with_name("slots")
+    names = {
+        "DIRECTORY": str(slots),
+        "OPEN": str(slots / "open"),
+        "SECONDS": body["seconds"],
+        "WORD": body["how"],
+    }
+    exec(body["code"], names)
 
 
 def eat():

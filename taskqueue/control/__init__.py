@@ -1,0 +1,1 @@
+"""Commands of administrators to the pools of all hosts."""

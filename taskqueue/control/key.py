@@ -1,0 +1,100 @@
+"""The control key: it signs the commands of administrators, and is the same on all hosts."""
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+from taskqueue.config import Fault, PoolSettings, Settings
+from taskqueue.errors import ConfigError
+from taskqueue.process import privileges
+
+#: The name of the file beside the configuration file, unless the option control_key names another one.
+NAME: Final = "control.key"
+
+_KEY: Final = re.compile(rb"[A-Za-z0-9_-]{43,256}")  # 32 bytes in base64, or more
+_LONGEST: Final = 1024  # bytes of the file
+_OTHERS: Final = stat.S_IRWXO
+
+
+def place_of(config: str | None, pool: PoolSettings) -> Path | None:
+    """Return the place of the key file, whether there is one or not; None without a configuration file.
+
+    config -- the path of the configuration file
+    pool -- its section [workerpool]
+    """
+    if pool.control_key is not None:
+        return Path(pool.control_key)
+    return Path(config).with_name(NAME) if config is not None else None
+
+
+def find(config: str | None, pool: PoolSettings) -> Path | None:
+    """Return the place of the key file if one is named or is there, else None. See `place_of`."""
+    place = place_of(config, pool)
+    return place if place is not None and (pool.control_key is not None or os.path.lexists(place)) else None
+
+
+def read(path: Path) -> bytes:
+    """Return the key in a file.
+
+    Raises ConfigError if it cannot be read, is no key, or may be read by every user of the machine.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            found = file.read(_LONGEST + 1).strip()
+    except OSError as error:
+        raise _fault(path, "a readable file", str(error.strerror)) from None
+    if mode & _OTHERS:
+        advice = "chmod o= that file, and make a new key: others may have read this one"
+        raise _fault(path, "a file that other users cannot read", f"mode {stat.S_IMODE(mode):04o}", advice)
+    if not _KEY.fullmatch(found):
+        raise _fault(path, "a line of 43 or more of letters, digits, - and _", "another content")
+    return found
+
+
+def exposure_warnings(config: str | None, settings: Settings) -> list[str]:
+    """Return a warning if workers of a pool started by root can read the key: a plugin could give commands.
+
+    config -- the path of the configuration file
+    """
+    place = find(config, settings.workerpool)
+    if place is None or os.geteuid() != 0:
+        return []
+    names = [user for user in privileges.worker_users(settings) if privileges.readable(user, [str(place)])]
+    owner, who = settings.workerpool.user, ", ".join(names)
+    text = (
+        f"{place} is the control key, and workers of these users can read it: {who}; to mend it: "
+        f"chown {owner} and chmod 400 that file, make a new key, and copy it to all hosts"
+    )
+    return [text] if names else []
+
+
+def make(path: Path, owner: str) -> None:
+    """Write a new key to a file that only its owner can read.
+
+    owner -- the user who gets the file if root makes it
+
+    Raises ConfigError if the file exists or cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        with os.fdopen(descriptor, "w") as file:
+            if os.geteuid() == 0:
+                shutil.chown(path, owner)
+            file.write(f"{secrets.token_urlsafe(32)}\n")
+    except FileExistsError:
+        advice = "remove it first if the key is to change, then copy the new one to all hosts"
+        raise _fault(path, "no such file", "one", advice) from None
+    except OSError as error:
+        raise _fault(path, "a file that can be made", str(error.strerror)) from None
+    except LookupError:
+        path.unlink()
+        raise _fault(path, f"a Unix user {owner!r} who gets it", "none of that name") from None
+
+
+def _fault(path: Path, expected: str, found: str, advice: str = "") -> ConfigError:
+    return ConfigError([Fault(str(path), None, None, expected, found, advice)])

@@ -1,0 +1,1 @@
+"""The record's SQLite files: writing and reading them."""

@@ -1,0 +1,1 @@
+"""The record in a PostgreSQL database: writing and reading it."""

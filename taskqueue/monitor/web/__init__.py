@@ -1,0 +1,1 @@
+"""The web process: the HTTP API, users and their rights, metrics."""

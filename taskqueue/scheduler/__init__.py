@@ -1,0 +1,1 @@
+"""The scheduler: fires the ticks of all schedules. One leads, the others stand by."""

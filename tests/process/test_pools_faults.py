@@ -1,0 +1,127 @@
+"""Commands to pools that are forged, replayed or stale, and a register that is damaged, lost or missing."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.hosts import hosts
+from support.site import AS_ROOT
+from support.waiting import wait_until
+
+from taskqueue.config import AmqpSettings
+from taskqueue.control import key, seal
+from taskqueue.control.client import Command
+from taskqueue.control.directives import Directive, Directives
+
+REGISTER = "taskqueue_control_register"
+TAKES, PAUSED = {"web1": ["takes work"]}, {"web1": ["is paused"]}
+
+pytestmark = pytest.mark.skipif(not AS_ROOT, reason="only root can give processes another host's name")
+
+__all__ = ["hosts"]
+
+
+def documents(foreign, number):
+    """Return the register's first messages that are no marks."""
+
+    def kept(bodies):
+        return [body for body in bodies if not body.startswith("mark ")]
+
+    return kept(foreign.read_stream(REGISTER, lambda bodies: len(kept(bodies)) >= number))
+
+
+def pausing(sequence, signer):
+    """Return a document that pauses `good`, signed by a key."""
+    found = Directives(sequence, f"id{sequence}", {}, {"good": Directive("mallory", time.time())})
+    return seal.seal(signer, "document", found.as_json())
+
+
+def test_commands_that_are_forged_or_come_again_are_refused_and_counted(hosts, work, monkeypatch):
+    foreign = work.foreign
+    pool = hosts.pool("web1", "[good]\nworkers: 1")
+    foreign.declare("spy")
+    foreign._do(lambda channel: channel.queue_bind("spy", "taskqueue_control"))
+    hosts.ask()
+    seen = foreign.get("spy")
+    foreign.publish_to("taskqueue_control", "", seen.body, reply_to=seen.properties["reply_to"])
+    pool.wait_for("refused 1 commands, the last one because it was here before")
+    for body in ("", "{}", "x" * 65, seal.seal(b"o" * 43, "command", {})):
+        foreign.publish_to("taskqueue_control", "", body, reply_to=seen.properties["reply_to"])
+    foreign.publish(pausing(9, b"o" * 43), REGISTER)
+    pool.wait_for("refused 1 documents in the register, the last one because it is not signed by this host's")
+    assert hosts.states() == TAKES
+    work.ask("good")
+
+    real = time.time
+    monkeypatch.setattr(seal.time, "time", lambda: real() - 100)
+    refused = hosts.ask().errors["web1"]
+    assert "it is 10" in refused
+    assert "do the clocks of the hosts agree?" in refused
+    assert pool.stop() == 0
+
+
+def test_the_newest_document_counts_though_old_ones_come_again_or_the_stream_is_lost(hosts, work):
+    foreign = work.foreign
+    first = hosts.pool("web1", "[good]\nworkers: 1")
+    hosts.run("pause", "good")
+    *_, paused = documents(foreign, 2)
+    hosts.run("resume", "good")
+    foreign.publish(paused, REGISTER)  # anybody who may publish can do that
+    assert hosts.states() == TAKES
+    assert first.stop() == 0
+    second = hosts.pool("web1")
+    assert hosts.states() == TAKES
+
+    hosts.run("pause", "good")
+    foreign.delete(REGISTER)
+    second.wait_for(f"stream {REGISTER} was deleted")
+    wait_until(lambda: second.output().count(f"declared queue {REGISTER}") == 1)
+    assert len(documents(foreign, 1)) == 1
+    for _ in range(25):
+        foreign.publish(b"x" * 100_000, REGISTER)  # they would push it out
+    assert len([each for each in documents(foreign, 27) if '"pauses": {"good"' in each]) >= 2
+    second.kill()
+    hosts.pool("web1", ready="is paused")
+    waiting = work.submit("good")
+    assert hosts.states() == PAUSED
+    hosts.run("resume", "good")
+    assert work.result().workitem == waiting
+
+
+def test_of_changes_at_once_none_is_lost(hosts):
+    names = [f"type{number}" for number in range(8)]
+
+    def command():
+        return Command(AmqpSettings.from_url(hosts.site.url), key.read(hosts.key), timeout=1)
+
+    def pause(name):
+        command().change(lambda found: found.with_pause(name, Directive("root@web1", 1.0)))
+
+    with ThreadPoolExecutor(len(names)) as together:
+        list(together.map(pause, names))
+    seen = []
+    command().change(lambda found: seen.append(found) or found)
+    assert sorted(seen[0].pauses) == names
+    assert seen[0].sequence == len(names)
+
+
+def test_a_workitem_that_waits_in_the_consumer_returns_to_its_queue_when_its_type_is_paused(
+    hosts, work, broker, vhost
+):
+    hosts.pool("web1", "[limit one]\nconcurrency: 1\n[good]\nworkers: 1\nlimits: one")
+    waiting = work.submit("good")  # for a permit: no gate runs
+    wait_until(lambda: broker.unacknowledged(vhost, "worker_good") == 1)
+    hosts.run("pause", "good")
+    wait_until(lambda: work.foreign.depth("worker_good") == 1)
+    assert work.foreign.get("worker_good").properties["message_id"] == waiting
+
+
+def test_without_a_stream_nothing_can_be_paused_and_the_rest_works(hosts, work):
+    work.foreign.declare(REGISTER)
+    pool = hosts.pool("web1", "[good]\nworkers: 1", ready="there are no pauses and no drained hosts")
+    work.ask("good")
+    assert hosts.states() == TAKES
+    reason = f"taskqueue: there are no standing commands on this broker: queue {REGISTER} is no stream\n"
+    assert hosts.run("pause", "good", status=69).endswith(reason)
+    assert (work.foreign.depth(REGISTER), work.foreign.consumers(REGISTER)) == (0, 0)
+    assert pool.stop() == 0

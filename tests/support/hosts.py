@@ -1,0 +1,70 @@
+"""Pools on several hosts: processes of this machine with other names for it (uts_namespaces(7))."""
+
+from typing import Any
+
+import pytest
+from support.processes import Daemon
+from support.site import Site
+from support.waiting import wait_until
+
+from taskqueue.config import AmqpSettings
+from taskqueue.control import key
+from taskqueue.control.client import Answers, Command
+from taskqueue.errors import NoPool
+
+
+class Hosts:
+    """Hosts with a worker pool each, on one site; root alone can make them."""
+
+    def __init__(self, site: Site) -> None:
+        """Make a control key for all of them."""
+        self.site = site
+        site.configure("")
+        done = site.run("control", "key", "-c", str(site.config))
+        assert done.returncode == 0, done
+        self.key = site.directory / "control.key"
+
+    def pool(
+        self,
+        host: str,
+        sections: str | None = None,
+        ready: str = "ready:",
+        *,
+        answers: bool = True,
+        **settings: Any,
+    ) -> Daemon:
+        """Start the pool of a host, and wait until it works and, unless it cannot, answers commands."""
+        if sections is not None:
+            self.site.configure(sections, **settings)
+        words = self.site.command("workerpool", "-f", "-c", str(self.site.config))
+        renamed = ["unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh"]
+        started = self.site.launch([*renamed, *words])
+        started.wait_for(ready)
+        if answers:
+            wait_until(lambda: host in self._answering(), 20, f"an answer of {host}")
+        return started
+
+    def _answering(self) -> list[str]:
+        try:
+            return [pool["host"] for pool in self.ask(timeout=0.5).pools]
+        except NoPool:
+            return []
+
+    def run(self, *words: str, status: int = 0) -> str:
+        """Run a command; return what it prints."""
+        done = self.site.run(*words, "-c", str(self.site.config))
+        assert done.returncode == status, done
+        return done.stdout + done.stderr
+
+    def ask(self, timeout: float = 5) -> Answers:
+        """Return the answers of all pools."""
+        return Command(AmqpSettings.from_url(self.site.url), key.read(self.key), timeout=timeout).ask()
+
+    def states(self) -> dict[str, list[str]]:
+        """Return the states of the groups of each host."""
+        return {pool["host"]: [group["state"] for group in pool["groups"]] for pool in self.ask().pools}
+
+
+@pytest.fixture
+def hosts(site: Site) -> Hosts:
+    return Hosts(site)
