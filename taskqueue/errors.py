@@ -20,7 +20,7 @@ class ExitStatus(IntEnum):
     USAGE = 2  # the command line is wrong (click's number)
     STOPPED = 3  # a feed ended early because too many jobs had failed; it can be resumed
     UNSEEN = 4  # the record has no workitem of the given id
-    PLUGIN = 65  # EX_DATAERR: a worker could not load or set up its plugin
+    PLUGIN = 65  # EX_DATAERR: a plugin, a feed or a document of a workflow cannot be used
     UNAVAILABLE = 69  # EX_UNAVAILABLE: the broker cannot be reached
     SOFTWARE = 70  # EX_SOFTWARE: a bug of ours; the log has the traceback
     PRIVILEGES = 71  # EX_OSERR: a process could not switch to its user
@@ -252,6 +252,33 @@ class BadSchedule(TaskqueueError):
         """
         super().__init__(message)
         self.option, self.fault = option, fault or message
+
+
+class BadWorkflow(TaskqueueError):
+    """A workflow's document has faults; all of them are listed, one on each line."""
+
+    status = ExitStatus.PLUGIN
+
+    def __init__(self, faults: Sequence[str] = ()) -> None:
+        """Take the faults, each a line of text."""
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class BadFlowMessage(TaskqueueError):
+    """A message about a workflow cannot be read."""
+
+
+class NoFlow(TaskqueueError):
+    """No flow process answers: none runs, or the broker has an alarm."""
+
+    status = ExitStatus.UNAVAILABLE
+
+
+class FlowRefused(TaskqueueError):
+    """The flow process refuses a command, as for a workflow that does not exist."""
+
+    status = ExitStatus.FAILED
 
 
 class BadClaim(TaskqueueError):

@@ -1,5 +1,6 @@
 """The names and arguments of all queues of taskqueue."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -78,6 +79,9 @@ GATE_REPORTS: Final = Queue(
     "taskqueue_gate_reports",
     {"x-max-length": 20_000, "x-max-length-bytes": 64 * 1024 * 1024, "x-overflow": "drop-head"},
 )
+#: Number of queues over which workflows are spread; each has a single active consumer.
+SHARDS: Final = 4
+_FLOW_ARGUMENTS: Final = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 #: The documents with the standing commands to all pools, of which the newest counts. The broker
 #: removes whole segments.
 CONTROL_REGISTER: Final = Queue(
@@ -127,6 +131,19 @@ def type_of_lane(queue: str) -> str:
     """Return the worker type whose lane a queue is; "" if it is no lane."""
     name, colon, _ = queue.rpartition(":")
     return name.removeprefix(WORKER_PREFIX) if colon and name.startswith(WORKER_PREFIX) else ""
+
+
+def shard_of(workflow: str) -> int:
+    """Return the number of the shard that keeps a workflow.
+
+    workflow -- its id, or any other text
+    """
+    return zlib.crc32(workflow.encode("utf-8", "replace")) % SHARDS
+
+
+def flow_queue(shard: int) -> Queue:
+    """Return the queue of the messages about the workflows of a shard."""
+    return Queue(f"taskqueue_flow_{shard}", _FLOW_ARGUMENTS)
 
 
 def delay_queue(delay: float) -> Queue:

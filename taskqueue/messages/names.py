@@ -42,3 +42,11 @@ REASON: Final = HEADER + "reason"
 QUEUE: Final = HEADER + "queue"
 ORIGINAL: Final = HEADER + "original"
 REPLY_TO: Final = HEADER + "reply-to"
+#: Of a step of a workflow: the workflow's id, the step's name, the number of its run, and the proof that its
+#: receipt must have.
+WORKFLOW: Final = HEADER + "workflow"
+STEP: Final = HEADER + "step"
+RUN: Final = HEADER + "run"
+PROOF: Final = HEADER + "proof"
+#: The remaining steps of a chain.
+CHAIN: Final = HEADER + "chain"

@@ -16,10 +16,10 @@ PACKAGE = PROJECT / "taskqueue"
 
 #: Who may import whom: a package, or a module beside the packages, imports what stands before it here.
 LAYERS = [
-    *["errors", "texts", "amqp", "messages", "unique", "schedules", "limits", "config", "plugins"],
-    *["process", "broker", "private_broker", "address", "worker", "consumer", "control", "supervisor"],
-    *["scheduler", "keeper", "gate", "dispatcher", "deadletters", "monitor", "doctor", "feed", "calls"],
-    *["testing", "cli", "node"],
+    *["errors", "texts", "amqp", "messages", "unique", "schedules", "limits", "workflows", "config"],
+    *["plugins", "process", "broker", "private_broker", "address", "worker", "consumer", "control"],
+    *["supervisor", "scheduler", "keeper", "gate", "dispatcher", "deadletters", "monitor", "doctor"],
+    *["feed", "calls", "testing", "cli", "node"],
 ]
 LAYER_OF = {name: number for number, name in enumerate(LAYERS)}
 

@@ -1,0 +1,1 @@
+"""Workflows: their documents, and the messages about them; all functions are pure."""
