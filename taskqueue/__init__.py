@@ -25,11 +25,14 @@ if TYPE_CHECKING:
         UnknownTask,
     )
     from taskqueue.messages.routing import Route
+    from taskqueue.workflows.canvas import chain, group
+    from taskqueue.workflows.definition import Batch, Extend, Workflow
 
 __all__ = [
     "AsyncClient",
     "BadArguments",
     "BaseWorker",
+    "Batch",
     "BrokerRefused",
     "BrokerUnavailable",
     "Call",
@@ -38,6 +41,7 @@ __all__ = [
     "CallTimeout",
     "Client",
     "DuplicateCall",
+    "Extend",
     "Reject",
     "ReplyLost",
     "Retry",
@@ -47,7 +51,10 @@ __all__ = [
     "TaskTimeout",
     "UnknownCall",
     "UnknownTask",
+    "Workflow",
     "Workitem",
+    "chain",
+    "group",
     "progress",
     "task",
 ]
@@ -60,6 +67,11 @@ _LATER: Final = {
     "Task": "taskqueue.calls.task",
     "task": "taskqueue.calls.task",
     "Route": "taskqueue.messages.routing",
+    "Workflow": "taskqueue.workflows.definition",
+    "Batch": "taskqueue.workflows.definition",
+    "Extend": "taskqueue.workflows.definition",
+    "chain": "taskqueue.workflows.canvas",
+    "group": "taskqueue.workflows.canvas",
 }
 
 
