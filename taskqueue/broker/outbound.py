@@ -8,7 +8,7 @@ from taskqueue.broker.declaration import Provider, always_allowed
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.publisher import Publication, Publisher, PublishResult, Settled
 from taskqueue.broker.session import Session, SessionListener
-from taskqueue.broker.topology import Queue, delay_queue, is_temporary
+from taskqueue.broker.topology import Queue, delay_queue, is_temporary, queue_named
 from taskqueue.messages.forwarding import with_wait
 
 _TRY_AGAIN: Final = 5.0  # seconds after a failed declaration, or after a delay queue was missing
@@ -104,7 +104,7 @@ class Outbound(SessionListener):
         """Declare the queue of a returned publication and publish it again."""
         self._open[publication] = settled
         self._known.discard(publication.queue)
-        self._provide([Queue(publication.queue)], publication)
+        self._provide([queue_named(publication.queue)], publication)
 
     def is_open(self, publication: Publication) -> bool:
         """Tell whether a publication is unsettled."""

@@ -81,6 +81,7 @@ GATE_REPORTS: Final = Queue(
 )
 #: Number of queues over which workflows are spread; each has a single active consumer.
 SHARDS: Final = 4
+FLOW_PREFIX: Final = "taskqueue_flow_"
 _FLOW_ARGUMENTS: Final = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 #: The documents with the standing commands to all pools, of which the newest counts. The broker
 #: removes whole segments.
@@ -143,7 +144,12 @@ def shard_of(workflow: str) -> int:
 
 def flow_queue(shard: int) -> Queue:
     """Return the queue of the messages about the workflows of a shard."""
-    return Queue(f"taskqueue_flow_{shard}", _FLOW_ARGUMENTS)
+    return Queue(f"{FLOW_PREFIX}{shard}", _FLOW_ARGUMENTS)
+
+
+def queue_named(name: str) -> Queue:
+    """Return the queue of a returned message: that of a shard has arguments, others have none."""
+    return Queue(name, _FLOW_ARGUMENTS if name.startswith(FLOW_PREFIX) else {})
 
 
 def delay_queue(delay: float) -> Queue:

@@ -146,7 +146,7 @@ def _everything(each: DeadLetter) -> dict[str, Any]:
 
 def _headers(each: DeadLetter) -> dict[str, Any]:
     try:
-        return each.properties.headers
+        return each.headers
     except MalformedProperties as error:
         return {"unreadable": str(error)}
 

@@ -10,6 +10,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.broker.claims import end_of
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
+from taskqueue.broker.receipts import is_receipt, is_step, receipt_of
 from taskqueue.broker.scheduling import completion_of
 from taskqueue.broker.topology import (
     CLAIMS,
@@ -100,7 +101,8 @@ class Settlement:
         result = Result(STATUS_FAILED, outcome.content_type, outcome.body)
         reports = self._reports(assignment, run, *result)
         event = self._record.failed(assignment, run, outcome.error, outcome)
-        self._finish(assignment, [*reports, *self._failed(assignment, run, outcome.error)], event, result)
+        publications = [*reports, *self._failed(assignment, run, outcome.error)]
+        self._finish(assignment, publications, event, result, outcome.error)
 
     def reject_with(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
         """Publish that the handler has rejected a workitem, and keep it in the rejected queue."""
@@ -109,7 +111,7 @@ class Settlement:
         reports = self._reports(assignment, run, *result)
         event = self._record.rejected_by_handler(assignment, run, outcome)
         kept = self._kept(assignment, run, REJECTED_QUEUE, outcome.error)
-        self._finish(assignment, [*reports, kept], event, result)
+        self._finish(assignment, [*reports, kept], event, result, outcome.error)
 
     def crash(self, assignment: Assignment, run: Run, cause: Crash, failure: Failure) -> None:
         """Publish the failure of a workitem after its last crash, and keep the dead letter."""
@@ -137,26 +139,29 @@ class Settlement:
         body = results.encode_failure(failure, _quotable(run) if is_quoted else None)
         result = Result(STATUS_FAILED, JSON, body)
         reports = self._reports(assignment, run, *result)
-        self._finish(assignment, [*reports, *self._failed(assignment, run, str(failure))], event, result)
+        publications = [*reports, *self._failed(assignment, run, str(failure))]
+        self._finish(assignment, publications, event, result, str(failure))
 
     def cancel(self, assignment: Assignment, run: Run, failure: Failure) -> None:
         """Publish that a workitem was cancelled; it is not kept."""
         body = results.encode_failure(failure, _quotable(run))
         result = Result(STATUS_CANCELLED, JSON, body)
         publications = self._reports(assignment, run, *result)
-        self._finish(assignment, publications, self._record.cancelled(assignment, run), result)
+        event = self._record.cancelled(assignment, run)
+        self._finish(assignment, publications, event, result, str(failure))
 
     def reject(self, assignment: Assignment, reason: str) -> None:
         """Keep a message that is no workitem in the rejected queue; publish the rejection to its reply_to."""
-        received, now = assignment.properties, time.time()
-        body = results.encode_failure(Failure("Unroutable", reason), None)
+        received, now, failure = assignment.properties, time.time(), Failure("Unroutable", reason)
+        body = results.encode_failure(failure, None)
         run = assignment.run("", now, now)
         result = Result(STATUS_REJECTED, JSON, body)
         reports = self._reports(assignment, run, *result) if received.reply_to else []
         queue, login = worker_queue(assignment.worker_type), login_of(received)
         properties = rejected(received, reason, queue, login or "")
         publications = [*reports, self._to(assignment, REJECTED_QUEUE, properties.encode())]
-        self._finish(assignment, publications, self._record.rejected(assignment, reason), result)
+        event = self._record.rejected(assignment, reason)
+        self._finish(assignment, publications, event, result, str(failure))
 
     # --- publications ---
 
@@ -165,6 +170,8 @@ class Settlement:
     ) -> list[Publication]:
         queue = self._reply_queue(assignment)
         if queue is None or (content_type == JSON and not body):  # JSON-RPC: a notification has no response
+            return []
+        if is_step(assignment.properties):  # its result is in its receipt
             return []
         properties = results.encode_result(run, status, content_type, self._group.results_expire)
         return [self._to(assignment, queue, properties, body)]
@@ -204,13 +211,24 @@ class Settlement:
     # --- until all publications are confirmed ---
 
     def _finish(
-        self, assignment: Assignment, publications: list[Publication], event: Event | None, result: Result
+        self,
+        assignment: Assignment,
+        publications: list[Publication],
+        event: Event | None,
+        result: Result,
+        error: str = "",
     ) -> None:
-        """Publish the end of a workitem; tell its schedule, and the keeper of its key, if it has one."""
+        """Publish the end of a workitem; tell its workflow, its schedule and the keeper of its key of it.
+
+        error -- why it did not succeed, in one line
+        """
         properties = assignment.properties
         if properties.header_table is not None:
-            end = end_of(properties, assignment.worker_type, time.time(), result)
-            others = filter(None, (end, completion_of(properties)))
+            now = time.time()
+            end = end_of(properties, assignment.worker_type, now, result)
+            others = filter(
+                None, (end, completion_of(properties), receipt_of(properties, result, error, now))
+            )
             publications = [*others, *publications]  # who has the result finds the key free
         self._begin(assignment, publications, event)
 
@@ -239,6 +257,11 @@ class Settlement:
     ) -> None:
         if result is PublishResult.CONFIRMED or publication.queue in (SCHEDULES.name, CLAIMS.name):
             self._done(assignment, publication)  # without its queue, no scheduler or keeper waits for the end
+        elif is_receipt(publication):
+            self._log.error(
+                "its workflow is not told of its end: %s; trying again", reason, workitem=assignment.id
+            )
+            self._outbound.send_later(publication, partial(self._published, assignment))
         elif result is PublishResult.RETURNED:
             self._redirect(assignment, publication, "does not exist")
         elif result is PublishResult.UNDECLARED and not publication.exchange:

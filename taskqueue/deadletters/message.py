@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.topology import FAILED_QUEUE, TASKQUEUE, WORKER_PREFIX, is_ours, is_text, worker_queue
 from taskqueue.errors import Unroutable
 from taskqueue.messages import names
-from taskqueue.messages.forwarding import is_untravelable, login_of
+from taskqueue.messages.forwarding import OF_WORKFLOWS, is_untravelable, login_of
 from taskqueue.messages.routing import checked_type
 
 
@@ -35,6 +35,12 @@ class DeadLetter:
             return self.properties.header(name)
         except MalformedProperties:
             return None
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers for people to read; MalformedProperties if they are unreadable."""
+        headers = self.properties.headers
+        return {name: value for name, value in headers.items() if name != names.PROOF}  # a secret
 
     @property
     def id(self) -> str:
@@ -102,9 +108,9 @@ def origin(letter: DeadLetter, place: str) -> str:
 def restored(properties: Properties, login: str) -> Properties:
     """Return the properties for sending a dead letter back, as if it had never run.
 
-    Our headers are removed, except tenant and labels, with the deadline, which a retry overrules. The
-    publisher's name stays if one of our processes has attested it under the same login. The expiration is
-    removed. All else is unchanged.
+    Our headers are removed, except tenant, labels and those of a workflow, with the deadline, which a retry
+    overrules. The publisher's name stays if one of our processes has attested it under the same login. The
+    expiration is removed. All else is unchanged.
 
     login -- our user name at the broker
     """
@@ -116,5 +122,8 @@ def restored(properties: Properties, login: str) -> Properties:
 
 
 def _is_spent(header: str) -> bool:
-    is_ours = header.startswith(names.HEADER) and header not in (names.TENANT, names.LABELS)
+    is_ours = header.startswith(names.HEADER) and header not in _KEPT
     return is_ours or is_untravelable(header)
+
+
+_KEPT: Final = (names.TENANT, names.LABELS, *OF_WORKFLOWS)

@@ -117,6 +117,7 @@ class Dispatcher(SessionListener, OutboundListener):
             self._outbound, replies, self._record, publish=self.publish, on_recorded=self.recorded
         )
         self.reject = self._rejections.reject
+        self.send_receipt = self._rejections.send_receipt
         self._uniqueness = Uniqueness(
             self._loop, self._publishing, self._outbound, record=self._record, replies=replies, owner=self
         )

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
+from taskqueue.broker import receipts
 from taskqueue.broker.claims import end_of
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication
@@ -84,15 +86,27 @@ class Rejections:
         self._publish(in_flight, REJECTED_QUEUE, raw, in_flight.delivery.body)
 
     def _tell_of_end(self, in_flight: InFlightMessage, failure: Failure) -> None:
-        """Tell the scheduler and the keeper that the workitem is over, if they have to know."""
+        """Tell the scheduler, the keeper and the workflow that the workitem is over, if they have to know."""
+        result = Result(results.REJECTED, JSON, results.encode_failure(failure, None))
         told = [completion_of(in_flight.properties)]
         if in_flight.scope is not None:
-            body = results.encode_failure(failure, None)
             named = in_flight.properties.replace(message_id=in_flight.id)
-            told.append(end_of(named, in_flight.scope[0], time.time(), Result(results.REJECTED, JSON, body)))
+            told.append(end_of(named, in_flight.scope[0], time.time(), result))
         for publication in filter(None, told):
             in_flight.unrecorded += 1
             self._outbound.send(publication, lambda *_: self._on_recorded(in_flight))
+        self.send_receipt(in_flight, result, str(failure))
+
+    def send_receipt(self, in_flight: InFlightMessage, result: Result, error: str) -> None:
+        """Tell the workflow whose step a message is that it is over.
+
+        error -- why it did not succeed, in one line
+        """
+        receipt = receipts.receipt_of(in_flight.properties, result, error, time.time())
+        if receipt is not None:
+            in_flight.unrecorded += 1
+            done = partial(self._on_recorded, in_flight)
+            receipts.send(self._outbound, receipt, done, self._log, in_flight.id)
 
     def _reply_for(self, in_flight: InFlightMessage, failure: Failure) -> Publication | None:
         return refusals.refusal(in_flight.properties, in_flight.id, in_flight.delivery.body, failure)

@@ -15,10 +15,11 @@ from taskqueue.dispatcher.questions import Questions
 from taskqueue.dispatcher.record import DispatchRecord
 from taskqueue.dispatcher.replies import Replies
 from taskqueue.messages import names
+from taskqueue.messages.content import JSON
 from taskqueue.process.logs import Log
 from taskqueue.unique.claims import MOST_CLAIMS
 from taskqueue.unique.headers import Unique
-from taskqueue.unique.wire import Answer, Ask, Verdict
+from taskqueue.unique.wire import Answer, Ask, Result, Verdict
 
 
 class Routed(NamedTuple):
@@ -45,6 +46,9 @@ class Owner(Protocol):
 
     def reject(self, in_flight: InFlightMessage, reason: str) -> None:
         """Reject a message."""
+
+    def send_receipt(self, in_flight: InFlightMessage, result: Result, error: str) -> None:
+        """Tell the workflow whose step a message is that it is over."""
 
     def recorded(self, in_flight: InFlightMessage) -> None:
         """Go on with a message of whose `unrecorded` one more is confirmed."""
@@ -126,6 +130,8 @@ class Uniqueness:
         in_flight.unrecorded += self._record.duplicate(
             routed.worker_type, routed.properties, answer.owner, in_flight
         )
+        error = f"Duplicate: it is a duplicate of {answer.owner}"
+        self._owner.send_receipt(in_flight, Result(names.DUPLICATE, JSON, b""), error)
         reply = answer_to(ask, answer)
         if reply is None:
             self._drop(in_flight)

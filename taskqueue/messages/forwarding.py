@@ -11,6 +11,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.errors import LONGEST_DELAY, Unroutable
 from taskqueue.messages.names import (
+    CHAIN,
     COMPLETION,
     DEADLINE,
     DEBOUNCE,
@@ -24,22 +25,29 @@ from taskqueue.messages.names import (
     LEASE,
     NOTIFY,
     ORIGINAL,
+    PROOF,
     PUBLISHER,
     QUEUE,
     REASON,
+    RUN,
     SCHEDULE,
+    STEP,
     TENANT,
     TICK,
     UNIQUE,
     UNIQUE_FOR,
     WAIT,
+    WORKFLOW,
 )
+
+#: The headers by which the end of a workitem goes on with its workflow or its chain.
+OF_WORKFLOWS: Final = frozenset((WORKFLOW, STEP, RUN, PROOF, CHAIN))
 
 #: The headers of ours that a producer may set.
 _PRODUCERS: Final = frozenset(
     (
         *(DUE, WAIT, DEADLINE, NOTIFY, TENANT, LABELS, SCHEDULE, TICK, COMPLETION),
-        *(UNIQUE, UNIQUE_FOR, DEBOUNCE, DEBOUNCED),
+        *(UNIQUE, UNIQUE_FOR, DEBOUNCE, DEBOUNCED, *OF_WORKFLOWS),
     )
 )
 _PUBLISHER: Final = PUBLISHER.encode()

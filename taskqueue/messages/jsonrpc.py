@@ -221,6 +221,18 @@ def id_of(body: Mapping[str, Any]) -> Any:
     return value if is_number or isinstance(value, str) else None
 
 
+def error_in(body: Any) -> Mapping[str, Any] | None:
+    """Return the error in a response; None if a body is no response with an error."""
+    error = body.get("error") if isinstance(body, dict) and body.get("jsonrpc") == "2.0" else None
+    return error if isinstance(error, dict) else None
+
+
+def result_in(body: Any) -> Any:
+    """Return the result in a response; any other body as it is."""
+    is_response = isinstance(body, dict) and body.get("jsonrpc") == "2.0" and "result" in body
+    return body["result"] if is_response else body
+
+
 def result(body: Mapping[str, Any], value: Any) -> dict[str, Any]:
     """Return the response with a request's result."""
     return {"jsonrpc": "2.0", "result": value, "id": id_of(body)}

@@ -17,11 +17,13 @@ from taskqueue.messages.content import (
     media_type,
 )
 from taskqueue.messages.forwarding import is_untravelable
-from taskqueue.messages.names import COMPLETION, NOTIFY
+from taskqueue.messages.names import COMPLETION, NOTIFY, PROOF
 from taskqueue.texts import shorten
 
 #: Maximum bytes of a decompressed body: those of an uncompressed one.
 LARGEST_DECOMPRESSED: Final = 159 * 1024 * 1024
+
+_CONSUMERS: Final = (COMPLETION, PROOF)
 
 
 class Workitem:
@@ -70,8 +72,8 @@ class Workitem:
 
 
 def _is_hidden(header: str) -> bool:
-    """Tell whether a handler must not see a header: its completion is the consumer's to send."""
-    return header == COMPLETION or is_untravelable(header)
+    """Tell whether a handler must not see a header: its completion and receipt are the consumer's to send."""
+    return header in _CONSUMERS or is_untravelable(header)
 
 
 def _for_handlers(properties: Properties) -> Properties:

@@ -42,7 +42,7 @@ def fields_of(letter: DeadLetter) -> list[tuple[str, str]]:
     """
     fields = dict(letter.properties.fields)
     try:
-        headers = letter.properties.headers
+        headers = letter.headers
     except MalformedProperties as error:
         headers = {"headers": f"unreadable: {error}"}
     fields |= {name: value for name, value in headers.items() if name != names.HISTORY}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from taskqueue.errors import (
     BadArguments,
@@ -16,6 +16,7 @@ from taskqueue.errors import (
     WorkitemUnreadable,
     checked_delay,
 )
+from taskqueue.messages import names
 from taskqueue.messages.content import JSON
 from taskqueue.messages.results import Failure, encode_answer, encode_failure
 from taskqueue.messages.workitem import Workitem, decode_body
@@ -24,6 +25,7 @@ from taskqueue.worker import frames
 from taskqueue.worker.base import BaseWorker
 from taskqueue.worker.frames import Verdict
 from taskqueue.worker.limits import Limits
+from taskqueue.workflows.definition import EXTENDED, Extend
 
 _NO_DELAY: Final = -1.0  # by the group's settings
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; a longer failure does not quote the workitem
@@ -47,7 +49,7 @@ def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes
         _check_accepted(worker, workitem)
         with limits.on_workitem():  # decoding a producer's body is limited, too
             body = decode_body(workitem)
-            kind, data = encode_answer(worker.handle_task(body), body)
+            kind, data = _encoded(worker.handle_task(body), workitem, body)
         if len(data) > frames.LARGEST_BODY:
             raise ResultUnwritable(
                 f"the result has {len(data)} bytes; at most {frames.LARGEST_BODY} can be sent"
@@ -60,6 +62,18 @@ def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes
         failure = _describe(error)
     text, data = shorten(str(failure), 1000), _encode(failure, workitem)
     return frames.Outcome(task.number, verdict, started, time.time(), delay, JSON, text, data).encode()
+
+
+def _encoded(value: Any, workitem: Workitem, body: Any) -> tuple[str, bytes]:
+    """Return the content type and the bytes of a handler's return value; ResultUnwritable if it has none."""
+    if not isinstance(value, Extend):
+        return encode_answer(value, body)
+    if names.WORKFLOW not in workitem.headers:
+        raise ResultUnwritable("the handler returned Extend, but its workitem is no step of a workflow")
+    try:
+        return EXTENDED, value.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultUnwritable(f"the result of a step that adds others cannot be sent: {error}") from None
 
 
 def _describe(error: BaseException) -> Failure:

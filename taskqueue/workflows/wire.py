@@ -122,6 +122,18 @@ class Receipt:
             raise BadFlowMessage(f"a receipt cannot be read: {error!r:.200}") from None
 
 
+def is_origin(workflow: Any, step: Any, run: Any, proof: Any) -> bool:
+    """Tell whether a receipt can have these fields."""
+    try:
+        _matching(workflow, ID)
+        _matching(step, STEP)
+        _count_of(run, _MOST_RUNS)
+        _text_of(proof, _LONGEST_PROOF)
+    except ValueError:
+        return False
+    return True
+
+
 def encode_start(document: Mapping[str, Any]) -> bytes:
     """Return the message that starts a workflow."""
     return encode_json({KIND: START, **document}).encode()
@@ -162,14 +174,9 @@ def decode(body: bytes) -> dict[str, Any]:
     return message
 
 
-def json_of(body: bytes) -> str | None:
-    """Return a result as JSON text for a receipt; None if it is no JSON, too large or nested too deep."""
-    if len(body) > MOST_RESULT:
-        return None
-    try:
-        return checked_json(_decode(body.decode()))
-    except (ValueError, RecursionError):
-        return None
+def value_of(body: bytes) -> Any:
+    """Return decoded JSON; ValueError or RecursionError if it is none."""
+    return _decode(body.decode())
 
 
 def checked_json(value: Any) -> str:
