@@ -9,18 +9,18 @@ from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.topology import FLOW_PREFIX, flow_queue, shard_of
 from taskqueue.errors import BadFlowMessage
-from taskqueue.messages import jsonrpc, names
-from taskqueue.messages.content import JSON, charset_of, media_type
+from taskqueue.messages import names
+from taskqueue.messages.content import JSON, media_type
 from taskqueue.messages.results import FAILED, SUCCEEDED
 from taskqueue.process.logs import Log
 from taskqueue.unique.wire import Result
 from taskqueue.workflows import wire
 from taskqueue.workflows.definition import EXTENDED
+from taskqueue.workflows.passing import Failed, passed_on
 
 _MARK: Final = names.WORKFLOW.encode()
 _PROPERTIES: Final = Properties(content_type=JSON, delivery_mode=2).encode()
 _TOO_MUCH: Final = "BadWorkflow: result and further steps have {:,} bytes; at most {:,} are passed on"
-_ENVELOPE: Final = 1024  # bytes of a JSON-RPC response beside its result
 
 
 def is_step(properties: Properties) -> bool:
@@ -97,42 +97,18 @@ def _failure(status: str, error: str) -> dict[str, Any]:
 
 def _success(result: Result) -> dict[str, Any]:
     """Return the members of a receipt for a success."""
-    kind = media_type(result.content_type)
     try:
-        if kind == EXTENDED:
+        if media_type(result.content_type) == EXTENDED:
             return _extension(result.body)
-        if kind.startswith("text/"):
-            return _passed_on(_text(result))
-        if kind == JSON or kind.endswith("+json"):
-            value = _decoded(result.body)
-            error = jsonrpc.error_in(value)
-            if error is not None:
-                return _failure(FAILED, f"Error: {error.get('message', '')}")
-            return _passed_on(jsonrpc.result_in(value))
-    except (ValueError, LookupError, RecursionError):
-        pass  # it is not what it says, or too large or too deep
-    return {"status": SUCCEEDED, "size": len(result.body)}
-
-
-def _passed_on(value: Any) -> dict[str, Any]:
-    return {"status": SUCCEEDED, "result": wire.checked_json(value)}
-
-
-def _text(result: Result) -> str:
-    if len(result.body) > wire.MOST_RESULT:
-        raise ValueError("too large")
-    return result.body.decode(charset_of(result.content_type))
-
-
-def _decoded(body: bytes) -> Any:
-    if len(body) > wire.MOST_RESULT + _ENVELOPE:
-        raise ValueError("too large")
-    with jsonrpc.collecting_nothing(len(body)):
-        return wire.value_of(body) if body else None  # the result of a notification
+        return {"status": SUCCEEDED, "result": passed_on(result.content_type, result.body)}
+    except Failed as error:
+        return _failure(FAILED, f"Error: {error}")
+    except ValueError:
+        return {"status": SUCCEEDED, "size": len(result.body)}
 
 
 def _extension(body: bytes) -> dict[str, Any]:
-    """Return the members of a receipt for a step that adds others."""
+    """Return the members of a receipt for a step that adds others; ValueError if they are malformed."""
     if len(body) > wire.MOST_DOCUMENT:
         return _failure(FAILED, _TOO_MUCH.format(len(body), wire.MOST_DOCUMENT))
     try:
@@ -143,6 +119,6 @@ def _extension(body: bytes) -> dict[str, Any]:
     if not isinstance(extend, list):
         raise ValueError("no list")  # noqa: TRY004 -- the worker made it
     try:
-        return _passed_on(value) | {"extend": extend}
+        return {"status": SUCCEEDED, "extend": extend, "result": wire.checked_json(value)}
     except ValueError:
-        return {"status": SUCCEEDED, "size": len(body), "extend": extend}
+        return {"status": SUCCEEDED, "extend": extend, "size": len(body)}

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from taskqueue.errors import CallTimeout, TaskqueueError
+from taskqueue.workflows.chains import Remaining
 
 R = TypeVar("R")
 
@@ -64,6 +65,7 @@ class Call(Generic[R]):
         self._client = client
         self.duplicate_of = ""  # the id of the call whose result it gets, as both have one key; "" for none
         self.is_cancelled = False  # whether its cancellation was requested
+        self.chain: Remaining | None = None  # what follows its first workitem
         self._exchange = exchange
         self._done_lock = threading.Lock()  # for waiting threads; released once, when the call is done
         self._done_lock.acquire()

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar
 from taskqueue import address
 from taskqueue.calls import message
 from taskqueue.calls.call import Call, CallOwner, lock_timeout
+from taskqueue.calls.chaining import chained
 from taskqueue.calls.engine import Engine
 from taskqueue.calls.named import NamedEngine
 from taskqueue.calls.task import Task
 from taskqueue.errors import UnknownCall
 from taskqueue.messages.forwarding import new_id
 from taskqueue.messages.options import NONE, Asked, Options
+from taskqueue.workflows.canvas import Chain
 
 if TYPE_CHECKING:
     from taskqueue.calls.found import FoundCall
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Called = Task[..., Any] | str | Chain
 
 
 #: The options of a client beside those of calls.
@@ -196,23 +199,23 @@ class Caller:
 
     # --- making calls ---
 
-    def invoke(self, task: Task[..., Any] | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def invoke(self, task: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a task in the way of this kind of client."""
         raise NotImplementedError
 
-    def submit_call(
-        self, task: Task[..., Any] | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Call[Any]:
+    def submit_call(self, task: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call[Any]:
         """Make a call and send it."""
         line, call, body, options = self._new_call(task, args, kwargs)
         line.send(call, body, options, notify=self.notify)
         return call
 
     def _new_call(
-        self, task: Task[..., Any] | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, task: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[CallSender, Call[Any], bytes, Options]:
         """Return the sender, a new call, the body of its request, and its options."""
         line, id_, options = self._open(), new_id(), self._options
+        if isinstance(task, Chain):
+            return line, *chained(line, task, id_, self, options)
         if isinstance(task, Task):
             options = options.over(task.options_of(args, kwargs))
             args, kwargs = ((), task.by_name(args, kwargs)) if args and kwargs else (args, kwargs)
@@ -317,22 +320,24 @@ class Client(Caller):
     @overload
     def call(self, task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
+    def call(self, task: Chain, *, timeout: float | None = None) -> Any: ...
+    @overload
     def call(self, task: str, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any: ...
-    def call(self, task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, task: Called, *args: Any, **kwargs: Any) -> Any:
         """Call a task and return its value.
 
         Args:
-            task: its name, or the task itself.
+            task: its name, the task itself, or a chain, whose value is that of its last step.
             args: its arguments, by position.
-            kwargs: its arguments, by name. With a task's name, `timeout` is the maximum time to wait for the
-                value, in seconds; by default there is no limit.
+            kwargs: its arguments, by name. With a task's name or a chain, `timeout` is the maximum time to
+                wait for the value, in seconds; by default there is no limit.
 
         Raises:
             TypeError: JSON cannot express the arguments, or some are by position and some by name.
             CallError: the call has no value; as `Call.result` raises it.
             BrokerUnavailable, BrokerRefused: the call could not be sent, or its reply cannot come.
         """
-        timeout = kwargs.pop("timeout", None) if isinstance(task, str) else None
+        timeout = kwargs.pop("timeout", None) if isinstance(task, str | Chain) else None
         return self.invoke(task, args, kwargs, timeout)
 
     def map_reduce(
@@ -348,7 +353,7 @@ class Client(Caller):
 
     def invoke(
         self,
-        task: Task[..., Any] | str,
+        task: Called,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         timeout: float | None = None,
@@ -409,8 +414,8 @@ class AsyncClient(Caller):
     @overload
     def submit(self, task: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
     @overload
-    def submit(self, task: str, *args: Any, **kwargs: Any) -> Call[Any]: ...
-    def submit(self, task: Task[Any, Any] | str, *args: Any, **kwargs: Any) -> Call[Any]:
+    def submit(self, task: str | Chain, *args: Any, **kwargs: Any) -> Call[Any]: ...
+    def submit(self, task: Called, *args: Any, **kwargs: Any) -> Call[Any]:
         """Call a task; return the call at once. Arguments and exceptions are those of `Client.call`."""
         return self.submit_call(task, args, kwargs)
 
@@ -465,7 +470,7 @@ class AsyncClient(Caller):
         values: list[Any] = list(Results(self, map, ([item] for item in items)))
         return self.submit_call(reduce, (values,), {})
 
-    def invoke(self, task: Task[..., Any] | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def invoke(self, task: Called, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a task and return the call."""
         return self.submit_call(task, args, kwargs)
 

@@ -19,7 +19,7 @@ from taskqueue.broker.outbound import Outbound, OutboundListener
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import CANCEL, TASKQUEUE, worker_queue
-from taskqueue.calls import message, submission
+from taskqueue.calls import chaining, message, submission
 from taskqueue.calls.call import Call, Status
 from taskqueue.calls.submission import Submission
 from taskqueue.config import AmqpSettings
@@ -111,7 +111,7 @@ class Engine(SessionListener, OutboundListener):
         self._wait_for_room()
         until = time.monotonic() + self._broker_timeout
         plain = submitted(call.task, call.id, JSON, self._reply_to, notify=notify, persistent=persistent)
-        properties = options.marked(plain)
+        properties = chaining.marked(call, options.marked(plain))
         self.do(lambda: self._send(call, properties, body, until))
         if self.is_over:
             self._inbox.empty()
@@ -272,15 +272,17 @@ class Engine(SessionListener, OutboundListener):
                 self._cancel(call.id)  # for a consumer that was not connected at the first broadcast
 
     def _cancel(self, id_: str) -> None:
-        if id_ in self._calls:
+        if call := self._calls.get(id_):
             self._cancelling.provide(
-                lambda: self._publish_cancel(id_),
+                lambda: self._publish_cancel(call),
                 lambda reason: _log.warning("call %s cannot be cancelled: %s", id_, reason),
             )
 
-    def _publish_cancel(self, id_: str) -> None:
-        properties = Properties(correlation_id=id_, delivery_mode=1).encode()
-        self._outbound.publisher.publish(Publication("", properties, b"", exchange=CANCEL, mandatory=False))
+    def _publish_cancel(self, call: Call[Any]) -> None:
+        for id_ in chaining.ids_of(call):
+            properties = Properties(correlation_id=id_, delivery_mode=1).encode()
+            cancel = Publication("", properties, b"", exchange=CANCEL, mandatory=False)
+            self._outbound.publisher.publish(cancel)
 
     def _drop(self, id_: str) -> None:
         self._calls.pop(id_, None)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from taskqueue.amqp.properties import Properties
+from taskqueue.broker.chains import following
 from taskqueue.broker.claims import end_of
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
@@ -17,6 +18,7 @@ from taskqueue.broker.topology import (
     FAILED_QUEUE,
     REJECTED_QUEUE,
     SCHEDULES,
+    TASKQUEUE,
     reply_fault,
     worker_queue,
 )
@@ -71,9 +73,14 @@ class Settlement:
     # --- the ways to end ---
 
     def succeed(self, assignment: Assignment, run: Run, outcome: Outcome) -> None:
-        """Publish a success."""
+        """Publish a success, or the next workitem of a chain."""
         result = Result(SUCCEEDED, outcome.content_type, outcome.body)
-        publications = self._reports(assignment, run, *result)
+        step = following(assignment.properties, result)
+        if isinstance(step, Failure):
+            self._log.warning("failed: %s", step, workitem=assignment.id)
+            self.fail(assignment, run, step)
+            return
+        publications = [step] if step else self._reports(assignment, run, *result)
         self._finish(assignment, publications, self._record.succeeded(assignment, run, outcome), result)
 
     def run_later(self, assignment: Assignment, run: Run, outcome: Outcome, delay: float) -> None:
@@ -299,8 +306,10 @@ class Settlement:
 
     def _replace(self, assignment: Assignment, publication: Publication, reason: str) -> None:
         """Publish a substitute for a message that the broker refuses for good."""
-        if publication.queue == worker_queue(assignment.worker_type):
-            run = assignment.run("", 0, 0)._replace(properties=Properties.decode(publication.properties))
+        if publication.queue in (worker_queue(assignment.worker_type), TASKQUEUE):
+            run = assignment.run("", 0, 0)
+            if publication.queue != TASKQUEUE:
+                run = run._replace(properties=Properties.decode(publication.properties))
             failure = Failure("RunRefused", f"the broker refuses its next run: {reason}")
             self._log.error("failed: %s", failure, workitem=assignment.id)
             self.fail(assignment, run, failure)

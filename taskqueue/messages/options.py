@@ -98,6 +98,12 @@ class Options:
         values = ((getattr(self, each.name), getattr(defaults, each.name)) for each in fields(self))
         return type(self)(*(own if own is not None else default for own, default in values))
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the options that are set, by their names."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = {name: value for name, value in values.items() if value is not None}
+        return plain | ({} if self.tags is None else {"tags": list(self.tags)})
+
     def marked(self, raw: bytes, now: float | None = None) -> bytes:
         """Return encoded properties with these options; a delay counts from `now`, seconds since 1970."""
         if not self:

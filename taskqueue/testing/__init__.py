@@ -199,7 +199,9 @@ class Bench:
             message.take_reply(call, properties, content)
 
     def send(self, call: Call[Any], body: bytes, options: Options, *, notify: bool) -> None:
-        """Send a call."""
+        """Send a call. Raises ValueError for a chain."""
+        if call.chain is not None:
+            raise ValueError("a bench runs no chains: a consumer publishes their next steps")
         self._calls[call.id] = self._known[call.id] = call
         properties = submitted(call.task, call.id, JSON, _REPLIES, notify=notify)
         self.put(TASKQUEUE, Properties.decode(options.marked(properties, self.now)), body)

@@ -7,14 +7,16 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Final, NoReturn, Protocol, Self, Unpack
 
+from taskqueue.messages.forwarding import new_id
 from taskqueue.messages.options import NONE, Asked, Options
 from taskqueue.workflows.wire import LONGEST_NAME
 
 #: The media type of what a step that returned Extend comes to, from its worker to its consumer.
 EXTENDED: Final = "application/vnd.taskqueue.extend+json"
+
+_SUFFIX: Final = 12  # hexadecimal digits in the names of steps that are added later
 
 
 class TaskLike(Protocol):
@@ -130,9 +132,14 @@ Named = Placed | str
 class Graph:
     """Steps that are added one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = "") -> None:
+        """Begin without steps.
+
+        suffix -- of the default names of steps, behind a hyphen
+        """
         self._steps: list[dict[str, Any]] = []
         self._counts: Counter[str] = Counter()  # of each type, as default names have it
+        self._suffix = suffix
         self._options = NONE
 
     def __len__(self) -> int:
@@ -264,7 +271,7 @@ class Graph:
         type_ = _name(task)
         name = self._default_name(type_) if step is None else step
         entry = {"step": name, "type": type_, **content, **edges}
-        if asked := _as_json(options):
+        if asked := options.as_json():
             entry["options"] = asked
         self._steps.append(entry)
         return name
@@ -272,7 +279,7 @@ class Graph:
     def _default_name(self, type_: str) -> str:
         self._counts[type_] += 1
         count = self._counts[type_]
-        end = "" if count == 1 else f"-{count}"
+        end = "".join(f"-{part}" for part in (self._suffix, "" if count == 1 else count) if part)
         return type_[: LONGEST_NAME - len(end)] + end
 
 
@@ -317,11 +324,11 @@ class Extend(Graph):
     """
 
     def __init__(self, result: Any = None) -> None:
-        """Begin without steps.
+        """Begin without steps. By default they get names that no other step has.
 
         result -- what the step comes to, a JSON value
         """
-        super().__init__()
+        super().__init__(new_id()[:_SUFFIX])
         self._result = result
 
     def encode(self) -> bytes:
@@ -366,12 +373,6 @@ def _options_of(task: TaskLike, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise TypeError(
             f"{task.name}: its calls are unique by an argument that is known only once another step is over"
         ) from None
-
-
-def _as_json(options: Options) -> dict[str, Any]:
-    values = {each.name: getattr(options, each.name) for each in fields(options)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-            if value is not None}  # fmt: skip
 
 
 def _edges(

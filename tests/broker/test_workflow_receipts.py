@@ -31,7 +31,7 @@ MORE_TASKS = """
 def grow():
     from taskqueue import Extend
     more = Extend(["page"])
-    more.add("add", 1, 2)
+    more.add("add", 1, 2, step="add")
     return more
 """
 

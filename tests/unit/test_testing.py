@@ -15,6 +15,7 @@ from taskqueue import (
     Retry,
     TaskFailed,
     UnknownTask,
+    chain,
     node,
 )
 from taskqueue.amqp.properties import Properties
@@ -144,3 +145,9 @@ EXAMPLES = {
 @pytest.mark.parametrize("page", EXAMPLES)
 def test_the_documentations_examples_of_the_bench_run(page):
     exec(compile(EXAMPLES[page], page, "exec"), {"__name__": "example"})
+
+
+def test_a_bench_refuses_a_chain(bench):
+    assert bench.client.call(chain(("add", 5, 6))) == 11
+    with pytest.raises(ValueError, match="a bench runs no chains"):
+        bench.client.call(chain(("add", 5, 6), ("add", 7)))

@@ -165,8 +165,8 @@ def test_a_batch_stays_open():
 
 def test_what_a_step_returns_to_add_others_has_its_result_beside_them():
     more = Extend({"pages": 2})
-    page = more.add("fetch", 2)
-    more.add("parse", page.result, after="first")
+    page = more.add("fetch", 2, step="fetch")
+    more.add("parse", page.result, step="parse", after="first")
     assert json.loads(more.encode()) == {
         "result": {"pages": 2},
         "extend": [
@@ -176,3 +176,11 @@ def test_what_a_step_returns_to_add_others_has_its_result_beside_them():
     }
     with pytest.raises(TypeError):
         Extend(object()).encode()
+
+
+def test_steps_that_are_added_later_have_names_of_their_own():
+    graphs = [Extend(), Extend()]
+    names = {graph.add(type_).name for graph in graphs for type_ in ("add", "add", "x" * 100)}
+    assert len(names) == 6
+    assert max(map(len, names)) == 100
+    assert sum(re.fullmatch(r"add-[0-9a-f]{12}(-2)?", name) is not None for name in names) == 4
