@@ -10,9 +10,9 @@ from taskqueue.config.settings import GROUP, LIMIT, SCHEDULE, specification, val
 _INTRODUCTION: Final = """\
 # Configuration
 
-Dispatcher, worker pool and monitor read `/etc/taskqueue/config.ini`, or the file given with `-c`. The file
-may be empty: every option has a default. `taskqueue config` checks the file and prints all faults, or the
-settings in force. A process does not start if the file has faults.
+Dispatcher, worker pool, monitor and flow process read `/etc/taskqueue/config.ini`, or the file given with
+`-c`. The file may be empty: every option has a default. `taskqueue config` checks the file and prints all
+faults, or the settings in force. A process does not start if the file has faults.
 
 ```ini
 [DEFAULT]
@@ -37,9 +37,10 @@ user: bifh2
 - A line is `option: value` or `option = value`. An indented line continues the value of the line before.
   Option names are not case-sensitive.
 - A line that begins with `;` or `#` is a comment. A comment cannot follow a value.
-- `[amqp]`, `[dispatcher]`, `[workerpool]`, `[monitor]` and `[logging]` configure taskqueue itself and inherit
-  nothing. Neither do the sections `[schedule NAME]` and `[limit NAME]`. Every other section is named after a
-  worker type, which is the name of an installed plugin, or of the section's own choice if it has a `command`.
+- `[amqp]`, `[dispatcher]`, `[workerpool]`, `[monitor]`, `[flow]` and `[logging]` configure taskqueue itself
+  and inherit nothing. Neither do the sections `[schedule NAME]` and `[limit NAME]`. Every other section is
+  named after a worker type, which is the name of an installed plugin, or of the section's own choice if it
+  has a `command`.
 - All worker sections inherit `[DEFAULT]`. A plugin without a section uses `[DEFAULT]` alone.
 - If `workers` lists subgroups, each has a section `[TYPE_SUBGROUP]`, which inherits `[DEFAULT]` and then
   everything except `workers` from `[TYPE]`.
@@ -54,6 +55,10 @@ _SECTIONS: Final = {
     "dispatcher": ("[dispatcher]", "The daemon that routes workitems to the queues of their worker types."),
     "workerpool": ("[workerpool]", "The daemon that runs the plugins of one host."),
     "monitor": ("[monitor]", "The daemon that records what became of every workitem."),
+    "flow": (
+        "[flow]",
+        "The process that keeps workflows, of dispatcher daemons with this section, and of `taskqueue flow`.",
+    ),
     "logging": ("[logging]", "The log of the daemons."),
     SCHEDULE: ("[schedule NAME]", "Workitems that are submitted at given times."),
     LIMIT: ("[limit NAME]", "A limit over the whole cluster, which worker sections name by `limits`."),

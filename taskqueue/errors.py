@@ -281,6 +281,18 @@ class FlowRefused(TaskqueueError):
     status = ExitStatus.FAILED
 
 
+class FlowUnavailable(TaskqueueError):
+    """The database of workflows cannot be read or written now; a later attempt may succeed."""
+
+    status = ExitStatus.SYSTEM
+
+
+class FlowDamaged(TaskqueueError):
+    """The database of workflows is damaged, or a later release has written it."""
+
+    status = ExitStatus.SYSTEM
+
+
 class BadClaim(TaskqueueError):
     """A message in the log of claims is none, or a key cannot be one."""
 

@@ -59,6 +59,7 @@ class Subscription(SessionListener):
         most_bytes: int | None = None,
         arguments: Mapping[str, Any] | None = None,
         on_in_use: Callable[[], None] | None = None,
+        on_cancelled: Callable[[], None] | None = None,
     ) -> None:
         """Prepare; `resume` begins to consume.
 
@@ -73,6 +74,7 @@ class Subscription(SessionListener):
             deliveries that are acknowledged soon, since heartbeats are not read either
         arguments -- of the queue, if it must be declared
         on_in_use -- makes the consumer exclusive; called if the queue has another one, and tried again later
+        on_cancelled -- the broker has cancelled a consumer: most likely its queue was deleted
         """
         self.epoch = 0
         self.ack_timeout: float | None = None  # seconds; the broker's acknowledgement timeout, if known
@@ -81,6 +83,7 @@ class Subscription(SessionListener):
         self._queue = queue
         self._arguments = arguments or {}
         self._on_in_use = on_in_use
+        self._on_cancelled = on_cancelled
         self._prefetch = prefetch
         self._on_delivery = on_delivery
         self._on_lost = on_lost
@@ -344,6 +347,8 @@ class Subscription(SessionListener):
         """Consume again after the queue was deleted. The broker cancels each consumer separately."""
         if frame.method.consumer_tag in self._consumers.all:
             self._consumers.end()
+            if self._on_cancelled is not None:
+                self._on_cancelled()
             self._log.warning(
                 "queue %s was deleted under its consumer, its node is down, or it waited too long for an "
                 "acknowledgement",

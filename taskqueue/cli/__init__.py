@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "dispatcher": "daemons",
     "workerpool": "daemons",
     "monitor": "monitor",
+    "flow": "daemons",
     "submit": "submit",
     "schedule": "schedule",
     "limit": "limit",

@@ -160,7 +160,7 @@ def _show_warnings(warnings: Sequence[str]) -> None:
 def _show_sections(plain: Mapping[str, Any]) -> None:
     rows = [
         (f"[{section}]", option, _written(value))
-        for section in ("amqp", "dispatcher", "workerpool", "monitor", "logging")
+        for section in ("amqp", "dispatcher", "workerpool", "monitor", "flow", "logging")
         for option, value in (
             plain[section] or {"url": "none: a private broker, see `taskqueue up --help`"}
         ).items()

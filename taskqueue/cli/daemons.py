@@ -1,4 +1,4 @@
-"""`taskqueue dispatcher` and `taskqueue workerpool`: in the foreground or background, with a pid file."""
+"""`taskqueue dispatcher`, `workerpool` and `flow`: in the foreground or background, with a pid file."""
 
 import contextlib
 import itertools
@@ -15,7 +15,7 @@ from taskqueue import address
 from taskqueue.address import Source
 from taskqueue.cli import options
 from taskqueue.config import LoggingSettings
-from taskqueue.dispatcher.daemon import DispatcherDaemon
+from taskqueue.dispatcher.daemon import DispatcherDaemon, FlowDaemon
 from taskqueue.process import logs, startup
 from taskqueue.process.daemon import detach, foreground
 from taskqueue.process.supervisor_loop import SupervisorLoop
@@ -43,6 +43,22 @@ def dispatcher(source: Source, pidfile: str | None, *, stay: bool) -> None:
     arguments = _arguments("dispatcher", source, pidfile, stay=stay)
     options.hide_address(source, arguments)
     daemon = DispatcherDaemon(source)
+    options.need_address(source, arguments, is_configured=daemon.settings.amqp is not None)
+    run(daemon, daemon.settings.logging, source, stay=stay, pidfile=pidfile)
+
+
+@click.command(short_help="Keep workflows, and run their steps in order.")
+@daemon_options
+@click.option("--database", hidden=True)
+def flow(source: Source, pidfile: str | None, *, stay: bool, database: str | None) -> None:
+    """Keep workflows: publish their steps in order, and take note of each step's end.
+
+    A dispatcher daemon does this, too, if its configuration has a section [flow]. Of several flow processes,
+    others stand by. SIGTERM ends it; SIGHUP reads the configuration again.
+    """
+    arguments = [*_arguments("flow", source, pidfile, stay=stay), *options.as_words(database=database)]
+    options.hide_address(source, arguments)
+    daemon = FlowDaemon(source, database)
     options.need_address(source, arguments, is_configured=daemon.settings.amqp is not None)
     run(daemon, daemon.settings.logging, source, stay=stay, pidfile=pidfile)
 

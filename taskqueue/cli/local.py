@@ -77,8 +77,8 @@ class Household(SupervisorLoop):
 def up(source: Source) -> None:
     """Run everything on this machine, in the foreground: broker, dispatcher, worker pool and monitor.
 
-    The broker is a RabbitMQ node of your own, on a loopback port, unless one is configured. Its data is
-    kept under $XDG_STATE_HOME/taskqueue. Ctrl-C ends everything.
+    Workflows are kept, too. The broker is a RabbitMQ node of your own, on a loopback port, unless one is
+    configured. Its data is kept under $XDG_STATE_HOME/taskqueue. Ctrl-C ends everything.
     """
     options.hide_address(source, ["up", *as_words(config=source.path)])
     settings = config.load(source.path, (), as_root=False)
@@ -103,12 +103,14 @@ def _keep_daemons(path: str | None, amqp: AmqpSettings, broker: PrivateBroker | 
     for name in ("dispatcher", "workerpool"):
         command = [name, *as_words(config=path, foreground=True)]
         household.members.append(Child(name, partial(household.execute, command)))
+    if not settings.flow.is_wanted:  # else the dispatcher daemon has one
+        household.members.append(_flow(household, path))
     household.members += monitor
     return household.run(foreground())
 
 
-class MonitorChild(Child):
-    """The monitor, without which everything else works: nothing waits for it, no end of it ends others."""
+class Optional(Child):
+    """A daemon without which everything else works: nothing waits for it, no end of it ends others."""
 
     def __init__(self, name: str, run: Callable[[], int]) -> None:
         super().__init__(name, run)
@@ -118,6 +120,14 @@ class MonitorChild(Child):
     def main_pid(self) -> int:
         """None."""
         return 0
+
+
+def _flow(household: Household, path: str | None) -> Child:
+    """Return a flow process, whose database is beside the private broker's data."""
+    is_in_home = os.geteuid() != 0 or os.environ.get("XDG_STATE_HOME")
+    directory = startup.state_home("workflows") / "taskqueue" / "flow" if is_in_home else place.ROOTS_UP
+    command = ["flow", *as_words(config=path, foreground=True, database=directory / "flow.db")]
+    return Optional("flow", partial(household.execute, command))
 
 
 def _monitor(household: Household, path: str | None, amqp: AmqpSettings) -> list[Child]:
@@ -136,7 +146,7 @@ def _monitor(household: Household, path: str | None, amqp: AmqpSettings) -> list
     with contextlib.suppress(OSError):  # no process for it: the monitor declares it, later
         children.ask(partial(_declare_stream, amqp, plan.monitor))
     command = ["monitor", *as_words(config=path, foreground=True, directory=directory, own_token=token)]
-    return [MonitorChild("monitor", partial(household.execute, command))]
+    return [Optional("monitor", partial(household.execute, command))]
 
 
 def _declare_stream(amqp: AmqpSettings, settings: MonitorSettings) -> None:

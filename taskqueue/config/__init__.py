@@ -7,6 +7,7 @@ from taskqueue.config.groups import UnixUsers as UnixUsers
 from taskqueue.config.loading import load as load
 from taskqueue.config.loading import load_amqp as load_amqp
 from taskqueue.config.settings import DispatcherSettings as DispatcherSettings
+from taskqueue.config.settings import FlowSettings as FlowSettings
 from taskqueue.config.settings import GroupSettings as GroupSettings
 from taskqueue.config.settings import LoggingSettings as LoggingSettings
 from taskqueue.config.settings import MonitorSettings as MonitorSettings

@@ -225,6 +225,16 @@ def record_place(value: str) -> str:
     return postgresql_url(value) if "://" in value else directory(value)
 
 
+def database_place(value: str) -> str:
+    """Take the URL of a PostgreSQL database, or the absolute path of a file, which need not exist."""
+    if "://" in value:
+        return postgresql_url(value)
+    is_short = len(value) <= _LINE_LIMIT
+    if not (value.startswith("/") and not value.endswith("/") and value.isprintable() and is_short):
+        refuse("the absolute path of a file, or postgresql://USER@HOST/DATABASE", value)
+    return value
+
+
 def postgresql_url(value: str) -> str:
     """Take the URL of a PostgreSQL database, as its library has them."""
     if not is_url(value) or not value.isprintable() or " " in value or len(value) > _LINE_LIMIT:

@@ -28,6 +28,7 @@ from taskqueue.config.settings import (
     FIXED_SECTIONS,
     GROUP,
     DispatcherSettings,
+    FlowSettings,
     LoggingSettings,
     MonitorSettings,
     PoolSettings,
@@ -79,10 +80,8 @@ def load(
     return Settings(
         path=path,
         amqp=amqp_settings(fixed["amqp"]),
-        dispatcher=DispatcherSettings(**fixed["dispatcher"]),
         workerpool=pool,
-        monitor=MonitorSettings(**fixed["monitor"]),
-        logging=LoggingSettings(**fixed["logging"]),
+        **_settings_of_daemons(fixed, sections),
         groups=tuple(sources),
         records=tuple(groups.make_records(workers)),
         schedules=schedules,
@@ -91,6 +90,15 @@ def load(
         warnings=tuple(warnings),
         secret_files=tuple(_secret_files(path or "", sections.get("amqp", {}), is_public=is_public)),
     )
+
+
+def _settings_of_daemons(fixed: dict[str, dict[str, Any]], sections: Sections) -> dict[str, Any]:
+    return {
+        "dispatcher": DispatcherSettings(**fixed["dispatcher"]),
+        "monitor": MonitorSettings(**fixed["monitor"]),
+        "flow": FlowSettings(**fixed["flow"], is_wanted="flow" in sections),
+        "logging": LoggingSettings(**fixed["logging"]),
+    }
 
 
 def load_amqp(path: str | None) -> AmqpSettings | None:
@@ -157,7 +165,9 @@ def _worker_oddities(
 
 def _oddities(sections: Sections, *, is_public: bool) -> Iterator[str]:
     yield from _amqp_oddities(sections.get("amqp", {}), is_public=is_public)
-    yield from _monitor_oddities(sections.get("monitor", {}), is_public=is_public)
+    for name in ("monitor", "flow"):
+        if is_public and _holds_passwords(sections.get(name, {})):
+            yield f"section [{name}]: every user of this machine can read the password (mode o+r)"
 
 
 def _amqp_oddities(given: dict[str, str], *, is_public: bool) -> Iterator[str]:
@@ -167,10 +177,9 @@ def _amqp_oddities(given: dict[str, str], *, is_public: bool) -> Iterator[str]:
         yield "section [amqp]: every user of this machine can read the password (mode o+r)"
 
 
-def _monitor_oddities(given: dict[str, str], *, is_public: bool) -> Iterator[str]:
+def _holds_passwords(given: dict[str, str]) -> bool:
     urls = [given[name] for name in ("database", "database_reader") if name in given]
-    if is_public and any(is_url(url) and without_password(url) != url for url in urls):
-        yield "section [monitor]: every user of this machine can read the password (mode o+r)"
+    return any(is_url(url) and without_password(url) != url for url in urls)
 
 
 def _holds_password(given: dict[str, str]) -> bool:

@@ -23,7 +23,7 @@ from taskqueue.limits.definition import Limit, LimitUse
 from taskqueue.schedules.definition import Definition
 
 #: The sections that are about no worker type.
-FIXED_SECTIONS: Final = ("amqp", "dispatcher", "workerpool", "monitor", "logging")
+FIXED_SECTIONS: Final = ("amqp", "dispatcher", "workerpool", "monitor", "flow", "logging")
 
 #: The section that all groups inherit.
 DEFAULT: Final = "DEFAULT"
@@ -69,6 +69,7 @@ CHECKS: Final = {
     "postgresql_url": checks.postgresql_url,
     "http_url": checks.http_url,
     "rate": limit_checks.rate,
+    "database_place": checks.database_place,
     "record_place": checks.record_place,
     "tags": schedule_checks.tags,
     "text": checks.text,
@@ -131,8 +132,8 @@ def _validated(kind: str, given: Mapping[str, str]) -> tuple[dict[str, Any], dic
     return dict(section), {name: error for _, name, error in flatten_errors(section, outcome)}
 
 
-_DISPATCHER, _POOL, _MONITOR, _LOGGING, _GROUP = (
-    checked(kind, {})[0] for kind in ("dispatcher", "workerpool", "monitor", "logging", GROUP)
+_DISPATCHER, _POOL, _MONITOR, _FLOW, _LOGGING, _GROUP = (
+    checked(kind, {})[0] for kind in (*FIXED_SECTIONS[1:], GROUP)
 )
 
 _URL_PASSWORD: Final = re.compile(r":(?!//)\S*@")
@@ -220,6 +221,22 @@ class MonitorSettings:
     keep_cancelled: float = _MONITOR["keep_cancelled"]
     keep_minutes: float = _MONITOR["keep_minutes"]
     max_size: int = _MONITOR["max_size"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """The section [flow].
+
+    Args:
+        database: the file of the database of workflows, or the URL of a PostgreSQL database; None is the
+            default place.
+        keep: seconds that workflows are kept after their end.
+        is_wanted: whether there is such a section, so that a dispatcher daemon has a flow process.
+    """
+
+    database: str | None = _FLOW["database"]
+    keep: float = _FLOW["keep"]
+    is_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +384,7 @@ class Settings:
         dispatcher: the section [dispatcher].
         workerpool: the section [workerpool].
         monitor: the section [monitor].
+        flow: the section [flow].
         logging: the section [logging].
         groups: the groups of the installed plugins.
         records: what events contain of bodies, by section; under "DEFAULT" that of all other types.
@@ -382,6 +400,7 @@ class Settings:
     dispatcher: DispatcherSettings = field(default_factory=DispatcherSettings)
     workerpool: PoolSettings = field(default_factory=PoolSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     groups: tuple[GroupSettings, ...] = ()
     records: tuple[tuple[str, RecordSettings], ...] = ()
@@ -398,6 +417,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     for name in ("dispatcher", "workerpool", "monitor", "logging"):
         plain[name] = asdict(plain[name])
     plain["monitor"] = asdict(without_passwords(settings.monitor))
+    plain["flow"] = {"database": _shown(settings.flow.database), "keep": settings.flow.keep}
     plain["dispatcher"]["formats"] = list(settings.dispatcher.formats)
     plain["amqp"] = _effective_amqp(settings.amqp) if settings.amqp else None
     plain["groups"] = [

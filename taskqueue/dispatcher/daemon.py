@@ -1,15 +1,17 @@
-"""The dispatcher daemon: it keeps dispatchers, scheduler, keeper and gate running, and loads formats."""
+"""The dispatcher daemon: it keeps dispatchers, scheduler, keeper, gate and flow process running."""
 
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from taskqueue import config, plugins
 from taskqueue.address import Source
 from taskqueue.config import AmqpSettings, Settings
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError, Unroutable
+from taskqueue.flow.place import open_store, own_path, prepare
 from taskqueue.messages.routing import FORMATS, Format, Route
 from taskqueue.process import children, privileges
 from taskqueue.process.daemon import Signals, notify
@@ -54,10 +56,12 @@ def _guarded(name: str, read: Format) -> Format:
 class DispatcherDaemon(SupervisorLoop):
     """Keeps dispatchers, a scheduler and a keeper running; each reads the address when it starts."""
 
+    name: ClassVar = "dispatcher"
+
     def __init__(self, source: Source) -> None:
         """Read the configuration. Raises ConfigError, which names all its faults."""
         self.settings = self._load(source.path)
-        super().__init__("dispatcher", self.settings.dispatcher.stop_timeout)
+        super().__init__(self.name, self.settings.dispatcher.stop_timeout)
         self._source = source
         self._standbys: list[Child] = []  # not yet started
 
@@ -66,7 +70,7 @@ class DispatcherDaemon(SupervisorLoop):
         return config.load(path, (), as_root=os.geteuid() == 0)
 
     def begin(self) -> None:
-        """Make the dispatchers, the scheduler, the keeper and, if there are limits, the gate."""
+        """Make the dispatchers, scheduler, keeper and, if they are configured, gate and flow process."""
         self.log_as(self.settings.logging, self.settings.workerpool.user)
         for number in range(1, self.settings.dispatcher.instances + 1):
             name = f"dispatcher {number}"
@@ -77,6 +81,8 @@ class DispatcherDaemon(SupervisorLoop):
         ]
         if self.settings.limits:
             self._standbys.append(Child("gate", partial(self._admit, self.settings)))
+        if self.settings.flow.is_wanted:
+            self._standbys.append(self._flow_child())
 
     def _converge(self) -> None:
         """Start the others once the dispatchers have asked the broker: it may refuse them all."""
@@ -93,7 +99,7 @@ class DispatcherDaemon(SupervisorLoop):
         except ConfigError as error:
             self.log.error("not reloaded, the configuration has faults: %s", error)
             return
-        self.log.info("reloaded; replacing dispatchers, scheduler and keeper")
+        self.log.info("reloaded; replacing all processes")
         self.stop_timeout = self.settings.dispatcher.stop_timeout
         for member in self.members:
             member.drain()
@@ -142,6 +148,27 @@ class DispatcherDaemon(SupervisorLoop):
 
         return self._be("gate", "gate", settings, SIGNALS, make)
 
+    def _flow_child(self) -> Child:
+        """Return the flow process, once its database has a directory."""
+        settings = self.settings.flow
+        try:
+            if (path := own_path(settings)) is not None:
+                prepare(path, self.settings.workerpool.user)
+        except ConfigError as error:
+            self.log.error("%s", error)  # the process says so, too, whenever it is started
+        return Child("flow", partial(self._flow, self.settings))
+
+    def _flow(self, settings: Settings) -> int:
+        from taskqueue.broker.standby import SIGNALS  # noqa: PLC0415 -- brings pika in
+        from taskqueue.flow.flow import Flow  # noqa: PLC0415
+
+        def make(amqp: AmqpSettings, signals: Signals) -> Flow:
+            keep, place = settings.flow.keep, partial(open_store, settings.flow)
+            own_path(settings.flow)  # raises before the process waits for it
+            return Flow(amqp, place, signals, _reporter("flow process"), keep=keep)
+
+        return self._be("flow", "flow", settings, SIGNALS, make)
+
     def _be(
         self,
         kind: str,
@@ -170,6 +197,28 @@ class DispatcherDaemon(SupervisorLoop):
         if process.failure:
             notify(f"STATUS={process.failure}")
         return status
+
+
+class FlowDaemon(DispatcherDaemon):
+    """Keeps a flow process running, without dispatchers."""
+
+    name = "flow"
+
+    def __init__(self, source: Source, database: str | None = None) -> None:
+        """Read the configuration. Raises ConfigError, which names all its faults.
+
+        database -- the default place of the database
+        """
+        self._database = database
+        super().__init__(source)
+
+    def begin(self) -> None:
+        """Make the flow process."""
+        self.log_as(self.settings.logging, self.settings.workerpool.user)
+        if self.settings.flow.database is None and self._database is not None:
+            flow = replace(self.settings.flow, database=self._database)
+            self.settings = replace(self.settings, flow=flow)
+        self.members.append(self._flow_child())
 
 
 class Process(Protocol):

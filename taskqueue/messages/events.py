@@ -44,10 +44,8 @@ STATES: Final = (QUEUED, SCHEDULED, RUNNING, RETRYING, SUCCEEDED, FAILED, REJECT
 CONSUMER: Final = "consumer"
 #: The kind of an emitter that fires schedules.
 SCHEDULER: Final = "scheduler"
-#: The kind of an emitter that keeps the keys of unique work.
-KEEPER: Final = "keeper"
-#: The kind of an emitter that grants permits.
-GATE: Final = "gate"
+#: The kinds of emitters that keep the keys of unique work, grant permits, and keep workflows.
+KEEPER, GATE, FLOW = "keeper", "gate", "flow"
 #: The state of a consumer that receives workitems and cancellations.
 TAKES_WORK: Final = "takes work"
 #: The last state that a process tells of itself.

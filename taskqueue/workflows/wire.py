@@ -14,6 +14,8 @@ from taskqueue.texts import shorten
 #: The kinds of messages.
 KIND: Final = "kind"
 START, RECEIPT, COMMAND = "start", "receipt", "command"
+#: Of the messages by which a flow process finds out that it is the active one.
+TICK: Final = "tick"
 #: The actions of commands.
 LIST, SHOW, STEPS, RESULT = "list", "show", "steps", "result"
 CANCEL, RETRY, EXTEND = "cancel", "retry", "extend"
@@ -31,7 +33,7 @@ MOST_DEPTH: Final = 100
 MOST_CHAIN: Final = 16 * 1024
 
 LONGEST_NAME: Final = 100  # characters of a workflow's or a step's name, without the index of a map's element
-_LONGEST_TEXT: Final = 2000  # characters of an error
+LONGEST_TEXT: Final = 2000  # characters of an error
 _LONGEST_TYPE: Final = 200
 
 #: The id of a workflow.
@@ -92,7 +94,7 @@ class Receipt:
             plain["size"] = self.size
         if self.error is not None:
             kind, message = self.error
-            text = shorten(message, _LONGEST_TEXT)
+            text = shorten(message, LONGEST_TEXT)
             plain["error"] = {"type": shorten(kind, _LONGEST_TYPE), "message": text}
         if self.extend is not None:
             plain["extend"] = self.extend
@@ -157,7 +159,8 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
-_decode: Final = json.JSONDecoder(parse_constant=_no_number).decode
+#: Decodes JSON text; ValueError or RecursionError for anything else.
+decode_value: Final = json.JSONDecoder(parse_constant=_no_number).decode
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -166,17 +169,19 @@ def decode(body: bytes) -> dict[str, Any]:
         raise BadFlowMessage(f"a message of {len(body):,} bytes; at most {MOST_DOCUMENT:,} are read")
     try:
         with collecting_nothing(len(body)):
-            message = _decode(body.decode())
+            message = decode_value(body.decode())
     except (ValueError, RecursionError):
         raise BadFlowMessage("a message that is no JSON") from None
     if not isinstance(message, dict):
         raise BadFlowMessage("a message that is no JSON object")
+    if is_deep(message, MOST_DEPTH + 20):
+        raise BadFlowMessage("a message that is nested too deep")
     return message
 
 
 def value_of(body: bytes) -> Any:
     """Return decoded JSON; ValueError or RecursionError if it is none."""
-    return _decode(body.decode())
+    return decode_value(body.decode())
 
 
 def checked_json(value: Any) -> str:
@@ -240,4 +245,4 @@ def _error_of(value: Any) -> Error:
     if not isinstance(value, dict):
         raise TypeError("an error is no object")
     kind, message = value.get("type", ""), value.get("message", "")
-    return Error(_text_of(kind, _LONGEST_TYPE), _text_of(message, _LONGEST_TEXT))
+    return Error(_text_of(kind, _LONGEST_TYPE), _text_of(message, LONGEST_TEXT))

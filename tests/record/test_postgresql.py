@@ -12,10 +12,10 @@ from support.waiting import wait_until
 from taskqueue.errors import RecordDamaged, RecordUnavailable
 from taskqueue.monitor.record import Filter
 from taskqueue.monitor.store.opening import open_store
-from taskqueue.monitor.store.postgresql import patience
 from taskqueue.monitor.store.postgresql.schema import VERSIONS, migrate
 from taskqueue.monitor.store.postgresql.session import Session
 from taskqueue.monitor.store.reading import Record
+from taskqueue.postgresql import patience
 
 
 @pytest.fixture

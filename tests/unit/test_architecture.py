@@ -18,14 +18,14 @@ PACKAGE = PROJECT / "taskqueue"
 LAYERS = [
     *["errors", "texts", "amqp", "messages", "unique", "schedules", "limits", "workflows", "config"],
     *["plugins", "process", "broker", "private_broker", "address", "worker", "consumer", "control"],
-    *["supervisor", "scheduler", "keeper", "gate", "dispatcher", "deadletters", "monitor", "doctor"],
-    *["feed", "calls", "testing", "cli", "node"],
+    *["supervisor", "scheduler", "keeper", "gate", "postgresql", "flow", "dispatcher", "deadletters"],
+    *["monitor", "doctor", "feed", "calls", "testing", "cli", "node"],
 ]
 LAYER_OF = {name: number for number, name in enumerate(LAYERS)}
 
 #: Who alone may import a library.
 OWNERS = {"pika": "broker", "stevedore": "plugins", "daemon": "process", "configobj": "config",
-          "click": "cli", "rich": "cli", "tornado": "monitor", "psycopg": "monitor",
+          "click": "cli", "rich": "cli", "tornado": "monitor", "psycopg": "postgresql",
           "prometheus_client": "monitor"}  # fmt: skip
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "dispatcher",
     "workerpool",
     "monitor",
+    "flow",
     "submit",
     "schedule",
     "limit",

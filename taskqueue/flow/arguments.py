@@ -1,0 +1,109 @@
+"""The arguments of steps, with the results that they refer to."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from taskqueue.errors import BadWorkflow
+from taskqueue.flow.schema import Kind
+from taskqueue.flow.store import Store
+from taskqueue.workflows.document import reference_in, references
+from taskqueue.workflows.wire import MOST_RESULT, MOST_STEPS, decode_value, encode_json
+
+#: Maximum bytes of a step's arguments with all results in them.
+MOST_PASSED: Final = 16 * 1024 * 1024
+#: Maximum bytes of the arguments of all elements of a map.
+MOST_SPREAD: Final = 64 * 1024 * 1024
+
+
+class Arguments:
+    """Puts results into arguments, inside a transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def resolved(self, workflow: int, name: str, args: str) -> str:
+        """Return arguments as JSON text with the results that they refer to.
+
+        Raises BadWorkflow if they are too large, or a result is not there to be passed on.
+        """
+        value = decode_value(args)
+        found = {each: self.result_of(workflow, each, name) for _, each in references(value)}
+        size = len(args) + sum(map(len, found.values()))
+        _check_size(f"the arguments of step {name}", size, MOST_PASSED)
+        text = encode_json(_replaced(value, {each: decode_value(text) for each, text in found.items()}))
+        _check_size(f"the arguments of step {name}", len(text), MOST_PASSED)
+        return text
+
+    def result_of(self, workflow: int, name: str, asker: str = "") -> str:
+        """Return the result of a step as JSON text, or the results of a map; null for one that has none.
+
+        Raises BadWorkflow if it is too large, or is no JSON.
+        """
+        row = self._store.rows(
+            "SELECT no, kind, result, size FROM step WHERE workflow = ? AND name = ?", (workflow, name)
+        )
+        if not row:
+            return "null"
+        ((no, kind, result, size),) = row
+        if kind in (Kind.MAP, Kind.SPREAD):
+            return self._results_of(no, name, asker)
+        if result is None and size is not None:
+            raise BadWorkflow([missing_result(name, size)])
+        return "null" if result is None else str(result)
+
+    def _results_of(self, no: int, name: str, asker: str) -> str:
+        ((size,),) = self._store.rows("SELECT sum(length(result)) FROM step WHERE parent = ?", (no,))
+        _check_size(
+            f"the results of map {name}{f', for step {asker},' if asker else ''}", size or 0, MOST_PASSED
+        )
+        found = self._store.rows("SELECT result FROM step WHERE parent = ? ORDER BY position", (no,))
+        return f"[{','.join('null' if text is None else text for (text,) in found)}]"
+
+    def of_elements(self, workflow: int, row: Mapping[str, Any]) -> list[str]:
+        """Return the arguments of a map's elements as JSON text.
+
+        row -- of the map: name, form, args, refs and source
+        Raises BadWorkflow if the result is no list, or too large.
+        """
+        name, source = row["name"], row["source"]
+        elements = decode_value(self.result_of(workflow, source, name))
+        if not isinstance(elements, list):
+            kind = type(elements).__name__
+            raise BadWorkflow([f"the result of step {source} is a {kind}; map {name} needs a list"])
+        if len(elements) > MOST_STEPS:
+            raise BadWorkflow([f"map {name} has {len(elements):,} elements; at most {MOST_STEPS:,} are kept"])
+        rest = self.resolved(workflow, name, row["args"])[1:] if row["refs"] else row["args"][1:]
+        texts: list[str] = []
+        size = 0
+        for element in elements:
+            text = encode_json(element)
+            if row["form"] == "params":
+                text = f"[{text}{']' if rest == ']' else f',{rest}'}"
+            size += len(text)
+            _check_size(f"the arguments of all elements of map {name}", size, MOST_SPREAD)
+            texts.append(text)
+        return texts
+
+
+def missing_result(name: str, size: int) -> str:
+    """Return why the result of a step cannot be passed on.
+
+    size -- its bytes
+    """
+    if size > MOST_RESULT:
+        return f"the result of step {name} has {size:,} bytes; at most {MOST_RESULT:,} are passed on"
+    return f"the result of step {name} is no JSON, and is not passed on"
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise BadWorkflow([f"{what} have {size:,} bytes; at most {most:,} are passed on"])
+
+
+def _replaced(value: Any, results: Mapping[str, Any]) -> Any:
+    """Return a value with results in the place of references; its depth is bounded."""
+    if reference := reference_in(value):
+        return results[reference[1]]
+    if isinstance(value, dict):
+        return {key: _replaced(each, results) for key, each in value.items()}
+    return [_replaced(each, results) for each in value] if isinstance(value, list) else value

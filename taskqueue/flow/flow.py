@@ -1,0 +1,353 @@
+"""The flow process: it takes messages about workflows, applies them in rounds, and publishes steps."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple
+
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import MalformedProperties
+from taskqueue.broker.broadcast import BroadcastExchange
+from taskqueue.broker.publisher import Publication, PublishResult
+from taskqueue.broker.standby import StandbyProcess
+from taskqueue.broker.subscription import Delivery
+from taskqueue.broker.topology import CANCEL, SHARDS
+from taskqueue.broker.trust import Trust
+from taskqueue.config import AmqpSettings
+from taskqueue.errors import BadFlowMessage, ExitStatus, FlowDamaged, FlowUnavailable
+from taskqueue.flow.in_flight import InFlight
+from taskqueue.flow.ledger import Answer, Incoming, Ledger, Round, decoded
+from taskqueue.flow.receipts import foreign
+from taskqueue.flow.shard_queue import ShardQueue
+from taskqueue.flow.store import Store
+from taskqueue.messages.content import JSON
+from taskqueue.messages.events import FLOW
+from taskqueue.messages.names import DIRECT_REPLY
+from taskqueue.process.daemon import Signals
+from taskqueue.texts import counted
+from taskqueue.workflows.wire import COMMAND, KIND, LIST, START, Receipt, decode, encode_json
+
+_MOST_MESSAGES: Final = 500  # in a round
+_TICK: Final = 2.0  # seconds between two looks at whether this process is active
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0  # seconds until the database is tried again
+_AWAY: Final = 30.0  # seconds that a shard is left to the process that keeps its workflows
+_TIDY: Final = 30.0  # seconds between two looks at what is to be removed
+_TIDY_AGAIN: Final = 0.1
+_MOST_TOLD: Final = 20  # dropped messages that are logged in a minute
+
+
+class Pending(NamedTuple):
+    """A delivery that is not applied, and its message; None if it is dropped."""
+
+    queue: ShardQueue
+    delivery: Delivery
+    message: Incoming | None
+
+
+class Flow(StandbyProcess):
+    """One flow process. All of them share the queues of the shards; the active consumer of each leads it."""
+
+    kind = FLOW
+    blocked = "publishes nothing: the broker has an alarm"
+
+    def __init__(
+        self,
+        amqp: AmqpSettings,
+        open_store: Callable[[], Store],
+        signals: Signals,
+        on_state: Callable[[str], None],
+        *,
+        keep: float,
+        away: float = _AWAY,
+    ) -> None:
+        """Prepare to `run`.
+
+        Args:
+            amqp: the broker's address.
+            open_store: opens the database, or raises FlowUnavailable or FlowDamaged.
+            signals: the source of SIGTERM and SIGHUP.
+            on_state: takes the process's state in words.
+            keep: seconds that workflows are kept after their end.
+            away: seconds that a shard is left whose workflows another database keeps.
+        """
+        super().__init__(amqp, signals, on_state)
+        self._open_store, self._keep, self._away = open_store, keep, away
+        self._trust = Trust(self._outbound, self._log)
+        self._ledger: Ledger | None = None
+        self._queues = [
+            ShardQueue(
+                self._loop, self._session, self._outbound, number, on_delivery=self._take, on_lost=self._lost
+            )
+            for number in range(SHARDS)
+        ]
+        self._cancel_exchange = BroadcastExchange(self._loop, self._session, CANCEL)
+        self._pending: list[Pending] = []
+        self._in_flight = InFlight(self._loop, self._outbound, self._plan_round)
+        self._has_round = False  # whether one is planned
+        self._retry_delay = _FIRST_RETRY
+        self._trouble = ""  # with the database, in words
+        self._dropped = 0  # dropped messages that were logged in this minute
+        self._dropped_from = time.monotonic()
+        self._loop.call_later(_TICK, self._tick)
+        self._loop.call_later(_TIDY, self._tidy)
+
+    def active_state(self) -> str:
+        """Return how many shards this process leads."""
+        if self._trouble:
+            return "waits for its database"
+        led = 0 if self._ledger is None else len(self._ledger.shards.led)
+        return f"keeps workflows of {counted(led, 'shard')} of {SHARDS}" if led else ""
+
+    def stand_by(self) -> None:
+        """Open the database, then consume the queues of all shards."""
+        if self._ledger is None:
+            try:
+                self._ledger = Ledger(self._open_store())
+            except FlowUnavailable as error:
+                self._fail(error)
+                return
+            except FlowDamaged as error:
+                self._log.critical("%s", error)
+                self.failure, self._status = str(error), ExitStatus.SYSTEM
+                self._loop.stop()
+                return
+        for queue in self._queues:
+            queue.open()
+        self.tell_state()
+
+    # --- messages ---
+
+    def _take(self, queue: ShardQueue, delivery: Delivery) -> None:
+        try:
+            message: Incoming | None = self._read(queue, delivery)
+        except BadFlowMessage as error:
+            self._tell_dropped(f"{error}, in taskqueue_flow_{queue.number}")
+            message = None
+        self._pending.append(Pending(queue, delivery, message))
+        self._plan_round()
+
+    def _read(self, queue: ShardQueue, delivery: Delivery) -> Incoming | None:
+        plain = decode(delivery.body)
+        size, delivery.body = len(delivery.body), b""
+        if plain.get(KIND) == COMMAND and plain.get("action") == LIST and self._trust.fault(delivery):
+            return None  # whoever has a workflow's id may ask for it; all of them are for trusted users
+        return decoded(queue.number, plain, _id_of(delivery) if plain.get(KIND) == START else "", size)
+
+    def _lost(self, queue: ShardQueue) -> None:
+        """Forget the deliveries of a shard: whoever is active gets them."""
+        self._pending = [each for each in self._pending if each.queue is not queue]
+        if self._ledger is not None:
+            self._ledger.shards.leave(queue.number)
+
+    def _tell_dropped(self, reason: str) -> None:
+        if time.monotonic() - self._dropped_from > 60:
+            self._dropped, self._dropped_from = 0, time.monotonic()
+        self._dropped += 1
+        if self._dropped <= _MOST_TOLD:
+            self._log.error("dropped: %s", reason)
+
+    # --- rounds ---
+
+    def _plan_round(self) -> None:
+        if not self._has_round:
+            self._has_round = True
+            self._loop.at_round_end(self._round)
+
+    def _round(self) -> None:
+        """Apply messages in one transaction; then acknowledge them, and publish what is ready."""
+        self._has_round = False
+        ledger = self._ledger
+        if ledger is None or self._trouble:
+            return
+        batch, self._pending = self._pending[:_MOST_MESSAGES], self._pending[_MOST_MESSAGES:]
+        batch = self._leave_foreign(ledger, batch)
+        settled = self._in_flight.take_settled()
+        try:
+            self._lead(ledger, batch)
+            done = ledger.apply(
+                [each.message for each in batch if each.message is not None],
+                noted=settled[0],
+                refused=settled[1],
+                room=0 if self._is_ending else self._in_flight.room,
+                besides=self._in_flight.runs,
+            )
+        except FlowUnavailable as error:
+            self._in_flight.put_back(settled)
+            self._fail(error)
+            return
+        self._settle(batch, done)
+        self._in_flight.publish(done.drawn)
+        self._cancel(ledger)
+        if self._pending:
+            self._plan_round()
+
+    def _leave_foreign(self, ledger: Ledger, batch: list[Pending]) -> list[Pending]:
+        """Leave the shards of receipts that another database is to take; return what is left of a round."""
+        for each in batch:
+            if isinstance(each.message, Incoming) and isinstance(each.message.message, Receipt):
+                for receipt in foreign([each.message.message], ledger.store.id):
+                    self._log.error(
+                        "workflows of shard %d are kept by another database, as workflow %s is: run the "
+                        "flow process on one host, or set database in [flow] to a PostgreSQL; trying again "
+                        "in %g s",
+                        each.queue.number, receipt.workflow, self._away,
+                    )  # fmt: skip
+                    each.queue.leave()
+                    self._loop.call_later(self._away, partial(self._open_again, each.queue))
+                    left = [other for other in batch if other.queue is not each.queue]
+                    return self._leave_foreign(ledger, left)
+        return batch
+
+    def _open_again(self, queue: ShardQueue) -> None:
+        if self._session.is_up and not self._trouble:
+            queue.open()
+
+    def _lead(self, ledger: Ledger, batch: list[Pending]) -> None:
+        """Lead the shards that messages come from: this process is their active consumer."""
+        for queue in dict.fromkeys(each.queue for each in batch):
+            if queue.number in ledger.shards.led:
+                continue
+            again = ledger.take(queue.number, is_new=queue.is_new)
+            queue.is_new = False
+            self._in_flight.is_more = True
+            if again:
+                self._log.warning(
+                    "queue taskqueue_flow_%d was missing, and receipts in it are lost: steps that had not "
+                    "ended are published again: %d", queue.number, again,
+                )  # fmt: skip
+            self.tell_state()
+
+    def _settle(self, batch: list[Pending], done: Round) -> None:
+        for reason in done.refused:
+            self._tell_dropped(reason)
+        lost = [self._queues[number] for number in done.lost]
+        for each in batch:
+            if each.queue not in lost:
+                each.queue.settle(each.delivery)
+        deliveries = {id(each.message): each.delivery for each in batch}
+        for answer in done.answers:
+            self._answer(answer, deliveries[id(answer.to)])
+        for queue in lost:
+            self._log.warning("another flow process leads shard %d now; this one stands by", queue.number)
+            queue.leave()
+            queue.open()
+            self.tell_state()
+
+    def _answer(self, answer: Answer, delivery: Delivery) -> None:
+        try:
+            properties = Properties.decode(delivery.properties)
+        except MalformedProperties:
+            return
+        if (properties.reply_to or "").startswith(DIRECT_REPLY):
+            said = Properties(content_type=JSON, correlation_id=properties.correlation_id).encode()
+            body = encode_json(answer.answer).encode()
+            self._outbound.send(Publication(properties.reply_to or "", said, body, mandatory=False), _ignore)
+        elif "error" in answer.answer:
+            self._tell_dropped(str(answer.answer["error"]))
+
+    def _cancel(self, ledger: Ledger) -> None:
+        """Tell consumers which workitems are cancelled; some in each round."""
+        if not ledger.is_cancelling:
+            return
+        try:
+            ids = ledger.cancels()
+        except FlowUnavailable as error:
+            self._fail(error)
+            return
+
+        def send() -> None:
+            for id_ in ids:
+                properties = Properties(correlation_id=id_, delivery_mode=1).encode()
+                said = Publication("", properties, b"", exchange=CANCEL, mandatory=False)
+                self._outbound.send(said, _ignore)
+
+        self._cancel_exchange.provide(send, lambda reason: self._log.error("%s", reason))
+        if ledger.is_cancelling:
+            self._loop.call_later(0, self._plan_round)
+
+    # --- the database ---
+
+    def _fail(self, error: FlowUnavailable) -> None:
+        """Acknowledge nothing, and try again later: what is not applied goes back to its queue."""
+        if str(error) != self._trouble:
+            self._log.error("%s; nothing is acknowledged, trying again", error)
+        self._trouble = str(error)
+        for queue in self._queues:
+            queue.leave()
+        self._pending.clear()
+        self.tell_state()
+        self._loop.call_later(self._retry_delay, self._try_again)
+        self._retry_delay = min(self._retry_delay * 2, _LONGEST_RETRY)
+
+    def _try_again(self) -> None:
+        """Open the database again."""
+        if self._ledger is not None:
+            self._ledger.store.close()
+            self._ledger = None
+        if not self._outbound.is_ready:  # the next connection does it
+            self._trouble = ""
+            return
+        try:
+            self._ledger = Ledger(self._open_store())
+        except FlowUnavailable as error:
+            self._fail(error)
+            return
+        self._log.info("the database of workflows can be used again")
+        self._trouble, self._retry_delay = "", _FIRST_RETRY
+        self.stand_by()
+
+    def _tidy(self) -> None:
+        """Remove what has ended long ago, while nothing else is to be done."""
+        delay = _TIDY
+        if self._ledger is not None and not self._trouble and 0 in self._ledger.shards.led:
+            try:
+                if not self._pending and self._ledger.remove_old(self._keep):
+                    delay = _TIDY_AGAIN
+            except FlowUnavailable as error:
+                self._fail(error)
+        self._loop.call_later(delay, self._tidy)
+
+    def _tick(self) -> None:
+        """Find out whether this process is active for the shards that it does not lead."""
+        if self._ledger is not None and not self._trouble:
+            for queue in self._queues:
+                if queue.number not in self._ledger.shards.led:
+                    queue.tick()
+        self._loop.call_later(_TICK, self._tick)
+
+    # --- the connection and the end ---
+
+    def session_down(self) -> None:
+        """Forget what is not confirmed: it is still in the database."""
+        super().session_down()
+        self._outbound.forget_all()
+        self._in_flight.forget()
+
+    def outbound_progress(self) -> None:
+        """End once the broker has what was sent."""
+        if self._is_ending:
+            self._end_if_idle()
+
+    def end(self) -> None:
+        """Take nothing more, and end once it is noted what the broker has: it would be published again."""
+        for queue in self._queues:
+            queue.leave()
+        self._pending.clear()
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        if not self._in_flight.runs and not self._is_leaving:
+            self._round()
+            super().end()
+
+
+def _id_of(delivery: Delivery) -> str:
+    """Return the id of a message; "" for none."""
+    try:
+        return Properties.decode(delivery.properties).message_id or ""
+    except MalformedProperties:
+        return ""
+
+
+def _ignore(_publication: Publication, _result: PublishResult, _reason: str) -> None:
+    pass

@@ -1,0 +1,83 @@
+"""Workitems on their way to the broker: published, confirmed, and noted in the database."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
+
+from taskqueue.broker.loop import EventLoop
+from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.publisher import Publication, PublishResult
+from taskqueue.flow.outbox import Drawn, Run
+
+_WINDOW: Final = 1000  # unconfirmed workitems
+_MOST_BYTES: Final = 64 * 1024 * 1024  # of unconfirmed workitems
+_NOTE_DELAY: Final = 0.2  # seconds until confirms are noted though nothing else is
+
+
+class InFlight:
+    """Publishes workitems within a window, and keeps what the next transaction has to note."""
+
+    def __init__(self, loop: EventLoop, outbound: Outbound, on_change: Callable[[], None]) -> None:
+        """Publish over `outbound`.
+
+        on_change -- called when there is something to note, or room for more
+        """
+        self._loop, self._outbound, self._on_change = loop, outbound, on_change
+        #: Runs whose workitems are not confirmed, with their bytes.
+        self.runs: dict[Run, int] = {}
+        self._bytes = 0  # of them
+        self.noted: list[Run] = []
+        self.refused: list[tuple[Run, str]] = []
+        self.is_more = False  # whether there may be ready steps that are not drawn
+        self._is_timed = False  # whether a timer waits for what is to be noted
+
+    @property
+    def room(self) -> int:
+        """Number of workitems to draw: none until there is room for many."""
+        room = _WINDOW - len(self.runs)
+        return 0 if room < _WINDOW // 2 or self._bytes > _MOST_BYTES else room
+
+    def take_settled(self) -> tuple[list[Run], list[tuple[Run, str]]]:
+        """Return what is to be noted, for a transaction; `put_back` if that fails."""
+        settled = self.noted, self.refused
+        self.noted, self.refused = [], []
+        return settled
+
+    def put_back(self, settled: tuple[list[Run], list[tuple[Run, str]]]) -> None:
+        """Take back what could not be noted."""
+        self.noted, self.refused = settled[0] + self.noted, settled[1] + self.refused
+
+    def publish(self, drawn: Iterable[Drawn]) -> None:
+        """Publish workitems."""
+        for run, publication in drawn:
+            self.is_more = True
+            self.runs[run] = len(publication.body)
+            self._bytes += len(publication.body)
+            self._outbound.send(publication, partial(self._published, run))
+
+    def forget(self) -> None:
+        """Forget what is not confirmed: it is still in the database."""
+        self.runs.clear()
+        self._bytes = 0
+        self.is_more = True
+
+    def _published(self, run: Run, publication: Publication, result: PublishResult, reason: str) -> None:
+        if result is PublishResult.CONFIRMED:
+            self.noted.append(run)
+        elif result is PublishResult.REFUSED:
+            self.refused.append((run, reason))
+        else:
+            self._outbound.send_later(publication, partial(self._published, run))
+            return
+        self._bytes -= self.runs.pop(run, 0)
+        if self.is_more and self.room:
+            self.is_more = False
+            self._on_change()
+        elif not self._is_timed:
+            self._is_timed = True
+            self._loop.call_later(_NOTE_DELAY, self._note)
+
+    def _note(self) -> None:
+        self._is_timed = False
+        if self.noted or self.refused:
+            self._on_change()

@@ -1,0 +1,155 @@
+"""The outbox: steps that are ready, as the workitems that are published for them."""
+
+import time
+from collections.abc import Collection, Iterable
+from typing import Any, Final, NamedTuple
+
+from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.tables import header_table
+from taskqueue.broker.publisher import Publication
+from taskqueue.broker.topology import TASKQUEUE
+from taskqueue.errors import BadWorkflow
+from taskqueue.flow.arguments import Arguments
+from taskqueue.flow.commands import workitem_id
+from taskqueue.flow.graph import End, Graph, error_text
+from taskqueue.flow.receipts import Proof
+from taskqueue.flow.schema import Outcome, State
+from taskqueue.flow.store import Store
+from taskqueue.messages import names
+from taskqueue.messages.content import JSON
+from taskqueue.messages.options import Options
+from taskqueue.workflows.document import BODY
+from taskqueue.workflows.wire import decode_value
+
+_MOST_BYTES: Final = 32 * 1024 * 1024  # of arguments that are drawn at once
+_COLUMNS: Final = (
+    "step.no, step.run, step.workflow, step.name, step.type, step.form, step.args, step.options, step.refs, "
+    "workflow.id, workflow.secret, workflow.tenant"
+)
+
+
+class Run(NamedTuple):
+    """A run of a step: the number of its row, and that of the run."""
+
+    no: int
+    run: int
+
+
+class Drawn(NamedTuple):
+    """A run of a step, and the workitem that is published for it."""
+
+    run: Run
+    publication: Publication
+
+
+class Outbox:
+    """Draws from the outbox, and notes what the broker has taken, inside a transaction."""
+
+    def __init__(self, store: Store, graph: Graph) -> None:
+        self._store, self._graph = store, graph
+        self._arguments = Arguments(store)
+
+    def note(self, runs: Iterable[Run]) -> None:
+        """Note that the broker has the workitems of these runs."""
+        now = time.time()
+        by_run: dict[int, list[int]] = {}
+        for no, run in runs:
+            by_run.setdefault(run, []).append(no)
+        for run, numbers in by_run.items():
+            self._store.execute(
+                "UPDATE step SET state = ?, published = ? WHERE no IN ANY ? AND state = ? AND run = ?",
+                (int(State.QUEUED), now, numbers, int(State.READY), run),
+            )
+
+    def refuse(self, refused: Iterable[tuple[Run, str]]) -> None:
+        """Let steps fail whose workitems the broker refuses, for the given reasons."""
+        for run, reason in refused:
+            rows = self._store.rows(
+                "SELECT workflow FROM step WHERE no = ? AND run = ? AND state = ?",
+                (*run, int(State.READY)),
+            )
+            self._graph.end(
+                End(run.no, workflow, State.FAILED, error=error_text("Refused", reason))
+                for (workflow,) in rows
+            )
+
+    def draw(self, shards: Collection[int], room: int, besides: Collection[Run]) -> list[Drawn]:
+        """Return at most `room` workitems of ready steps.
+
+        A step whose arguments cannot be made fails.
+
+        besides -- runs whose workitems are on their way
+        """
+        drawn: list[Drawn] = []
+        size = 0
+        for row in self._ready(shards, room, besides):
+            try:
+                publication = self._publication(row)
+            except BadWorkflow as error:
+                text = error_text("BadWorkflow", str(error))
+                self._graph.end([End(row[0], row[2], State.FAILED, error=text)])
+                continue
+            drawn.append(Drawn(Run(row[0], row[1]), publication))
+            size += len(publication.body)
+            if size > _MOST_BYTES:
+                break
+        return drawn
+
+    def _ready(self, shards: Collection[int], room: int, besides: Collection[Run]) -> Iterable[Any]:
+        """Yield rows of ready steps; their arguments are read in bounded pieces."""
+        found: list[int] = []
+        for shard in shards:
+            rows = self._store.rows(
+                "SELECT no, run FROM step WHERE state = 1 AND shard = ? ORDER BY no LIMIT ?",
+                (shard, room + len(besides)),
+            )
+            found += [no for no, run in rows if (no, run) not in besides]
+        for start in range(0, min(room, len(found)), 100):
+            yield from self._store.rows(
+                f"SELECT {_COLUMNS} FROM step JOIN workflow ON workflow.no = step.workflow "  # noqa: S608
+                "WHERE step.no IN ANY ? ORDER BY step.no",
+                (found[start : min(start + 100, room)],),
+            )
+
+    def _publication(self, row: Any) -> Publication:
+        no, run, workflow, name, kind, form, args, options, refs, id_, secret, tenant = row
+        if refs:
+            args = self._arguments.resolved(workflow, name, args)
+        item = workitem_id(id_, name, run)
+        proof = str(Proof(self._store.id, secret, no))
+        headers = {names.WORKFLOW: id_, names.STEP: name, names.RUN: run, names.PROOF: proof}
+        raw = Properties(JSON, None, header_table(headers), 2, message_id=item, type=kind).encode()
+        asked = decode_value(options) if options else {}
+        if tenant:
+            asked = {"tenant": tenant} | asked
+        if asked:
+            raw = Options.checked(**asked).marked(raw)
+        body = (
+            args if form == BODY else f'{{"jsonrpc":"2.0","method":"{kind}","params":{args},"id":"{item}"}}'
+        )
+        return Publication(TASKQUEUE, raw, body.encode())
+
+    def queued_of(self, workflow: int, after: int, most: int) -> list[tuple[int, str]]:
+        """Return queued steps of a workflow by their numbers, with the ids of their workitems."""
+        rows = self._store.rows(
+            "SELECT step.no, workflow.id, step.name, step.run FROM step "
+            "JOIN workflow ON workflow.no = step.workflow "
+            "WHERE step.workflow = ? AND step.state = ? AND step.no > ? ORDER BY step.no LIMIT ?",
+            (workflow, int(State.QUEUED), after, most),
+        )
+        return [(no, workitem_id(id_, name, run)) for no, id_, name, run in rows]
+
+    def cancelled(self, shard: int) -> list[int]:
+        """Return the workflows of a shard that are cancelled, with steps that have not ended."""
+        rows = self._store.rows(
+            "SELECT no FROM workflow WHERE shard = ? AND state = ? AND ended IS NULL",
+            (shard, int(Outcome.CANCELLED)),
+        )
+        return [no for (no,) in rows]
+
+    def publish_again(self, shard: int) -> int:
+        """Make queued steps of a shard ready again: receipts of theirs are lost. Return their number."""
+        return self._store.execute(
+            "UPDATE step SET state = ? WHERE shard = ? AND state = ?",
+            (int(State.READY), shard, int(State.QUEUED)),
+        )
