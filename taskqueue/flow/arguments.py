@@ -1,6 +1,6 @@
 """The arguments of steps, with the results that they refer to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from taskqueue.errors import BadWorkflow
@@ -50,6 +50,20 @@ class Arguments:
         if result is None and size is not None:
             raise BadWorkflow([missing_result(name, size)])
         return "null" if result is None else str(result)
+
+    def results_of(self, workflow: int, names: Iterable[str]) -> list[str]:
+        """Return the results of several steps as JSON text.
+
+        Raises BadWorkflow as `result_of` does, or if they are too large together.
+        """
+        texts: list[str] = []
+        size = 0
+        for name in names:
+            text = self.result_of(workflow, name)
+            size += len(text)
+            _check_size("the results", size, MOST_PASSED)
+            texts.append(text)
+        return texts
 
     def _results_of(self, no: int, name: str, asker: str) -> str:
         ((size,),) = self._store.rows("SELECT sum(length(result)) FROM step WHERE parent = ?", (no,))

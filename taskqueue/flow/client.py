@@ -7,7 +7,7 @@ from taskqueue.broker.question import Question
 from taskqueue.broker.topology import SHARDS, flow_queue, shard_of
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BadWorkflow, FlowRefused, NoFlow
-from taskqueue.workflows.wire import KIND, LIST, START, command
+from taskqueue.workflows.wire import KIND, LIST, START, STEPS, command
 
 _TIMEOUT: Final = 10.0  # seconds; a message that nobody has taken by then is dropped by the broker
 
@@ -28,7 +28,7 @@ def ask(
 
     Args:
         amqp: the broker's address.
-        action: show, steps, result, cancel, retry or extend.
+        action: show, steps, result, cancel, retry, extend or close.
         workflow: its id.
         timeout: seconds to wait for the answer.
         arguments: of the action, as JSON has them.
@@ -41,6 +41,17 @@ def ask(
         BrokerRefused: wrong user, password or virtual host.
     """
     return _ask(amqp, shard_of(workflow), command(action, workflow, **arguments), timeout)
+
+
+def steps(amqp: AmqpSettings, workflow: str) -> Iterator[dict[str, Any]]:
+    """Yield all steps of a workflow in their order. Raises what `ask` raises."""
+    after: int | None = None
+    while True:
+        answer = ask(amqp, STEPS, workflow, after=after)
+        yield from answer["steps"]
+        after = answer["after"]
+        if after is None:
+            return
 
 
 def ask_all(amqp: AmqpSettings, *, timeout: float = _TIMEOUT) -> Iterator[dict[str, Any]]:

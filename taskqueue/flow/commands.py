@@ -3,7 +3,7 @@
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from taskqueue.broker.topology import shard_of
@@ -21,11 +21,13 @@ from taskqueue.workflows.document import Document
 
 _MOST_LISTED: Final = 200  # workflows or steps in an answer
 _MOST_NUMBER: Final = 2**62  # of a row
-_SHOWN: Final = ("no", "id", "name", "tenant", "state", "started", "ended")
+_SHOWN: Final = ("no", "id", "name", "tenant", "state", "open", "started", "ended")
 _NAMED: Final = "SELECT name, kind, state, error FROM step WHERE workflow = ? AND name = ?"
+_MOST_FINAL: Final = 10_000  # steps whose results are in one answer
 #: Steps that no other one waits for.
 _FINAL: Final = (
-    "SELECT name, kind, state, error FROM step WHERE workflow = ? AND fatal = 2 AND kind <> 3 LIMIT 2"
+    "SELECT name, kind, state, error FROM step WHERE workflow = ? AND fatal = 2 AND kind <> 3 "
+    "ORDER BY no LIMIT ?"
 )
 _BAD: Final = (int(State.FAILED), int(State.REJECTED), int(State.CANCELLED))
 
@@ -46,6 +48,7 @@ class Commands:
             wire.CANCEL: self._cancel,
             wire.RETRY: self._retry,
             wire.EXTEND: self._extend,
+            wire.CLOSE: self._close,
         }
 
     def start(self, document: Document, shard: int, digest: str) -> dict[str, Any]:
@@ -64,10 +67,10 @@ class Commands:
             return {"id": id_, "started": False}
         (no,) = self._shards.numbers(shard, 1)
         self._store.execute(
-            "INSERT INTO workflow VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO workflow VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (
                 *(no, id_, shard, document.name, document.tenant, int(Outcome.RUNNING)),
-                *(secrets.token_hex(16), digest, time.time()),
+                *(secrets.token_hex(16), digest, int(document.is_open), time.time()),
             ),
         )
         self._graph.settle(self._planting.add(Place(no, shard), document.steps, {}), no)
@@ -116,6 +119,7 @@ class Commands:
             "workflow": row["name"],
             "tenant": row["tenant"],
             "state": Outcome(row["state"]).name.lower(),
+            "open": bool(row["open"]),
             "started": row["started"],
             "ended": row["ended"],
             "steps": {_name_of(state): count for state, count in counts},
@@ -140,17 +144,14 @@ class Commands:
         return {"steps": found, "after": rows[-1][0] if len(rows) == _MOST_LISTED else None}
 
     def _result(self, row: dict[str, Any], message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
-        """Return the result of a step, or of the only final one."""
+        """Return the result of a step, or of the final one; of several final ones, the list."""
         name = _text(message.get("step"), wire.STEP)
-        found = self._store.rows(
-            _NAMED if name else _FINAL,
-            (row["no"], name) if name else (row["no"],),
-        )
-        if len(found) != 1:
-            words = (
-                f"has no step {name}" if name else f"has {'several' if found else 'no'} final steps: name one"
-            )
+        found = self._store.rows(_NAMED if name else _FINAL, (row["no"], name or _MOST_FINAL + 1))
+        if not found:
+            words = f"has no step {name}" if name else "has no final step"
             raise FlowRefused(f"workflow {row['id']} {words}")
+        if len(found) > 1:
+            return self._results(row, [step for step, *_ in found])
         ((step, kind, state, error),) = found
         answer = {"step": step, "state": _name_of(state), "failure": error and wire.decode_value(error)}
         if state == State.SUCCEEDED or kind == Kind.SPREAD:
@@ -160,13 +161,25 @@ class Commands:
                 answer["failure"] = {"type": "BadWorkflow", "message": str(fault)}
         return answer
 
+    def _results(self, row: dict[str, Any], steps: Sequence[str]) -> dict[str, Any]:
+        """Return the results of several steps, null for one that has none."""
+        if len(steps) > _MOST_FINAL:
+            raise FlowRefused(f"workflow {row['id']} has more than {_MOST_FINAL:,} final steps: name one")
+        try:
+            texts = self._arguments.results_of(row["no"], steps)
+        except BadWorkflow as fault:
+            return {"steps": steps, "failure": {"type": "BadWorkflow", "message": str(fault)}}
+        return {"steps": steps, "result": [wire.decode_value(text) for text in texts]}
+
     # --- acting ---
 
     def _cancel(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         """Cancel what is not queued; the others are cancelled at their consumers."""
         if row["state"] != Outcome.RUNNING:
             raise FlowRefused(f"workflow {row['id']} has ended: it is {Outcome(row['state']).name.lower()}")
-        self._store.execute("UPDATE workflow SET state = ? WHERE no = ?", (int(Outcome.CANCELLED), row["no"]))
+        self._store.execute(
+            "UPDATE workflow SET state = ?, open = 0 WHERE no = ?", (int(Outcome.CANCELLED), row["no"])
+        )
         self._store.execute(
             "UPDATE step SET state = ?, ended = ? WHERE workflow = ? AND state IN (?, ?) AND kind <> ?",
             (
@@ -176,7 +189,7 @@ class Commands:
         )
         self.cancelled.append(row["no"])
         self._graph.settle([], row["no"])
-        return self._described(row | {"state": Outcome.CANCELLED})
+        return self._described(row | {"state": Outcome.CANCELLED, "open": False})
 
     def _retry(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         """Run what has not succeeded again, and let what waited for it wait again."""
@@ -222,6 +235,12 @@ class Commands:
             "UPDATE workflow SET state = ?, ended = NULL WHERE no = ?", (int(Outcome.RUNNING), row["no"])
         )
         return self._described(row | {"state": Outcome.RUNNING, "ended": None})
+
+    def _close(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
+        """Let a workflow that was started open end with its steps."""
+        self._store.execute("UPDATE workflow SET open = 0 WHERE no = ?", (row["no"],))
+        self._graph.settle([], row["no"])
+        return self._described(row | {"open": False})
 
 
 def _text(value: Any, pattern: re.Pattern[str]) -> str:

@@ -94,7 +94,7 @@ class Graph:
         if not touched:
             return
         rows = self._store.rows(
-            "SELECT no, state FROM workflow WHERE no IN ANY ? AND ended IS NULL AND NOT EXISTS("
+            "SELECT no, state FROM workflow WHERE no IN ANY ? AND ended IS NULL AND open = 0 AND NOT EXISTS("
             "SELECT 1 FROM step WHERE step.workflow = workflow.no AND step.state <= ? AND step.kind <> ?)",
             (sorted(touched), int(State.QUEUED), int(Kind.CALLBACK)),
         )

@@ -53,7 +53,7 @@ VERSIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE TABLE shard(number INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, next INTEGER NOT NULL)",
         """CREATE TABLE workflow(no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, shard INTEGER NOT NULL,
         name TEXT NOT NULL, tenant TEXT NOT NULL, state INTEGER NOT NULL, secret TEXT NOT NULL,
-        digest TEXT NOT NULL, started REAL NOT NULL, ended REAL)""",
+        digest TEXT NOT NULL, open INTEGER NOT NULL, started REAL NOT NULL, ended REAL)""",
         "CREATE INDEX workflow_of_shard ON workflow(shard, no)",
         "CREATE INDEX workflow_ended ON workflow(ended) WHERE ended IS NOT NULL",
         """CREATE TABLE step(no INTEGER PRIMARY KEY, workflow INTEGER NOT NULL, shard INTEGER NOT NULL,

@@ -21,7 +21,7 @@ PARAMS, BODY = "params", "body"
 _NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}\Z")
 _NAME_EXPECTED: Final = f"1 to {LONGEST_NAME} of letters, digits, _ - and ."
 _KEYS: Final = frozenset(("step", "type", PARAMS, BODY, "map", "after", "allow_failed", "on", "options"))
-_DOCUMENT_KEYS: Final = frozenset(("kind", "workflow", "id", "steps", "tenant"))
+_DOCUMENT_KEYS: Final = frozenset(("kind", "workflow", "id", "steps", "tenant", "open"))
 _MOST_FAULTS: Final = 100  # that are listed
 _LONGEST_TITLE: Final = 200  # characters of a workflow's name
 
@@ -70,19 +70,23 @@ class Document:
         name: a title, which need not be unique.
         tenant: for whom its steps are, unless their options say otherwise; "" for nobody.
         steps: by name.
+        is_open: whether it takes further steps, and does not end, until it is closed.
     """
 
     id: str
     name: str
     tenant: str
     steps: list[Step]
+    is_open: bool = False
 
 
 def read(document: Mapping[str, Any]) -> Document:
     """Return a workflow; raise BadWorkflow with all faults of its document."""
     faults: list[str] = []
     strange = document.keys() - _DOCUMENT_KEYS
-    faults += [f"there is no {_shown(key)}; known are workflow, id, steps and tenant" for key in strange]
+    faults += [
+        f"there is no {_shown(key)}; known are workflow, id, steps, tenant and open" for key in strange
+    ]
     name, id_, tenant = document.get("workflow"), document.get("id", ""), document.get("tenant", "")
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_TITLE or one_line(name) != name:
         faults.append(f"workflow: expected a name of 1 to {_LONGEST_TITLE} characters, found {_shown(name)}")
@@ -94,11 +98,14 @@ def read(document: Mapping[str, Any]) -> Document:
         faults.append("tenant: expected a text without control characters")
     steps = document.get("steps")
     found = _read_steps(steps, faults, lambda _names: {})
-    if isinstance(steps, list) and not steps:
+    is_open = document.get("open", False)
+    if not isinstance(is_open, bool):
+        faults.append(f"open: expected true or false, found {_shown(is_open)}")
+    if isinstance(steps, list) and not steps and not is_open:
         faults.append("steps: expected at least one step, found none")
     if faults:
         raise BadWorkflow(_first(faults))
-    return Document(id_, str(name), tenant, found)
+    return Document(id_, str(name), tenant, found, is_open)
 
 
 def read_steps(steps: Any, known: Known) -> list[Step]:

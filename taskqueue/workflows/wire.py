@@ -18,7 +18,7 @@ START, RECEIPT, COMMAND = "start", "receipt", "command"
 TICK: Final = "tick"
 #: The actions of commands.
 LIST, SHOW, STEPS, RESULT = "list", "show", "steps", "result"
-CANCEL, RETRY, EXTEND = "cancel", "retry", "extend"
+CANCEL, RETRY, EXTEND, CLOSE = "cancel", "retry", "extend", "close"
 
 #: The ends of a workitem that a receipt tells of.
 STATUSES: Final = ("succeeded", "failed", "rejected", "cancelled", "duplicate")
