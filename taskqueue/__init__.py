@@ -10,19 +10,24 @@ from taskqueue.worker.base import BaseWorker, progress
 if TYPE_CHECKING:
     from taskqueue.calls.call import Call
     from taskqueue.calls.client import AsyncClient, Client
+    from taskqueue.calls.run import AsyncRun, Run
     from taskqueue.calls.task import Task, task
     from taskqueue.errors import (
         BadArguments,
+        BadWorkflow,
         BrokerRefused,
         BrokerUnavailable,
         CallCancelled,
         CallError,
         CallTimeout,
         DuplicateCall,
+        FlowRefused,
+        NoFlow,
         ReplyLost,
         TaskFailed,
         UnknownCall,
         UnknownTask,
+        WorkflowFailed,
     )
     from taskqueue.messages.routing import Route
     from taskqueue.workflows.canvas import chain, group
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncRun",
     "BadArguments",
+    "BadWorkflow",
     "BaseWorker",
     "Batch",
     "BrokerRefused",
@@ -42,16 +49,20 @@ __all__ = [
     "Client",
     "DuplicateCall",
     "Extend",
+    "FlowRefused",
+    "NoFlow",
     "Reject",
     "ReplyLost",
     "Retry",
     "Route",
+    "Run",
     "Task",
     "TaskFailed",
     "TaskTimeout",
     "UnknownCall",
     "UnknownTask",
     "Workflow",
+    "WorkflowFailed",
     "Workitem",
     "chain",
     "group",
@@ -64,6 +75,8 @@ _LATER: Final = {
     "AsyncClient": "taskqueue.calls.client",
     "Client": "taskqueue.calls.client",
     "Call": "taskqueue.calls.call",
+    "Run": "taskqueue.calls.run",
+    "AsyncRun": "taskqueue.calls.run",
     "Task": "taskqueue.calls.task",
     "task": "taskqueue.calls.task",
     "Route": "taskqueue.messages.routing",

@@ -211,6 +211,10 @@ class CallTimeout(CallError):
     status = ExitStatus.TIMEOUT
 
 
+class WorkflowFailed(CallError):
+    """A workflow has failed or was cancelled, so that it has no result."""
+
+
 class UnknownCall(CallError):
     """No call of that id was submitted under the client's name, or its result was fetched or has expired."""
 

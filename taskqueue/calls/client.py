@@ -18,9 +18,11 @@ from taskqueue.errors import UnknownCall
 from taskqueue.messages.forwarding import new_id
 from taskqueue.messages.options import NONE, Asked, Options
 from taskqueue.workflows.canvas import Chain
+from taskqueue.workflows.definition import Workflow
 
 if TYPE_CHECKING:
     from taskqueue.calls.found import FoundCall
+    from taskqueue.calls.run import AsyncRun, Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -340,6 +342,16 @@ class Client(Caller):
         timeout = kwargs.pop("timeout", None) if isinstance(task, str | Chain) else None
         return self.invoke(task, args, kwargs, timeout)
 
+    def start(self, flow: Workflow) -> "Run":
+        """Start a workflow; return its run once it is kept (docs/workflows.md).
+
+        Raises BadWorkflow for a workflow with faults, NoFlow if no flow process answers, BrokerUnavailable
+        and BrokerRefused.
+        """
+        from taskqueue.calls import run  # noqa: PLC0415 -- few clients start workflows
+
+        return run.start(self, flow, self._options)
+
     def map_reduce(
         self,
         items: Iterable[Any],
@@ -418,6 +430,12 @@ class AsyncClient(Caller):
     def submit(self, task: Called, *args: Any, **kwargs: Any) -> Call[Any]:
         """Call a task; return the call at once. Arguments and exceptions are those of `Client.call`."""
         return self.submit_call(task, args, kwargs)
+
+    def start(self, flow: Workflow) -> "AsyncRun":
+        """Start a workflow; return its run, which can be awaited. Raises as `Client.start` does."""
+        from taskqueue.calls import run  # noqa: PLC0415 -- few clients start workflows
+
+        return run.start_soon(self, flow, self._options)
 
     def get(self, id_: str) -> Call[Any]:
         """Return a call of this client, or of an earlier client of its name, by its id.

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "monitor": "monitor",
     "flow": "daemons",
     "submit": "submit",
+    "workflow": "workflow",
     "schedule": "schedule",
     "limit": "limit",
     "unique": "unique",

@@ -124,10 +124,12 @@ def test_the_receipt_of_a_success_has_the_result_if_it_is_json_and_small(steps: 
 
 
 def test_the_result_of_a_step_goes_to_its_workflow_only(steps: Steps) -> None:
-    steps.foreign.declare("results")
-    steps.foreign.declare("asked")
-    steps.run("add", call("add", 1, 2), reply_to="asked", correlation_id="a")
-    assert (steps.foreign.poll("results"), steps.foreign.poll("asked")) == (None, None)
+    for queue, reply_to in (("results", {}), ("asked", {"reply_to": "asked"})):
+        steps.foreign.declare(queue)
+        steps.run("add", call("add", 1, 2), correlation_id="of a step", **reply_to)
+        ordinary = {"type": "add", "content_type": "application/json", "correlation_id": "ordinary"}
+        steps.foreign.publish(json.dumps(call("add", 1, 2)), **ordinary, **reply_to)
+        assert steps.foreign.get(queue).correlation_id == "ordinary"
 
 
 def test_a_step_may_add_others(steps: Steps) -> None:

@@ -24,6 +24,7 @@ COMMANDS = [
     "monitor",
     "flow",
     "submit",
+    "workflow",
     "schedule",
     "limit",
     "unique",
