@@ -2,63 +2,20 @@
 
 import json
 import secrets
-from collections import Counter
-from pathlib import Path
 
 import pytest
 from support.ground import Ground
 from support.waiting import wait_until
+from support.workflows import Flows
 
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BadWorkflow, FlowRefused, NoFlow
 from taskqueue.flow import client
 
-TASKS = Path(__file__).parents[1] / "support" / "steps.py"
-
-
-class Shop:
-    """A ground where workflows are kept, with what their steps write down."""
-
-    def __init__(self, ground: Ground) -> None:
-        self.ground, self.amqp = ground, AmqpSettings.from_url(ground.url)
-        self.notes = ground.open / "notes"
-        self.dispatcher = ground.start("dispatcher", f"[flow]\ndatabase: {ground.open}/flow.db\n")
-        self.dispatcher.wait_for("flow process keeps workflows of 4 shards of 4", timeout=30)
-        self.workers = ground.work(TASKS, "-n", "2")
-
-    def start(self, *steps, **others):
-        """Start a workflow; return its id."""
-        id_ = secrets.token_hex(16)
-        document = {"workflow": "test", "id": id_, "steps": list(steps)} | others
-        assert client.start(self.amqp, document) == {"id": id_, "started": True}
-        return id_
-
-    def ask(self, action, id_, **arguments):
-        return client.ask(self.amqp, action, id_, **arguments)
-
-    def wait(self, id_, timeout=60):
-        """Return the state of a workflow after its end."""
-
-        def ended():
-            answer = self.ask("show", id_)
-            return answer if answer["ended"] else None
-
-        return wait_until(ended, timeout, f"the end of workflow {id_}")["state"]
-
-    def noted(self, mark):
-        """Return what steps have written down under a mark, and how often."""
-        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
-        return Counter(line.partition(" ")[2] for line in lines if line.startswith(f"{mark} "))
-
-    def note(self, name, mark, after=(), **others):
-        """Return a step that writes its name down."""
-        params = [str(self.notes), mark, name]
-        return {"step": name, "type": "note", "params": params, "after": list(after), **others}
-
 
 @pytest.fixture(scope="module")
-def shop(shared: Ground) -> Shop:
-    return Shop(shared)
+def shop(shared: Ground) -> Flows:
+    return Flows(shared)
 
 
 def test_a_graph_with_a_map_runs_in_order_and_passes_results_on(shop):
@@ -174,14 +131,13 @@ def test_without_a_flow_process_a_start_says_so_clearly(ground):
 
 
 def test_a_flow_daemon_that_stops_leaves_nothing_to_be_run_twice_by_the_next_one(shop):
-    config = f"[flow]\ndatabase: {shop.ground.open}/flow.db\n"
-    second = shop.ground.start("flow", config)
+    second = shop.ground.start("flow", shop.config)
     second.wait_for("flow process stands by")
     names = [f"s{number}" for number in range(50)]
     steps = [shop.note(name, "stop") for name in names]
     id_ = shop.start(*steps, shop.note("join", "stop", names))
     shop.dispatcher.stop()
     second.wait_for("keeps workflows of 4 shards of 4", timeout=30)
-    shop.dispatcher = shop.ground.start("dispatcher", config)
+    shop.dispatcher = shop.ground.start("dispatcher", shop.config)
     assert shop.wait(id_) == "succeeded"
     assert shop.noted("stop") == dict.fromkeys([*names, "join"], 1)

@@ -53,7 +53,7 @@ class Mill:
 
     def apply(self, *messages: Receipt | Mapping[str, Any], shard: int | None = None) -> list[dict[str, Any]]:
         """Apply messages in one round, and publish what is ready; return the answers."""
-        incoming = [self._incoming(each, shard) for each in messages]
+        incoming = [self.incoming(each, shard) for each in messages]
         done = self.ledger.apply(incoming, room=1000)
         self.refused += done.refused
         drawn = done.drawn
@@ -65,7 +65,8 @@ class Mill:
         return [each.answer for each in done.answers]
 
     @staticmethod
-    def _incoming(message: Receipt | Mapping[str, Any], shard: int | None) -> Incoming:
+    def incoming(message: Receipt | Mapping[str, Any], shard: int | None = None) -> Incoming:
+        """Return a message as its process reads it."""
         body = message.encode() if isinstance(message, Receipt) else json.dumps(message).encode()
         plain = wire.decode(body)
         id_ = str(plain.get("id") if plain["kind"] == "start" else plain.get("workflow", ""))

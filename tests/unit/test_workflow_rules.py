@@ -349,7 +349,7 @@ def test_a_second_process_that_takes_a_shard_fences_the_first_one_out(mill, tmp_
     id_ = mill.start(step("a"), step("b", ["a"]))
     (a,) = mill.take("a")
     other = Mill(SqliteStore(tmp_path / "flow" / "flow.db"))
-    incoming = mill._incoming(a.receipt(), None)
+    incoming = mill.incoming(a.receipt())
     done = mill.ledger.apply([incoming], room=10)
     assert incoming.shard in done.lost
     assert not done.drawn
