@@ -176,7 +176,7 @@ class Flow(StandbyProcess):
             self._fail(error)
             return
         self._settle(batch, done)
-        self._in_flight.publish(done.drawn)
+        self._in_flight.publish(done.drawn, is_more=done.is_more)
         self._cancel(ledger)
         if self._pending:
             self._plan_round()

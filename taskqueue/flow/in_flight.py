@@ -47,10 +47,13 @@ class InFlight:
         """Take back what could not be noted."""
         self.noted, self.refused = settled[0] + self.noted, settled[1] + self.refused
 
-    def publish(self, drawn: Iterable[Drawn]) -> None:
-        """Publish workitems."""
+    def publish(self, drawn: Iterable[Drawn], *, is_more: bool) -> None:
+        """Publish workitems.
+
+        is_more -- whether there may be ready steps that are not drawn
+        """
+        self.is_more = is_more
         for run, publication in drawn:
-            self.is_more = True
             self.runs[run] = len(publication.body)
             self._bytes += len(publication.body)
             self._outbound.send(publication, partial(self._published, run))

@@ -47,12 +47,14 @@ class Round:
         answers: to those who have started or commanded.
         refused: why receipts are dropped, a line each.
         drawn: workitems to publish.
+        is_more: whether there may be more of them.
     """
 
     lost: list[int] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    is_more: bool = False
 
 
 class Ledger:
@@ -82,6 +84,7 @@ class Ledger:
         """
         with self.store.transaction():
             self.shards.take(shard)
+            self._outbox.is_more = True
             again = self._outbox.publish_again(shard) if is_new else 0
             for workflow in self._outbox.cancelled(shard):
                 self._cancelling.setdefault(workflow, 0)
@@ -116,16 +119,23 @@ class Ledger:
                 self._apply([each for each in incoming if each.shard in self.shards.led], done)
                 self._graph.finish()
                 if room > 0:
-                    done.drawn = self._outbox.draw(self.shards.led, room, besides)
+                    done.drawn = self._outbox.draw(self._shards_with_ready(incoming), room, besides)
                     self._graph.finish()
+                done.is_more = self._outbox.is_more or not room
                 cancelled, self._commands.cancelled = self._commands.cancelled, []
         except BaseException:
             self._graph.forget()
+            self._outbox.is_more = True
             self._commands.cancelled = []
             raise
         for workflow in cancelled:
             self._cancelling[workflow] = 0
         return done
+
+    def _shards_with_ready(self, incoming: Iterable[Incoming]) -> Collection[int]:
+        """Return the shards that may have ready steps which are not drawn."""
+        led = set(self.shards.led)
+        return led if self._outbox.is_more else led.intersection(each.shard for each in incoming)
 
     def cancels(self) -> list[str]:
         """Return some ids of workitems to cancel, of workflows that are cancelled."""

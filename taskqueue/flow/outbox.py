@@ -1,7 +1,8 @@
 """The outbox: steps that are ready, as the workitems that are published for them."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from taskqueue.amqp.properties import Properties
@@ -47,6 +48,7 @@ class Outbox:
 
     def __init__(self, store: Store, graph: Graph) -> None:
         self._store, self._graph = store, graph
+        self.is_more = True  # whether there may be more ready steps than were drawn last
         self._arguments = Arguments(store)
 
     def note(self, runs: Iterable[Run]) -> None:
@@ -64,6 +66,7 @@ class Outbox:
     def refuse(self, refused: Iterable[tuple[Run, str]]) -> None:
         """Let steps fail whose workitems the broker refuses, for the given reasons."""
         for run, reason in refused:
+            self.is_more = True
             rows = self._store.rows(
                 "SELECT workflow FROM step WHERE no = ? AND run = ? AND state = ?",
                 (*run, int(State.READY)),
@@ -82,34 +85,43 @@ class Outbox:
         """
         drawn: list[Drawn] = []
         size = 0
+        self.is_more = False
         for row in self._ready(shards, room, besides):
             try:
                 publication = self._publication(row)
             except BadWorkflow as error:
                 text = error_text("BadWorkflow", str(error))
                 self._graph.end([End(row[0], row[2], State.FAILED, error=text)])
+                self.is_more = True  # what waited for it may be ready now
                 continue
             drawn.append(Drawn(Run(row[0], row[1]), publication))
             size += len(publication.body)
             if size > _MOST_BYTES:
+                self.is_more = True
                 break
         return drawn
 
     def _ready(self, shards: Collection[int], room: int, besides: Collection[Run]) -> Iterable[Any]:
         """Yield rows of ready steps; their arguments are read in bounded pieces."""
-        found: list[int] = []
-        for shard in shards:
-            rows = self._store.rows(
-                "SELECT no, run FROM step WHERE state = 1 AND shard = ? ORDER BY no LIMIT ?",
-                (shard, room + len(besides)),
-            )
-            found += [no for no, run in rows if (no, run) not in besides]
+        found = [*self._in_turn(shards, room, besides)]
+        self.is_more = len(found) > room
         for start in range(0, min(room, len(found)), 100):
             yield from self._store.rows(
                 f"SELECT {_COLUMNS} FROM step JOIN workflow ON workflow.no = step.workflow "  # noqa: S608
                 "WHERE step.no IN ANY ? ORDER BY step.no",
                 (found[start : min(start + 100, room)],),
             )
+
+    def _in_turn(self, shards: Collection[int], room: int, besides: Collection[Run]) -> Iterator[int]:
+        """Yield the numbers of ready steps, from each shard in turn."""
+        most = room + len(besides) + 1
+        statement = "SELECT no, run FROM step WHERE state = 1 AND shard = ? ORDER BY no LIMIT ?"
+        rows = [
+            [no for no, run in self._store.rows(statement, (shard, most)) if (no, run) not in besides]
+            for shard in shards
+        ]
+        for some in zip_longest(*rows):
+            yield from (no for no in some if no is not None)
 
     def _publication(self, row: Any) -> Publication:
         no, run, workflow, name, kind, form, args, options, refs, id_, secret, tenant = row

