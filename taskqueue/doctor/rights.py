@@ -17,8 +17,10 @@ from taskqueue.broker.topology import (
     LEASE_PREFIX,
     REJECTED_QUEUE,
     SCHEDULES,
+    SHARDS,
     TASKQUEUE,
     delay_queue,
+    flow_queue,
     lane_queue,
     worker_queue,
 )
@@ -81,6 +83,9 @@ def _of_dispatchers(settings: Settings) -> Iterator[Need]:
     if settings.limits:
         for queue in (GATE.name, GATE_REPORTS.name):
             yield need(READ, queue, Level.WARNING, "this host grants no permits for limits")
+    if settings.flow.is_wanted:
+        for shard in range(SHARDS):
+            yield need(READ, flow_queue(shard).name, Level.WARNING, "this host keeps no workflows")
 
 
 def _of_pools(settings: Settings) -> Iterator[Need]:

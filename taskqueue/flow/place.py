@@ -12,7 +12,7 @@ from taskqueue.errors import ConfigError
 from taskqueue.flow.store import SqliteStore, Store
 from taskqueue.process.startup import state_home
 
-#: The directory of a flow process that root starts, and the name of the file in it.
+#: The directory of the system's flow process, and the name of the file in it.
 SYSTEM: Final = Path("/var/lib/taskqueue/flow")
 _FILE: Final = "flow.db"
 
@@ -23,8 +23,8 @@ def own_path(settings: FlowSettings) -> Path | None:
     Raises ConfigError if the user has no place for it, or psycopg is needed and is not installed.
     """
     if settings.database is None:
-        is_root = os.geteuid() == 0
-        return (SYSTEM if is_root else state_home("workflows") / "taskqueue" / "flow") / _FILE
+        is_system = os.geteuid() == 0 or os.access(SYSTEM, os.W_OK)  # the package made it for its daemons
+        return (SYSTEM if is_system else state_home("workflows") / "taskqueue" / "flow") / _FILE
     if not is_url(settings.database):
         return Path(settings.database)
     if importlib.util.find_spec("psycopg") is None:
