@@ -10,12 +10,6 @@ from taskqueue.flow.store import Store
 from taskqueue.workflows.document import Step
 from taskqueue.workflows.wire import MOST_STEPS
 
-_COLUMNS: Final = (
-    "no, workflow, shard, name, state, run, kind, type, form, args, options, source, refs, wanted, fatal, "
-    "hook, parent, position"
-)
-_INSERT: Final = f"INSERT INTO step({_COLUMNS}) VALUES({', '.join('?' * 18)})"
-
 
 class Known(NamedTuple):
     """A step that a workflow has already."""
@@ -23,6 +17,38 @@ class Known(NamedTuple):
     no: int
     kind: Kind
     state: State
+
+
+class Row(NamedTuple):
+    """A new row of the table step, with its columns in order."""
+
+    no: int
+    workflow: int
+    shard: int
+    name: str
+    state: int
+    run: int
+    kind: int
+    type: str
+    form: str
+    args: str
+    options: str | None
+    source: str | None
+    refs: int
+    wanted: int
+    fatal: int
+    hook: str | None = None
+    result: None = None
+    size: None = None
+    error: None = None
+    parent: int | None = None
+    position: int | None = None
+    published: None = None
+    ended: None = None
+
+
+#: PostgreSQL copies rows that are inserted by such a statement.
+_INSERT: Final = f"INSERT INTO step VALUES({', '.join('?' * len(Row._fields))})"
 
 
 class Place(NamedTuple):
@@ -66,22 +92,10 @@ class Planting:
         fatal = _fatal(steps)
         self._store.executemany(
             _INSERT,
-            (
-                (
-                    *(no, *place, step.name, int(State.IDLE if step.on else State.WAITING), 1),
-                    *(
-                        int(_kind_of(step)),
-                        step.type,
-                        step.form,
-                        step.args,
-                        step.options,
-                        step.source or None,
-                    ),
-                    *(int(bool(step.references)), int(step.name in wanted)),
-                    *(int(fatal.get(step.name, Fatal.FINAL)), step.on or None, None, None),
-                )
+            [
+                _row(no, place, step, step.name in wanted, fatal.get(step.name, Fatal.FINAL))
                 for step, no in zip(steps, numbers, strict=True)
-            ),
+            ],
         )
         self._store.executemany(
             "INSERT INTO edge VALUES(?, ?, ?)",
@@ -121,28 +135,29 @@ class Planting:
         no, name, kind, form, options, wanted = parent
         texts = list(args)
         numbers = self._shards.numbers(place.shard, len(texts))
+        ready, step, allowed = int(State.READY), int(Kind.STEP), int(Fatal.ALLOWED)
         self._store.executemany(
             _INSERT,
-            (
-                (
-                    *(
-                        number,
-                        *place,
-                        f"{name}[{index}]",
-                        int(State.READY),
-                        1,
-                        int(Kind.STEP),
-                        kind,
-                        form,
-                        text,
-                    ),
-                    *(options, None, 0, wanted, int(Fatal.ALLOWED), None, no, index),
+            [
+                Row(
+                    *(number, *place, f"{name}[{index}]", ready, 1, step, kind, form, text),
+                    *(options, None, 0, wanted, allowed, None),
+                    *(None, None, None, no, index),
                 )
                 for index, (number, text) in enumerate(zip(numbers, texts, strict=True))
-            ),
+            ],
         )
         self._store.executemany("INSERT INTO edge VALUES(?, ?, ?)", ((number, no, 1) for number in numbers))
         return len(texts)
+
+
+def _row(no: int, place: Place, step: Step, is_wanted: bool, fatal: Fatal) -> Row:  # noqa: FBT001
+    state = State.IDLE if step.on else State.WAITING
+    return Row(
+        *(no, *place, step.name, int(state), 1, int(_kind_of(step))),
+        *(step.type, step.form, step.args, step.options, step.source or None),
+        *(int(bool(step.references)), int(is_wanted), int(fatal), step.on or None),
+    )
 
 
 def _kind_of(step: Step) -> Kind:

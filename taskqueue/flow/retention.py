@@ -17,13 +17,17 @@ def remove_old(store: Store, keep: float) -> bool:
 
     Returns whether there is more to be removed.
     """
+    before = time.time() - keep
     rows = store.rows(
         "SELECT no FROM workflow WHERE ended < ? AND NOT EXISTS("
         "SELECT 1 FROM step WHERE step.workflow = workflow.no AND step.state <= ?) ORDER BY ended LIMIT ?",
-        (time.time() - keep, int(State.QUEUED), _MOST_WORKFLOWS),
+        (before, int(State.QUEUED), _MOST_WORKFLOWS),
     )
-    store.executemany("INSERT INTO removed VALUES(?)", rows)
-    store.execute("DELETE FROM workflow WHERE no IN ANY ?", ([no for (no,) in rows],))
+    # Another process may have let one of them go on meanwhile.
+    removed = store.rows(
+        "DELETE FROM workflow WHERE no IN ANY ? AND ended < ? RETURNING no", ([no for (no,) in rows], before)
+    )
+    store.executemany("INSERT INTO removed VALUES(?)", removed)
     return _remove_steps(store) or len(rows) == _MOST_WORKFLOWS
 
 
