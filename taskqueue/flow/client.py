@@ -7,7 +7,8 @@ from taskqueue.broker.question import Question
 from taskqueue.broker.topology import SHARDS, flow_queue, shard_of
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BadWorkflow, FlowRefused, NoFlow
-from taskqueue.workflows.wire import KIND, LIST, START, STEPS, command
+from taskqueue.workflows.document import read
+from taskqueue.workflows.wire import KIND, LIST, MOST_DOCUMENT, START, STEPS, command, encode_json
 
 _TIMEOUT: Final = 10.0  # seconds; a message that nobody has taken by then is dropped by the broker
 
@@ -18,6 +19,7 @@ def start(amqp: AmqpSettings, document: Mapping[str, Any], *, timeout: float = _
     document -- with an id
     Raises BadWorkflow for a document with faults, and what `ask` raises.
     """
+    read(document)
     return _ask(amqp, shard_of(str(document["id"])), {KIND: START, **document}, timeout)
 
 
@@ -67,6 +69,8 @@ def ask_all(amqp: AmqpSettings, *, timeout: float = _TIMEOUT) -> Iterator[dict[s
 
 
 def _ask(amqp: AmqpSettings, shard: int, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    if (size := len(encode_json(message))) > MOST_DOCUMENT:
+        raise BadWorkflow([f"the steps have {size:,} bytes as JSON; at most {MOST_DOCUMENT:,} are sent"])
     question = Question(
         amqp, flow_queue(shard).name, message, name="taskqueue workflow", timeout=timeout, error=NoFlow
     )

@@ -305,6 +305,20 @@ def test_all_faults_of_a_workflow_are_told_at_once_and_nothing_is_started(client
     assert "faulty" not in run_cli("workflow", "list").stdout
 
 
+def test_a_workflow_that_is_too_large_or_too_deep_is_refused_before_it_is_sent() -> None:
+    flow = Workflow("large")
+    for _ in range(17):
+        flow.add("add", "x" * 1024 * 1024, "y")
+    deep: list[object] = []
+    for _ in range(200):
+        deep = [deep]
+    with Client("amqp://nobody@nowhere.invalid") as client:
+        with pytest.raises(BadWorkflow, match="16,777,216 are sent"):
+            client.start(flow)
+        with pytest.raises(BadWorkflow, match="step add, params: nested deeper than 100"):
+            client.start(chain(("add", deep, 1)))
+
+
 def test_many_workflows_are_started_in_asyncio(client: Client) -> None:
     async def run() -> list[int]:
         client = AsyncClient()

@@ -53,7 +53,7 @@ def measure(options: argparse.Namespace, path: Path) -> bool:
     python = stage(path / "stage") if AS_ROOT else Path(sys.executable)
     with Node(path / "broker") as node, Plant(python, path, node, node.url) as plant:
         with progress(console, len(faults)) as tell:
-            account, hits = run(plant, work, faults, tell)
+            account, hits = run(plant, work, faults, tell, seed=options.seed)
         content = report(account, hits, options.seed, time.monotonic() - began, plant.foreign)
     console.print(tables(content))
     if options.json:

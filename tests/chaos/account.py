@@ -49,6 +49,8 @@ class Account:
     forgotten: list[float] = field(
         default_factory=list
     )  # Story.forgotten, for each kill of the broker that doubled
+    workflows: int = 0
+    steps: dict[int, int] = field(default_factory=dict)  # steps of workflows, by the number of their runs
     at_once: int = 0  # limited workitems, at most
     exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
 

@@ -42,7 +42,8 @@ def take_ends(foreign: Foreign, queue: str) -> list[End]:
     read = _result if queue in (RESULTS, TICKS) else _kept
     ends = []
     while (message := foreign.poll(queue)) is not None:
-        ends.append(read(queue, message))
+        if "x-taskqueue-workflow" not in message.headers:  # the ends of steps are those of their workflows
+            ends.append(read(queue, message))
     return ends
 
 

@@ -157,6 +157,7 @@ _ACTIONS = {
     "kill a worker": _kill_worker,
     "kill a consumer": _kill_consumer,
     "kill a dispatcher": _kill_by_name,
+    "kill a flow": _kill_by_name,
     "kill a gate": _kill_by_name,
     "kill a keeper": _kill_by_name,
     "kill a scheduler": _kill_by_name,

@@ -16,7 +16,7 @@ from support.site import AS_ROOT, install_zoo
 from support.slots import SlotFiles
 from support.waiting import wait_until
 
-from chaos import ticks
+from chaos import flows, ticks
 from chaos.schedule import DISPATCHERS, LINES, MONITOR, POOLS, SERVICES
 from chaos.tap import Tap
 from chaos.workload import GROUPS, RESULTS, SECTIONS, TICK, TICKS, TYPES
@@ -43,7 +43,7 @@ STOP_TIMEOUT = 40.0  # seconds; the daemons give themselves 20
 
 DELAY_QUEUES = ("taskqueue_delay_0.25", "taskqueue_delay_1")  # those that the workload needs
 #: Queues that keep what is over, or have no workitems.
-LOGS = (EVENTS, CLAIMS.name, SCHEDULES.name, GATE.name, GATE_REPORTS)
+LOGS = (EVENTS, CLAIMS.name, SCHEDULES.name, GATE.name, GATE_REPORTS, *flows.QUEUES)
 WORK_QUEUES = ("taskqueue", *(f"worker_{name}" for name in GROUPS))
 END_QUEUES = (RESULTS, TICKS, "taskqueue_failed", "taskqueue_rejected")
 
@@ -110,7 +110,7 @@ class Plant:
         url: a virtual host of the broker without any queue
         """
         self.broker = broker
-        self._url, self.foreign = url, Foreign(url)
+        self.url, self.foreign = url, Foreign(url)
         self.taps = {name: Tap() for name in SERVICES}
         taps = {name: tap.connection for name, tap in self.taps.items()}
         self.lines = {name: Proxy(url, taps.get(name)) for name in LINES}
@@ -128,6 +128,7 @@ class Plant:
     def __enter__(self) -> Self:
         install_zoo(self._plugins)
         self.slots = SlotFiles(self._plugins / "slots")
+        self.notes = self.slots.directory / flows.NOTES
         for queue in WORK_QUEUES:
             self.foreign.declare(queue)
         for delay in DELAYS[:2]:  # those that the workload needs
@@ -163,6 +164,7 @@ class Plant:
         with Record(self.record) as record:
             # RabbitMQ 3.10 routes nothing to a new stream for up to a second.
             wait_until(lambda: _that_route_and_run(record) == emitters, 60, record.emitters)
+        wait_until(lambda: None not in map(self.foreign.depth, flows.QUEUES), 60, "the queues of workflows")
 
     def _start(self, name: str) -> Daemon:
         command = "workerpool" if name in POOLS else "monitor" if name == MONITOR else "dispatcher"
@@ -186,7 +188,7 @@ class Plant:
             lines += [f"[{group}]\nworkers: {suffix}", TYPES.get(group, ""), f"[{group}_{suffix}]"]
             lines += [f"{option}: {value}" for option, value in options.items()]
             lines += [f"generation: {self._generations[group]}"]
-        lines += [SECTIONS, ticks.SECTIONS]
+        lines += [SECTIONS, ticks.SECTIONS, flows.SECTION.format(self._directory / "flow" / "flow.db")]
         path = self._config(name)
         written = path.with_suffix(".new")  # a daemon may be reading the old one
         written.write_text("\n".join(lines) + "\n")
@@ -246,13 +248,13 @@ class Plant:
 
         The keeper lists some whose time is over, too: it forgets them when it needs the room.
         """
-        keys = ask(AmqpSettings.from_url(self._url), "list", {})["keys"]
+        keys = ask(AmqpSettings.from_url(self.url), "list", {})["keys"]
         kept = [key for key in keys if key["until"] > time.time()]
         return [key for key in kept if key["state"] != "over" or key["worker_type"] != TICK.worker_type]
 
     def pause_schedules(self) -> list[dict[str, Any]]:
         """Let no more ticks be fired; return what the register says of each schedule."""
-        settings = AmqpSettings.from_url(self._url)
+        settings = AmqpSettings.from_url(self.url)
         for name in ticks.SCHEDULES:
             schedules.ask(settings, "pause", name=name, timeout=PAUSE_TIMEOUT)
         return [schedules.ask(settings, "show", name=name)["schedule"] for name in ticks.SCHEDULES]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import amqp
 from support.foreign import Foreign
 
+from chaos.flows import Started
 from chaos.workload import Workitem
 
 AGAIN_DELAY = 0.1  # seconds after a failure
@@ -15,7 +16,7 @@ AGAIN_DELAY = 0.1  # seconds after a failure
 class Producer(threading.Thread):
     """Publishes workitems one by one, as far as it is allowed to."""
 
-    def __init__(self, url: str, workitems: Sequence[Workitem]) -> None:
+    def __init__(self, url: str, workitems: Sequence[Workitem | Started]) -> None:
         """Allow nothing yet; `url` may lead over a line that is cut."""
         super().__init__(name="producer", daemon=True)
         self.began: dict[str, float] = {}  # when each was published first, in seconds since 1970
@@ -45,13 +46,13 @@ class Producer(threading.Thread):
             self.confirmed += 1
         self._foreign.close()
 
-    def _publish(self, workitem: Workitem) -> bool:
+    def _publish(self, workitem: Workitem | Started) -> bool:
         try:
             self._foreign.connect()
         except (amqp.AMQPError, OSError):
             return False  # nothing was sent
         try:
-            self._foreign.publish_once(workitem.body, "taskqueue", **workitem.properties())
+            self._foreign.publish_once(workitem.body, workitem.queue, **workitem.properties())
         except (amqp.AMQPError, OSError):
             self.doubtful.add(workitem.id)
             return False

@@ -29,6 +29,8 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "workitems": sum(sum(states.values()) for states in account.states.values()) + len(account.lost),
         "faults": len(hits),
         "at_once": account.at_once,
+        "workflows": account.workflows,
+        "steps": {str(runs): number for runs, number in sorted(account.steps.items())},
         "states": {kind: dict(states) for kind, states in account.states.items()},
         "lost": account.lost,
         "wrong": account.wrong,
@@ -83,6 +85,8 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     lines += [
         f"at most {content['at_once']} limited workitems at once, of {LIMIT}; after the faults so many again"
     ]
+    runs = ", ".join(f"{runs}: {number}" for runs, number in content["steps"].items())
+    lines += [f"{content['workflows']} workflows; steps by the number of their runs: {runs}"]
     lines += [f"the record of the monitor differs in {len(content['record'])}"]
     for word in ("lost", "wrong", "unexplained", "record"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]

@@ -7,9 +7,11 @@ from typing import Any
 
 from support.waiting import wait_until
 
+from chaos import flows
 from chaos.account import Account, Evidence, balance
 from chaos.ends import take_ends
 from chaos.faults import Hit, inflict
+from chaos.flows import Started
 from chaos.plant import END_QUEUES, Plant
 from chaos.producer import Producer
 from chaos.schedule import PRODUCER, Fault
@@ -28,39 +30,51 @@ Tell = Callable[[int, str], None]  # hears how many faults are over, and what ha
 
 
 def run(
-    plant: Plant, workitems: list[Workitem], faults: list[Fault], tell: Tell
+    plant: Plant, workitems: list[Workitem], faults: list[Fault], tell: Tell, *, seed: int = 1
 ) -> tuple[Account, list[Hit]]:
     """Run everything to its end; AssertionError where something hangs, or ends that should not.
 
-    The workitems are submitted in step with the faults, so that every fault hits a loaded plant.
+    The workitems are submitted in step with the faults, so that every fault hits a loaded plant; workflows
+    are started beside them.
     """
     plant.start()
     last = held(len(workitems))
     producer = Producer(plant.lines[PRODUCER].url, [*workitems, *last])
+    started = flows.workflows(seed, len(workitems), plant.notes)
+    starter = Producer(plant.lines[PRODUCER].url, started)
     producer.start()
+    starter.start()
     try:
         hits = []
         for fault in faults:
             producer.allow(len(workitems) * fault.number // len(faults))
+            starter.allow(len(started) * fault.number // len(faults))
             _wait_for_room(plant, producer)
             plant.pass_time(fault.pause)
             tell(fault.number - 1, str(fault))
             hits.append(inflict(plant, fault))
         tell(len(faults), "what is left is done")
-        register = _finish(plant, producer, len(workitems))
+        _wait_for_progress(plant, lambda: starter.confirmed == len(started))
+        register, faulty = _finish(plant, producer, len(workitems), started)
     finally:
         producer.allow(-1)
-    return _balance(plant, producer, [*workitems, *last], register, hits), hits
+        starter.allow(-1)
+    account = _balance(plant, producer, [*workitems, *last], register, hits)
+    account.wrong += faulty
+    account.workflows, account.steps = len(started), flows.runs_by_number(plant.notes)
+    return account, hits
 
 
 def _wait_for_room(plant: Plant, producer: Producer) -> None:
     _wait_for_progress(plant, lambda: producer.confirmed - plant.ended() <= MOST_AHEAD)
 
 
-def _finish(plant: Plant, producer: Producer, number: int) -> list[dict[str, Any]]:
+def _finish(
+    plant: Plant, producer: Producer, number: int, started: list[Started]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Wait until everything is submitted, and nothing is on its way any more; then stop the daemons.
 
-    Return what the register says of each schedule.
+    Return what the register says of each schedule, and the faults of workflows.
     """
     _wait_for_progress(plant, lambda: producer.confirmed == number)
     register = plant.pause_schedules()
@@ -68,9 +82,24 @@ def _finish(plant: Plant, producer: Producer, number: int) -> list[dict[str, Any
     _use_limit(plant, producer, number)
     _await_quiet(plant)
     _await_free_keys(plant)
+    faulty = _await_workflows(plant, started)
     _wait_for_progress(plant, lambda: all(service.is_ready for service in plant.services.values()))
     plant.stop()
-    return register
+    return register, faulty
+
+
+def _await_workflows(plant: Plant, started: list[Started]) -> list[str]:
+    """Wait for the end of all workflows; return their faults."""
+    left: list[str] = []
+
+    def have_ended() -> bool:
+        plant.keep()
+        left[:] = flows.left(plant.url, started)
+        return not left
+
+    with suppress(AssertionError):  # its faults are told below
+        wait_until(have_ended, STUCK_TIMEOUT, lambda: f"the end of the workflows {left}")
+    return [*flows.faults(plant.url, started, plant.notes), *(f"workflow {each}: no end" for each in left)]
 
 
 def _use_limit(plant: Plant, producer: Producer, number: int) -> None:

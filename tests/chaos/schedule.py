@@ -23,6 +23,7 @@ DECK = {
     "kill a dispatcher": (2, DISPATCHERS),
     "kill a supervisor": (1, POOLS),
     "kill a dispatcher's supervisor": (1, DISPATCHERS),
+    "kill a flow": (2, DISPATCHERS),
     "kill a gate": (1, DISPATCHERS),
     "kill a keeper": (1, DISPATCHERS),
     "kill a scheduler": (1, DISPATCHERS),

@@ -81,6 +81,7 @@ class Workitem:
     body: str
     seconds: float  # how long it runs
     delay: float  # seconds before which it shall not run
+    queue = "taskqueue"  # where it is published
 
     def properties(self) -> dict[str, Any]:
         """Return what it is published with, by py-amqp's names."""

@@ -1,6 +1,7 @@
 """The chaos suite in short: `make chaos` runs it at length."""
 
 import pytest
+from chaos.flows import SHARE
 from chaos.plant import Plant
 from chaos.report import report
 from chaos.run import run
@@ -31,3 +32,5 @@ def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
         FAULTS,
     )
     assert content["at_once"] == LIMIT
+    assert content["workflows"] >= WORKITEMS // SHARE
+    assert content["steps"]["1"] > 5 * content["workflows"]

@@ -12,11 +12,13 @@ class Chameleon(BaseWorker):
     """Behaves well or badly, always or once."""
 
     def handle_task(self, body):
-        how, is_first = body["how"], self.workitem.attempt == 1
+        how, is_first, began = body["how"], self.workitem.attempt == 1, time.time()
         if "code" in body:
             occupy_slot(body)
         else:
             time.sleep(body["seconds"])
+        if "note" in body and not (how == "crashing once" and is_first):
+            note(body["note"], f"{self.workitem.id} {began} {time.time()}\n")
         if how == "raising" or (how == "raising once" and is_first):
             raise ValueError("as it was asked to")
         if how == "crashing" or (how == "crashing once" and is_first):
@@ -25,6 +27,8 @@ class Chameleon(BaseWorker):
             raise Reject("as it was asked to")
         if how == "eating memory":
             eat()
+        if "result" in body:
+            return body["result"]
         return {"attempt": self.workitem.attempt, "tick": tick_of(self.workitem.headers)}
 
 
@@ -33,6 +37,13 @@ def tick_of(headers):
     if "x-taskqueue-schedule" not in headers:
         return ""
     return f"{headers['x-taskqueue-schedule']} {headers['x-taskqueue-tick']:.0f}"
+
+
+def note(path, line):
+    """Append a line to a file, whole."""
+    notes = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.write(notes, line.encode())
+    os.close(notes)
 
 
 def occupy_slot(body):
