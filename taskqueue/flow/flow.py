@@ -17,6 +17,7 @@ from taskqueue.config import AmqpSettings
 from taskqueue.errors import BadFlowMessage, ExitStatus, FlowDamaged, FlowUnavailable
 from taskqueue.flow.in_flight import InFlight
 from taskqueue.flow.ledger import Answer, Incoming, Ledger, Round, decoded
+from taskqueue.flow.outbox import Run
 from taskqueue.flow.receipts import foreign
 from taskqueue.flow.shard_queue import ShardQueue
 from taskqueue.flow.store import Store
@@ -100,20 +101,12 @@ class Flow(StandbyProcess):
 
     def stand_by(self) -> None:
         """Open the database, then consume the queues of all shards."""
-        if self._ledger is None:
-            try:
-                self._ledger = Ledger(self._open_store())
-            except FlowUnavailable as error:
-                self._fail(error)
-                return
-            except FlowDamaged as error:
-                self._log.critical("%s", error)
-                self.failure, self._status = str(error), ExitStatus.SYSTEM
-                self._loop.stop()
-                return
-        for queue in self._queues:
-            queue.open()
-        self.tell_state()
+        if self._trouble:
+            return  # a timer opens the database again
+        if self._ledger is not None or self._open_ledger():
+            for queue in self._queues:
+                queue.open()
+            self.tell_state()
 
     # --- messages ---
 
@@ -163,7 +156,7 @@ class Flow(StandbyProcess):
         batch = self._leave_foreign(ledger, batch)
         settled = self._in_flight.take_settled()
         try:
-            self._lead(ledger, batch)
+            self._lead(ledger, batch, settled[0])
             done = ledger.apply(
                 [each.message for each in batch if each.message is not None],
                 noted=settled[0],
@@ -202,15 +195,16 @@ class Flow(StandbyProcess):
         if self._session.is_up and not self._trouble:
             queue.open()
 
-    def _lead(self, ledger: Ledger, batch: list[Pending]) -> None:
+    def _lead(self, ledger: Ledger, batch: list[Pending], noted: list[Run]) -> None:
         """Lead the shards that messages come from: this process is their active consumer."""
         for queue in dict.fromkeys(each.queue for each in batch):
             if queue.number in ledger.shards.led:
                 continue
-            again = ledger.take(queue.number, is_new=queue.is_new)
-            queue.is_new = False
+            again = ledger.take(queue.number, missing_since=queue.missing_since, noted=noted)
+            queue.missing_since = None
             self._in_flight.is_more = True
             if again:
+                self._in_flight.forget()  # drawn again, too: the end of one may have come meanwhile
                 self._log.warning(
                     "queue taskqueue_flow_%d was missing, and receipts in it are lost: steps that had not "
                     "ended are published again: %d", queue.number, again,
@@ -275,26 +269,33 @@ class Flow(StandbyProcess):
         for queue in self._queues:
             queue.leave()
         self._pending.clear()
-        self.tell_state()
+        if self._session.is_up:
+            self.tell_state()
         self._loop.call_later(self._retry_delay, self._try_again)
         self._retry_delay = min(self._retry_delay * 2, _LONGEST_RETRY)
 
     def _try_again(self) -> None:
-        """Open the database again."""
+        """Open the database again, and stand by."""
         if self._ledger is not None:
             self._ledger.store.close()
             self._ledger = None
-        if not self._outbound.is_ready:  # the next connection does it
-            self._trouble = ""
-            return
+        if self._open_ledger():
+            self._log.info("the database of workflows can be used again")
+            self._trouble, self._retry_delay = "", _FIRST_RETRY
+            if self._outbound.is_ready:  # else the next connection does it
+                self.stand_by()
+
+    def _open_ledger(self) -> bool:
+        """Open the database; return whether that has worked."""
         try:
             self._ledger = Ledger(self._open_store())
         except FlowUnavailable as error:
             self._fail(error)
-            return
-        self._log.info("the database of workflows can be used again")
-        self._trouble, self._retry_delay = "", _FIRST_RETRY
-        self.stand_by()
+        except FlowDamaged as error:
+            self._log.critical("%s", error)
+            self.failure, self._status = str(error), ExitStatus.SYSTEM
+            self._loop.stop()
+        return self._ledger is not None
 
     def _tidy(self) -> None:
         """Remove what has ended long ago, while nothing else is to be done."""

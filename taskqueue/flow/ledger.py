@@ -75,17 +75,24 @@ class Ledger:
         """Whether there are more workitems to cancel."""
         return bool(self._cancelling)
 
-    def take(self, shard: int, *, is_new: bool = False) -> int:
+    def take(self, shard: int, *, missing_since: float | None = None, noted: Collection[Run] = ()) -> int:
         """Lead a shard. Raises FlowUnavailable.
 
-        is_new -- whether its queue was missing, so that receipts are lost
+        Args:
+            shard: its number.
+            missing_since: when its queue was found missing, so that receipts are lost; None if it was not.
+            noted: runs whose workitems the broker has confirmed.
 
-        Returns the number of steps that are published again for that.
+        Returns:
+            The number of steps that are published again for that.
         """
         with self.store.transaction():
             self.shards.take(shard)
             self._outbox.is_more = True
-            again = self._outbox.publish_again(shard) if is_new else 0
+            again = 0
+            if missing_since is not None:
+                self._outbox.note(noted)
+                again = self._outbox.publish_again(shard, missing_since)
             for workflow in self._outbox.cancelled(shard):
                 self._cancelling.setdefault(workflow, 0)
         return again

@@ -23,6 +23,7 @@ from taskqueue.workflows.document import BODY
 from taskqueue.workflows.wire import decode_value
 
 _MOST_BYTES: Final = 32 * 1024 * 1024  # of arguments that are drawn at once
+_NOTED_WITHIN: Final = 2.0  # seconds after a confirm
 _COLUMNS: Final = (
     "step.no, step.run, step.workflow, step.name, step.type, step.form, step.args, step.options, step.refs, "
     "workflow.id, workflow.secret, workflow.tenant"
@@ -159,9 +160,12 @@ class Outbox:
         )
         return [no for (no,) in rows]
 
-    def publish_again(self, shard: int) -> int:
-        """Make queued steps of a shard ready again: receipts of theirs are lost. Return their number."""
+    def publish_again(self, shard: int, before: float) -> int:
+        """Make steps of a shard ready again that were published before a time: their receipts may be lost.
+
+        Those that another process has published again since then stay as they are. Returns their number.
+        """
         return self._store.execute(
-            "UPDATE step SET state = ? WHERE shard = ? AND state = ?",
-            (int(State.READY), shard, int(State.QUEUED)),
+            "UPDATE step SET state = ? WHERE shard = ? AND state = ? AND published < ?",
+            (int(State.READY), shard, int(State.QUEUED), before + _NOTED_WITHIN),
         )

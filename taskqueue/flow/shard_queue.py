@@ -1,5 +1,6 @@
 """The queue of a shard: opened after a look whether it is there, and left to other processes."""
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -43,7 +44,8 @@ class ShardQueue:
         on_lost -- unacknowledged deliveries are redelivered to whoever is active
         """
         self.number = number
-        self.is_new = False  # whether the queue was missing, so that receipts may be lost
+        #: When the queue was found missing, so that receipts may be lost, by `time.time`; else None.
+        self.missing_since: float | None = None
         self._queue = flow_queue(number)
         self._loop, self._session, self._outbound = loop, session, outbound
         self._on_lost = on_lost
@@ -93,12 +95,13 @@ class ShardQueue:
 
     def _found(self, look: int, *, found: bool) -> None:
         if look == self._looks and self._is_wanted:
-            self.is_new = self.is_new or not found
+            if not found:
+                self.missing_since = time.time()
             self._subscription.resume()
 
     def _cancelled(self) -> None:
         """Take the queue for a new one: a consumer may have declared it again for its receipt."""
-        self.is_new = True
+        self.missing_since = time.time()
 
     def _lost(self) -> None:
         """Look whether the queue was deleted before it is consumed again."""

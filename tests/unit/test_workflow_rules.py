@@ -1,6 +1,7 @@
 """The rules of workflows on a real SQLite database: each join, callback and end comes once."""
 
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.flows import Mill, step
 
+from taskqueue.broker.topology import shard_of
+from taskqueue.errors import FlowDamaged, FlowUnavailable
 from taskqueue.flow.store import SqliteStore
 from taskqueue.workflows import wire
 
@@ -356,6 +359,30 @@ def test_a_second_process_that_takes_a_shard_fences_the_first_one_out(mill, tmp_
     assert other.states(id_)["a"] == "queued"
     other.apply(a.receipt())
     assert other.names() == ["b"]
+
+
+def test_steps_are_published_again_whose_receipts_were_in_a_deleted_queue(mill):
+    id_ = mill.start(step("a"), step("b", ["a"]))
+    shard = shard_of(id_)
+    assert mill.ledger.take(shard, missing_since=time.time() - 60) == 0  # it was published after that
+    assert mill.ledger.take(shard, missing_since=time.time()) == 1
+    mill.apply()
+    assert [item.id for item in mill.published] == [f"{id_}.a"] * 2
+    mill.apply(*(item.receipt() for item in mill.published))
+    assert mill.names() == ["a", "a", "b"]
+
+
+def test_a_database_of_a_later_release_is_refused_and_one_that_cannot_be_opened_is_tried_again(tmp_path):
+    store = SqliteStore(tmp_path / "flow.db")
+    with store.transaction():
+        store.execute("UPDATE version SET number = 99")
+    with pytest.raises(FlowDamaged, match="have version 99; expected at most 1"):
+        SqliteStore(tmp_path / "flow.db")
+    (tmp_path / "other.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(FlowUnavailable, match="file is not a database"):
+        SqliteStore(tmp_path / "other.db")
+    with pytest.raises(FlowUnavailable, match="File exists"):
+        SqliteStore(tmp_path / "other.db" / "flow.db")
 
 
 @st.composite
