@@ -121,7 +121,9 @@ class Session:
             self._connect()
 
     def channel(self, on_open: Callable[[Any], None]) -> None:
-        """Open a channel as soon as channel_max allows it. The connection must be up."""
+        """Open a channel as soon as channel_max allows it; none on a connection that is being closed."""
+        if not self._connection.is_open:
+            return  # an answer came meanwhile, for which another channel is no use: session_down follows
         try:
             self._connection.channel(on_open_callback=self._loop.guard(on_open))
         except pika.exceptions.NoFreeChannels:

@@ -51,6 +51,28 @@ def test_a_listener_that_is_closed_before_its_queue_is_there_ends_in_peace(close
     )
 
 
+def test_a_listener_that_is_closed_before_its_exchange_is_found_ends_in_peace(close_behind, foreign):
+    foreign.declare("test-found")
+    foreign.bind("test-found")
+
+    def begin(loop, session):
+        def listen(_frame):  # on a channel for errands that is open, so that the question goes out at once
+            BroadcastConsumer(loop, session, "test-found", on_message=print, on_settled=list).session_up()
+
+        def ask():
+            session.errands.run(
+                lambda channel, answered: channel.queue_declare(
+                    "test-found", passive=True, callback=answered
+                ),
+                listen,
+                print,
+            )
+
+        on_up(session, ask)
+
+    close_behind(BroadcastExchange, "_check", begin)
+
+
 def test_an_exchange_that_is_declared_when_all_is_closed_ends_in_peace(close_behind):
     def begin(loop, session):
         exchange = BroadcastExchange(loop, session, "test-fanout")
