@@ -309,11 +309,15 @@ class Flow(StandbyProcess):
         self._loop.call_later(delay, self._tidy)
 
     def _tick(self) -> None:
-        """Find out whether this process is active for the shards that it does not lead."""
+        """Find out whether this process is active for more shards, and still for those that it leads."""
         if self._ledger is not None and not self._trouble:
             for queue in self._queues:
                 if queue.number not in self._ledger.shards.led:
                     queue.tick()
+                elif queue.look():
+                    self._log.warning(
+                        "taskqueue_flow_%d has lost its consumer; consuming again", queue.number
+                    )
         self._loop.call_later(_TICK, self._tick)
 
     # --- the connection and the end ---

@@ -17,7 +17,8 @@ from taskqueue.workflows.wire import KIND, TICK, encode_json
 
 _PREFETCH: Final = 500
 _MOST_BYTES: Final = 64 * 1024 * 1024  # of messages that are not acknowledged
-_TICK_LIVES: Final = 10.0  # seconds
+_TICK_LIVES: Final = 60.0  # seconds
+_MOST_SILENT: Final = 5  # looks after a tick is confirmed until it must have come
 _AGAIN: Final = 1.0  # seconds after the queue was lost
 
 _TICK_BODY: Final = encode_json({KIND: TICK}).encode()
@@ -48,7 +49,9 @@ class ShardQueue:
         self.missing_since: float | None = None
         self._queue = flow_queue(number)
         self._loop, self._session, self._outbound = loop, session, outbound
-        self._on_lost = on_lost
+        self._on_delivery, self._on_lost = on_delivery, on_lost
+        self._has_ticked = False  # whether a tick was sent since the last message
+        self._silent = 0  # looks since the broker has a tick that has not come
         self._is_wanted = False
         self._looks = 0  # counts the looks at whether the queue is there; only the last one matters
         self._subscription = Subscription(
@@ -56,7 +59,7 @@ class ShardQueue:
             session,
             self._queue.name,
             _PREFETCH,
-            on_delivery=lambda delivery: on_delivery(self, delivery),
+            on_delivery=self._take,
             on_lost=self._lost,
             on_consuming=self.tick,
             hold=_PREFETCH,
@@ -91,7 +94,33 @@ class ShardQueue:
         """Send a message by which the active process finds out that it is active."""
         if self._subscription.is_consuming and self._outbound.is_ready:
             tick = Publication(self._queue.name, _TICK_PROPERTIES, _TICK_BODY, declares=False)
-            self._outbound.send(tick, _ignore)
+            self._outbound.send(tick, self._ticked)
+
+    def look(self) -> bool:
+        """Look whether this active process still gets the queue's messages; return whether it did not.
+
+        If the queue is deleted and at once declared again, by a consumer with a receipt, RabbitMQ may tell
+        this process nothing, and give it nothing of the new queue.
+        """
+        if not self._has_ticked:
+            self._has_ticked = True
+            self.tick()
+        elif self._silent:
+            self._silent += 1
+        if self._silent <= _MOST_SILENT:
+            return False
+        self._silent = 0
+        self._cancelled()
+        self._subscription.restart()
+        return True
+
+    def _ticked(self, _publication: Publication, result: PublishResult, _reason: str) -> None:
+        if result is PublishResult.CONFIRMED:
+            self._silent = max(self._silent, int(self._has_ticked))
+
+    def _take(self, delivery: Delivery) -> None:
+        self._has_ticked, self._silent = False, 0
+        self._on_delivery(self, delivery)
 
     def _found(self, look: int, *, found: bool) -> None:
         if look == self._looks and self._is_wanted:
@@ -105,6 +134,7 @@ class ShardQueue:
 
     def _lost(self) -> None:
         """Look whether the queue was deleted before it is consumed again."""
+        self._has_ticked, self._silent = False, 0
         self._on_lost(self)
         if self._is_wanted and self._session.is_up:
             self._subscription.pause()
@@ -113,7 +143,3 @@ class ShardQueue:
     def _open_again(self) -> None:
         if self._is_wanted and self._session.is_up and not self._subscription.is_consuming:
             self.open()
-
-
-def _ignore(_publication: Publication, _result: PublishResult, _reason: str) -> None:
-    pass

@@ -174,7 +174,8 @@ def decode(body: bytes) -> dict[str, Any]:
         raise BadFlowMessage("a message that is no JSON") from None
     if not isinstance(message, dict):
         raise BadFlowMessage("a message that is no JSON object")
-    if is_deep(message, MOST_DEPTH + 20):
+    most = MOST_DEPTH + 20
+    if body.count(b"[") + body.count(b"{") > most and is_deep(message, most):  # mostly there are fewer
         raise BadFlowMessage("a message that is nested too deep")
     return message
 

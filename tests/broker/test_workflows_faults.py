@@ -13,6 +13,8 @@ from support.processes import children, command, kill
 from support.waiting import wait_until
 from support.workflows import Flows
 
+FLOW_ARGUMENTS = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+
 
 def flow_process(daemon):
     """Return the process id of the flow process of a daemon."""
@@ -63,7 +65,8 @@ def test_workflows_end_as_they_should_though_their_process_is_killed_again_and_a
         assert max(shop.noted(mark).values()) <= 7  # a run more for each kill, at most
 
 
-def test_a_deleted_queue_leaves_no_workflow_waiting(ground):
+@pytest.mark.parametrize("is_declared", [False, True], ids=["deleted", "declared again"])
+def test_a_deleted_queue_leaves_no_workflow_waiting(ground, is_declared):
     shop = Flows(ground)
     steps, once = shapes(shop, "deleted", 40)
     id_ = shop.start(*steps)
@@ -73,8 +76,10 @@ def test_a_deleted_queue_leaves_no_workflow_waiting(ground):
     wait_until(lambda: len(shop.noted("deleted")) >= 40, 30)
     for number in range(4):
         shop.ground.foreign.delete(f"taskqueue_flow_{number}")
+        if is_declared:  # as by a consumer with a receipt
+            shop.ground.foreign.declare(f"taskqueue_flow_{number}", arguments=FLOW_ARGUMENTS)
     os.kill(flow, signal.SIGCONT)
-    shop.dispatcher.wait_for("receipts in it are lost", timeout=30)
+    shop.dispatcher.wait_for("receipts in it are lost", timeout=60)
     check(shop, id_, "deleted", once)
 
 
