@@ -191,6 +191,7 @@ class MonitorSettings:
         proxy_socket: a Unix socket on which it listens for a proxy; None for none.
         proxy_user_header: the HTTP header in which that proxy names the user.
         management: the URL of the broker's management API; None: it is not asked.
+        control_key: the file with the control key, with which it commands pools; None: it does not.
         stream_max_age: seconds that the stream keeps events.
         stream_max_size: bytes of the stream.
         stream_segment_size: bytes of each of its segments.
@@ -211,6 +212,7 @@ class MonitorSettings:
     proxy_socket: str | None = _MONITOR["proxy_socket"]
     proxy_user_header: str | None = _MONITOR["proxy_user_header"]
     management: str | None = _MONITOR["management"]
+    control_key: str | None = _MONITOR["control_key"]
     stream_max_age: float = _MONITOR["stream_max_age"]
     stream_max_size: int = _MONITOR["stream_max_size"]
     stream_segment_size: int = _MONITOR["stream_segment_size"]

@@ -1,7 +1,6 @@
 """Commands of administrators to the pools of all hosts, and their answers."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
@@ -12,6 +11,7 @@ from taskqueue.broker.question import run_session
 from taskqueue.broker.session import Session
 from taskqueue.broker.topology import CONTROL
 from taskqueue.config import AmqpSettings
+from taskqueue.control.answers import Answers
 from taskqueue.control.controller import ANSWER, COMMAND
 from taskqueue.control.directives import Directives
 from taskqueue.control.register import Change, ControlRegister, RegisterListener
@@ -24,21 +24,6 @@ from taskqueue.process.logs import Log
 
 _OTHER_POOLS: Final = 0.05  # seconds that a second pool of a host may answer later than the first
 _REGISTER_TIMEOUT: Final = 10.0  # seconds to read and write the register
-
-
-@dataclass(slots=True)
-class Answers:
-    """The answers to a command.
-
-    Args:
-        pools: of each pool, its host, its groups and its orders.
-        silent: the hosts with a pool that have not answered in time, as far as a register names them.
-        errors: of each host that refuses the command, why.
-    """
-
-    pools: list[dict[str, Any]] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
 
 
 class Command(OutboundListener, RegisterListener):

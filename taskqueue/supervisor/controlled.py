@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from taskqueue.address import Source
 from taskqueue.consumer import control
+from taskqueue.control.directives import MOST_WORKERS
 from taskqueue.errors import ExitStatus, TaskqueueError
 from taskqueue.process import children, logs
 from taskqueue.process.children import Exit, Slot
@@ -23,7 +24,7 @@ from taskqueue.process.supervisor_loop import REASONS, report, start
 from taskqueue.supervisor.group import Group
 from taskqueue.supervisor.members import Orders, become
 from taskqueue.supervisor.roll import Roll
-from taskqueue.supervisor.sizes import MOST_WORKERS, Size
+from taskqueue.supervisor.sizes import Size
 
 _LONGEST_HOLD: Final = 10.0  # seconds that the groups wait for a controller that is connected
 _LONGEST_NAME: Final = 100  # characters of a worker type (messages/routing.py)

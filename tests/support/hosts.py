@@ -9,7 +9,8 @@ from support.waiting import wait_until
 
 from taskqueue.config import AmqpSettings
 from taskqueue.control import key
-from taskqueue.control.client import Answers, Command
+from taskqueue.control.answers import Answers
+from taskqueue.control.client import Command
 from taskqueue.errors import NoPool
 
 
