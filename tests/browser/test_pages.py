@@ -58,7 +58,7 @@ def test_the_address_that_up_prints_needs_no_password(browser, shop):
 @pytest.mark.parametrize(
     ("name", "hidden"),
     [
-        ("nora", {"Hosts", "Broker", "Audit"}),
+        ("nora", {"Hosts", "Pools", "Broker", "Audit"}),
         ("vera", {"Audit"}),
         ("otto", {"Audit"}),
         ("ada", set()),
