@@ -15,7 +15,7 @@ from taskqueue.cli.schedule import Time
 from taskqueue.control import key, verbs
 from taskqueue.control.answers import Answers
 from taskqueue.control.client import Command, known_host
-from taskqueue.control.directives import Directive
+from taskqueue.control.directives import Directive, Directives
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.messages.results import HOST
 from taskqueue.messages.routing import WORKER_TYPE
@@ -68,7 +68,7 @@ def ps(timeout: float, style: str, source: Source) -> None:
         tables.show_json(answers.plain())
     else:
         tables.show_table("Processes", _COLUMNS, [row for each in answers.pools for row in _rows(each)])
-        for line in _standing(answers):
+        for line in standing_lines(answers.standing):
             click.echo(line)
     tell_silent(answers)
 
@@ -84,9 +84,9 @@ def _rows(pool: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             yield pool["host"], group["group"], worker["name"], worker["pid"] or "", does, age
 
 
-def _standing(answers: Answers) -> Iterator[str]:
+def standing_lines(standing: Directives) -> Iterator[str]:
     """Yield a line for each standing command."""
-    standing, now = answers.standing, time.time()
+    now = time.time()
     for name, pause in standing.pauses.items():
         if not pause.is_over(now):
             yield f"{name} is paused{_until(pause.until)}, by {pause.by} since {_shown(pause.since)}."
