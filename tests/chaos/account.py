@@ -50,6 +50,7 @@ class Account:
         default_factory=list
     )  # Story.forgotten, for each kill of the broker that doubled
     at_once: int = 0  # limited workitems, at most
+    commands: dict[str, int] = field(default_factory=dict)  # of administrators: given, and obeyed at once
     exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
 
     @property

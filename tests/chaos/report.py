@@ -29,6 +29,7 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "workitems": sum(sum(states.values()) for states in account.states.values()) + len(account.lost),
         "faults": len(hits),
         "at_once": account.at_once,
+        "commands": account.commands,
         "states": {kind: dict(states) for kind, states in account.states.items()},
         "lost": account.lost,
         "wrong": account.wrong,
@@ -83,6 +84,8 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     lines += [
         f"at most {content['at_once']} limited workitems at once, of {LIMIT}; after the faults so many again"
     ]
+    commands = content["commands"]
+    lines += [f"{commands['given']} commands to pools, {commands['obeyed']} obeyed by all hosts at once"]
     lines += [f"the record of the monitor differs in {len(content['record'])}"]
     for word in ("lost", "wrong", "unexplained", "record"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]

@@ -63,12 +63,14 @@ def _finish(plant: Plant, producer: Producer, number: int) -> list[dict[str, Any
     Return what the register says of each schedule.
     """
     _wait_for_progress(plant, lambda: producer.confirmed == number)
+    _wait_for_progress(plant, lambda: not plant.is_ordered)
     register = plant.pause_schedules()
     _await_quiet(plant)
     _use_limit(plant, producer, number)
     _await_quiet(plant)
     _await_free_keys(plant)
     _wait_for_progress(plant, lambda: all(service.is_ready for service in plant.services.values()))
+    assert not plant.is_ordered, "a type is paused, a host drained, or a group scaled still"
     plant.stop()
     return register
 
@@ -153,6 +155,7 @@ def _balance(
     workitems = [*workitems, *ticks]
     account = balance(Evidence(workitems, submitted, producer.doubtful, hits, plant.taps, ends))
     _count_at_once(plant, account)
+    account.commands = plant.commands
     _compare_record(plant, account, workitems)
     return account
 

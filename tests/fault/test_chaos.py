@@ -31,3 +31,4 @@ def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
         FAULTS,
     )
     assert content["at_once"] == LIMIT
+    assert content["commands"]["obeyed"] >= 2  # what ends a drain or a number of workers is given until then
