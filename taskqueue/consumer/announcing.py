@@ -22,8 +22,8 @@ _READY_DELAY: Final = 1.0  # seconds until the next look, while the broker takes
 class Announcer:
     """Announces all schedules of a group's services, also that there are none: they may have been removed.
 
-    It has a channel of its own. If a node is killed within half a second after a quorum queue was declared, the
-    queue may have no leader for ever, and the channel of who publishes to it comes to a stop (RabbitMQ 3.10).
+    It has a channel of its own. If a node is killed within half a second after a quorum queue was declared,
+    the queue may have no leader for ever, and the channel of who publishes to it stops (RabbitMQ 3.10).
     """
 
     def __init__(self, loop: EventLoop, session: Session, group: str) -> None:
