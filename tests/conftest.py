@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills",
         type=int,
-        default=20,
+        default=10,
         metavar="NUMBER",
         help="how often tests/broker/test_recorder.py kills the monitor, each time while 250 workitems pass; "
         "beside it --timeout 0",

@@ -51,7 +51,7 @@ def declare(url: str, queues: list[Queue], **types: str) -> None:
 
 @pytest.mark.parametrize(
     ("internal", "shared"),
-    [("default", "default"), ("classic", "default"), ("quorum", "default"), ("default", "quorum")],
+    [("default", "default"), ("classic", "quorum"), ("quorum", "default")],
 )
 def test_a_queue_has_the_type_that_is_asked_for_and_is_bare_otherwise(
     broker: Node, vhost: str, internal: str, shared: str
