@@ -4,6 +4,7 @@ import getpass
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final
 
 import click
@@ -13,9 +14,10 @@ from taskqueue.address import Source
 from taskqueue.cli import options, tables
 from taskqueue.cli.schedule import Time
 from taskqueue.control import key, verbs
-from taskqueue.control.answers import Answers
+from taskqueue.control.answers import Answers, Commanding
 from taskqueue.control.client import Command, known_host
 from taskqueue.control.directives import Directive, Directives
+from taskqueue.control.local import LocalCommand
 from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.messages.results import HOST
 from taskqueue.messages.routing import WORKER_TYPE
@@ -28,16 +30,29 @@ _NO_KEY: Final = (
 )
 
 
-def command(source: Source, timeout: float) -> Command:
-    """Return a command to all pools, signed by this host's key. Raises ConfigError without one."""
+def command(source: Source, timeout: float) -> Commanding:
+    """Return a command to all pools, signed by this host's key; without one, to this host's pool alone.
+
+    Raises ConfigError without a key and a socket.
+    """
     settings = configuration.load(source.path, (), as_root=False)
     place = key.find(source.path, settings.workerpool)
-    if place is None:
+    if place is not None:
+        return Command(source.find(), key.read(place), timeout=timeout)
+    path = key.socket_of(source.path, settings.workerpool)
+    if path is None:
         raise ConfigError([_NO_KEY])
-    return Command(source.find(), key.read(place), timeout=timeout)
+    _say_local()
+    return LocalCommand(path, timeout=max(timeout, verbs.PATIENCE_OF_CHANGE))
 
 
-def change(source: Source) -> Command:
+@cache
+def _say_local() -> None:
+    text = "No control key: this is about the pool of this host alone; pauses and drains end with it."
+    click.echo(text, err=True)
+
+
+def change(source: Source) -> Commanding:
     """Return a command that changes something; see `command`."""
     return command(source, verbs.PATIENCE_OF_CHANGE)
 

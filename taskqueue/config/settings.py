@@ -166,6 +166,8 @@ class PoolSettings:
         worker_user: the Unix user of workers whose group names none, in a pool started by root.
         stop_timeout: seconds that running workitems are given to end.
         control_key: the file with the control key; None: control.key beside the configuration file.
+        control_socket: the Unix socket on which root commands a pool without a key; None: the default place,
+            or without the system's configuration none.
         max_total_workers: maximum number of workers that ranges and commands may make of all groups together.
     """
 
@@ -173,6 +175,7 @@ class PoolSettings:
     worker_user: str = _POOL["worker_user"]
     stop_timeout: float = _POOL["stop_timeout"]
     control_key: str | None = _POOL["control_key"]
+    control_socket: str | None = _POOL["control_socket"]
     max_total_workers: int = _POOL["max_total_workers"]
 
 

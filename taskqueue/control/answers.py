@@ -1,9 +1,22 @@
 """The answers of pools to a command."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from taskqueue.control.directives import Directives
+
+
+class Commanding(Protocol):
+    """A command, to all pools or to one."""
+
+    id: str
+
+    def ask(self, **content: Any) -> "Answers":
+        """Send it; return the answers."""
+
+    def change(self, change: Callable[[Directives], Directives]) -> "Answers":
+        """Change the standing commands; return the answers of the pools that obey the new ones."""
 
 
 @dataclass(slots=True)

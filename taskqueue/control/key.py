@@ -8,12 +8,16 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from taskqueue.address import SYSTEM_CONFIG
 from taskqueue.config import Fault, PoolSettings, Settings
 from taskqueue.errors import ConfigError
 from taskqueue.process import privileges
 
 #: The name of the file beside the configuration file, unless the option control_key names another one.
 NAME: Final = "control.key"
+
+#: Where the pool of the system's configuration has its socket.
+SYSTEM_SOCKET: Final = "/run/taskqueue/workerpool.socket"
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9_-]{43,256}")  # 32 bytes in base64, or more
 _LONGEST: Final = 1024  # bytes of the file
@@ -35,6 +39,13 @@ def find(config: str | None, pool: PoolSettings) -> Path | None:
     """Return the place of the key file if one is named or is there, else None. See `place_of`."""
     place = place_of(config, pool)
     return place if place is not None and (pool.control_key is not None or os.path.lexists(place)) else None
+
+
+def socket_of(config: str | None, pool: PoolSettings) -> Path | None:
+    """Return the socket on which root commands a pool without a key, or None; see `place_of`."""
+    default = SYSTEM_SOCKET if config == SYSTEM_CONFIG else None
+    found = pool.control_socket or default
+    return Path(found) if found else None
 
 
 def read(path: Path) -> bytes:

@@ -3,8 +3,8 @@
 import time
 from typing import Final
 
-from taskqueue.control.answers import Answers
-from taskqueue.control.client import Command, known_host
+from taskqueue.control.answers import Answers, Commanding
+from taskqueue.control.client import known_host
 from taskqueue.control.controller import ROLL, SCALE
 from taskqueue.control.directives import Directive, Directives, Size
 from taskqueue.errors import CommandRefused
@@ -15,12 +15,12 @@ PATIENCE: Final = 1.0
 PATIENCE_OF_CHANGE: Final = 5.0
 
 
-def pause(command: Command, worker_type: str, directive: Directive) -> Answers:
+def pause(command: Commanding, worker_type: str, directive: Directive) -> Answers:
     """Have all pools take no workitems of a type; `Command.change` has the exceptions, here and below."""
     return command.change(lambda found: found.with_pause(worker_type, directive))
 
 
-def resume(command: Command, worker_type: str) -> Answers:
+def resume(command: Commanding, worker_type: str) -> Answers:
     """Have all pools take workitems of a type again. Raises CommandRefused if it is not paused."""
     was_paused: list[bool] = []  # at first: it may be called again after it was written
 
@@ -33,7 +33,7 @@ def resume(command: Command, worker_type: str) -> Answers:
     return command.change(without_pause)
 
 
-def set_drain(command: Command, host: str, drain: Directive | None) -> Answers:
+def set_drain(command: Commanding, host: str, drain: Directive | None) -> Answers:
     """Have the pools of a host take nothing new, or for None, take workitems again; return their answers.
 
     Raises CommandRefused if no pool has run there.
@@ -41,7 +41,7 @@ def set_drain(command: Command, host: str, drain: Directive | None) -> Answers:
     return command.change(lambda found: found.with_drain(known_host(host, found.hosts), drain)).of(host)
 
 
-def scale(command: Command, group: str, workers: int | None, host: str) -> Answers:
+def scale(command: Commanding, group: str, workers: int | None, host: str) -> Answers:
     """Give a group a number of workers until the next reload; return the answers of the hosts that are meant.
 
     Args:
@@ -62,7 +62,7 @@ def scale(command: Command, group: str, workers: int | None, host: str) -> Answe
     return answers
 
 
-def keep_size(command: Command, group: str, size: Size | None, host: str) -> Answers:
+def keep_size(command: Commanding, group: str, size: Size | None, host: str) -> Answers:
     """Give a group a number of workers until that is taken back.
 
     Arguments and result are those of `scale`; CommandRefused: no pool has run on the host.
@@ -74,7 +74,7 @@ def keep_size(command: Command, group: str, size: Size | None, host: str) -> Ans
     return command.change(with_size).of(host)
 
 
-def roll(command: Command, group: str, host: str) -> Answers:
+def roll(command: Commanding, group: str, host: str) -> Answers:
     """Begin to replace the workers of a group or type, "" for all; arguments and exceptions as of `scale`."""
     answers = command.ask(verb=ROLL, name=group, host=host).of(host)
     if not answers.rolling(command.id) and not answers.faults:
