@@ -75,6 +75,8 @@ def test_a_viewer_sees_what_the_command_ps_shows(hosts, work, web):
     hosts.run("pause", "good")
     told = get(web).json
     shown = json.loads(hosts.run("ps", "--format", "json"))
+    began = [each["pools"][0]["groups"][0]["workers"][0].pop("since") for each in (told, shown)]
+    assert began[0] == pytest.approx(began[1], abs=1)  # by two clocks of the consumer
     assert {name: value for name, value in told.items() if name not in {"command", "complaints"}} == shown
     (worker,) = told["pools"][0]["groups"][0]["workers"]
     assert {worker["pid"]} == workers(pool)
