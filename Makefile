@@ -6,7 +6,7 @@ AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI)
 # Kept byte code saves each process that is started the time to compile it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test suite test-trixie test-debian chaos check lint unit bench pictures docs deb clean
+.PHONY: help setup demo test suite failed test-trixie test-debian chaos check lint unit bench pictures docs deb clean
 
 help: ## show the chores
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -17,8 +17,8 @@ setup: ## install what is missing: Debian packages, system users, .venv, .venv-o
 demo: setup ## see it work: digest some files through a broker, dispatcher and pool of its own
 	@$(PYTHON) scripts/demo.py
 
-# Each process has a broker and databases of its own, and waits a third of its time.
-WORKERS = $(shell n=$$(($$(nproc) * 3 / 2)); [ $$n -le 16 ] || n=16; echo $$n)
+# Each process has a broker and databases of its own, and waits two thirds of its time.
+WORKERS = $(shell n=$$(($$(nproc) * 5 / 2)); [ $$n -le 16 ] || n=16; echo $$n)
 # Files with long tests begin first, so that no process waits for the last of them.
 IN_PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -28,6 +28,9 @@ test: lint suite ## style, types and every test: VENV=.venv-oldest, OPTIONS="--r
 
 suite: setup ## every test, without style and types
 	$(VENV)/bin/python -m pytest $(IN_PARALLEL) $(OPTIONS)
+
+failed: setup ## the tests that failed in the last run, one after the other
+	$(VENV)/bin/python -m pytest --last-failed --last-failed-no-failures none --maxfail 1 $(OPTIONS)
 
 chaos: setup ## count 20,000 workitems while everything is killed, cut and restarted: OPTIONS="--seed 7 --faults 300"
 	PYTHONPATH=tests:scripts $(PYTHON) -m chaos $(OPTIONS)

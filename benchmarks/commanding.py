@@ -2,9 +2,10 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from benchmarks import ours, rows
@@ -37,6 +38,7 @@ def commands(bench: Bench) -> Iterator[Finding]:
     rate = rows.median_rate(paces)
     goals = [Goal.at_least_a_second(rate, 300)]
     yield Finding("commands", "drain by /bin/true", "/s", rate, None, {}, goals, rows.details(ours=paces))
+    yield Finding("commands", "its processor time", "µs", _cpu(paces), None, {}, [])
     programs = {name: found for name in ("python3", "node") if (found := _program(bench, name))}
     sections = ["", *(f"mode: stream\ncommand: {program}" for program in programs.values())]
     plugin, *others = bench.rounds(*(partial(_drain, bench, it, 2 * bench.scale.messages) for it in sections))
@@ -46,6 +48,12 @@ def commands(bench: Bench) -> Iterator[Finding]:
         goals = [Goal.at_least(rate / most, 0.8, "a plugin's")]
         detail = rows.details(ours=measured, plugin=plugin)
         yield Finding("commands", f"drain by a {name} program", "/s", rate, most, {}, goals, detail)
+        yield Finding("commands", "its processor time", "µs", _cpu(measured), _cpu(plugin), {}, [])
+
+
+def _cpu(paces: Sequence[Pace]) -> float:
+    """Return the processor time of consumer, workers and programs for each workitem, in microseconds."""
+    return median(each.cpu for each in paces)
 
 
 def _program(bench: Bench, name: str) -> str | None:

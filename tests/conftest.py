@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills",
         type=int,
-        default=20,
+        default=10,
         metavar="NUMBER",
         help="how often tests/broker/test_recorder.py kills the monitor, each time while 250 workitems pass; "
         "beside it --timeout 0",
@@ -57,9 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _heeding_ctrl_c() -> None:
-    """Let what tests start heed SIGINT: a shell that starts us in the background has it ignored."""
+def _heeding_signals() -> None:
+    """Let what tests start heed these: who starts us in the background may have them ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import pwd
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -13,11 +13,12 @@ import click
 
 from taskqueue import config as configuration
 from taskqueue import plugins as installed_plugins
+from taskqueue.address import find_address
 from taskqueue.cli import options, tables
 from taskqueue.config import GroupSettings, PoolSettings, Settings, effective
 from taskqueue.control import key
 from taskqueue.doctor.files import unreadable
-from taskqueue.errors import ConfigError, ExitStatus
+from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.plugins import Plugin
 from taskqueue.process import logs, privileges, startup
 from taskqueue.process.imports import try_import
@@ -58,6 +59,7 @@ _GROUP_TABLES: Final = {
         "own settings",
     ),
 }
+_STANDING_TIMEOUT: Final = 2.0  # seconds; units call the command before each reload
 _PARTIAL: Final = ("command", "most_workers")  # a table with one of these columns is about some groups only
 _PLUGIN_COLUMNS: Final = ("worker type", "distribution", "entry point")
 
@@ -69,7 +71,9 @@ def config(path: str | None, style: str) -> None:
     """Check the configuration; print the effective settings, groups and plugins.
 
     For root, also check that the daemons' user can read the files, and that users of workers cannot read
-    those with secrets. With faults, JSON has the lists "faults" and "warnings".
+    those with secrets. With faults, JSON has the lists "faults" and "warnings". On a host with a control key,
+    also ask the broker, for two seconds at most, for the standing commands of administrators, such as numbers
+    of workers that win over the file.
 
     Exit status: 0 if nothing is wrong, 78 after a list of all faults.
     """
@@ -87,10 +91,41 @@ def config(path: str | None, style: str) -> None:
         others = (*unreadable(settings), *privileges.exposure_warnings(settings))
         others += tuple(key.exposure_warnings(path, settings))
         settings = replace(settings, warnings=(*settings.warnings, *others))
+    standing = _standing(settings)
     if style == "json":
-        tables.show_json(_effective(settings) | {"plugins": [plugin.name for plugin in found]})
-    else:
-        _show(settings, found)
+        plain = _effective(settings) | {"plugins": [plugin.name for plugin in found]}
+        tables.show_json(plain | ({} if standing is None else {"standing": standing.plain}))
+        return
+    _show(settings, found)
+    if standing is not None:
+        for line in standing.lines:
+            click.echo(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The standing commands of administrators, for a person and for a program."""
+
+    lines: Sequence[str]
+    plain: dict[str, Any]
+
+
+def _standing(settings: Settings) -> _Standing | None:
+    """Return the standing commands, or why they are not known; None on a host without a control key."""
+    place = key.find(settings.path, settings.workerpool)
+    if place is None:
+        return None
+    from taskqueue.cli.pools import standing_lines  # noqa: PLC0415 -- brings pika in
+    from taskqueue.control.client import Command  # noqa: PLC0415
+
+    try:
+        amqp = find_address(None, settings.path)
+        found = Command(amqp, key.read(place), timeout=_STANDING_TIMEOUT).read()
+    except TaskqueueError as error:
+        reason = one_line(str(error))
+        return _Standing([f"Standing commands are not known: {reason}"], {"unknown": reason})
+    lines = ["Standing commands, which win over the file:", *(f"  {line}" for line in standing_lines(found))]
+    return _Standing(lines if lines[1:] else ["No standing commands."], found.standing())
 
 
 def _effective(settings: Settings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import getpass
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final
 
 import click
@@ -12,37 +13,54 @@ from taskqueue import config as configuration
 from taskqueue.address import Source
 from taskqueue.cli import options, tables
 from taskqueue.cli.schedule import Time
-from taskqueue.control import key
-from taskqueue.control.client import Answers, Command, known_host
-from taskqueue.control.directives import Directive
-from taskqueue.control.register import Change
-from taskqueue.errors import CommandRefused, ConfigError, ExitStatus
+from taskqueue.control import key, verbs
+from taskqueue.control.answers import Answers, Commanding
+from taskqueue.control.client import Command, known_host
+from taskqueue.control.directives import Directive, Directives
+from taskqueue.control.local import LocalCommand
+from taskqueue.errors import ConfigError, ExitStatus
 from taskqueue.messages.results import HOST
 from taskqueue.messages.routing import WORKER_TYPE
 from taskqueue.texts import counted
 
 _COLUMNS: Final = ("host", "group", "process", "pid", "state", "for")
-_PATIENCE: Final = 1.0  # seconds
-PATIENCE_OF_CHANGE: Final = 5.0  # seconds; a consumer may be busy with a large body
 _NO_KEY: Final = (
     "no control key: expected the file control.key beside the configuration file, or control_key in "
     "section [workerpool]; `taskqueue control key` makes one"
 )
 
 
-def command(source: Source, timeout: float) -> Command:
-    """Return a command to all pools, signed by this host's key. Raises ConfigError without one."""
+def command(source: Source, timeout: float) -> Commanding:
+    """Return a command to all pools, signed by this host's key; without one, to this host's pool alone.
+
+    Raises ConfigError without a key and a socket.
+    """
     settings = configuration.load(source.path, (), as_root=False)
     place = key.find(source.path, settings.workerpool)
-    if place is None:
+    if place is not None:
+        return Command(source.find(), key.read(place), timeout=timeout)
+    path = key.socket_of(source.path, settings.workerpool)
+    if path is None:
         raise ConfigError([_NO_KEY])
-    return Command(source.find(), key.read(place), timeout=timeout)
+    _say_local()
+    return LocalCommand(path, timeout=max(timeout, verbs.PATIENCE_OF_CHANGE))
+
+
+@cache
+def _say_local() -> None:
+    text = "No control key: this is about the pool of this host alone; pauses and drains end with it."
+    click.echo(text, err=True)
+
+
+def change(source: Source) -> Commanding:
+    """Return a command that changes something; see `command`."""
+    return command(source, verbs.PATIENCE_OF_CHANGE)
 
 
 timeout_option: Final = click.option(
     "--timeout",
     type=options.Seconds(),
-    default=_PATIENCE,
+    default=verbs.PATIENCE,
     show_default=True,
     metavar="SECONDS",
     help="How long to wait for the answers of hosts.",
@@ -62,29 +80,12 @@ def ps(timeout: float, style: str, source: Source) -> None:
     """
     answers = command(source, timeout).ask()
     if style == "json":
-        tables.show_json(_plain(answers))
+        tables.show_json(answers.plain())
     else:
         tables.show_table("Processes", _COLUMNS, [row for each in answers.pools for row in _rows(each)])
-        for line in _standing(answers):
+        for line in standing_lines(answers.standing):
             click.echo(line)
     tell_silent(answers)
-
-
-def _plain(answers: Answers) -> dict[str, Any]:
-    shown = ("host", "groups", "orders", "faults")
-    return {
-        "pools": [{name: each[name] for name in shown} for each in answers.pools],
-        "paused": _newest(answers).get("pauses", {}),
-        "drained": _newest(answers).get("drained", {}),
-        "sizes": _newest(answers).get("sizes", {}),
-        "silent": answers.silent,
-        "errors": answers.errors,
-    }
-
-
-def _newest(answers: Answers) -> dict[str, Any]:
-    registers = [each["register"] for each in answers.pools]
-    return max(registers, key=lambda each: int(each["sequence"]), default={})
 
 
 def _rows(pool: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
@@ -98,19 +99,18 @@ def _rows(pool: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             yield pool["host"], group["group"], worker["name"], worker["pid"] or "", does, age
 
 
-def _standing(answers: Answers) -> Iterator[str]:
+def standing_lines(standing: Directives) -> Iterator[str]:
     """Yield a line for each standing command."""
-    newest, now = _newest(answers), time.time()
-    for name, plain in newest.get("pauses", {}).items():
-        pause = Directive(**plain)
+    now = time.time()
+    for name, pause in standing.pauses.items():
         if not pause.is_over(now):
             yield f"{name} is paused{_until(pause.until)}, by {pause.by} since {_shown(pause.since)}."
-    for name, plain in newest.get("drained", {}).items():
-        yield f"{name} is drained, by {plain['by']} since {_shown(plain['since'])}."
-    for name, plain in newest.get("sizes", {}).items():
+    for name, drain in standing.drained.items():
+        yield f"{name} is drained, by {drain.by} since {_shown(drain.since)}."
+    for name, size in standing.sizes.items():
         host, _, group = name.rpartition("/")
-        size, where = counted(plain["workers"], "worker"), f" on {host}" if host else ""
-        yield f"{group} is kept at {size}{where}, by {plain['by']} since {_shown(plain['since'])}."
+        number, where = counted(size.workers, "worker"), f" on {host}" if host else ""
+        yield f"{group} is kept at {number}{where}, by {size.by} since {_shown(size.since)}."
 
 
 def _until(until: float | None) -> str:
@@ -123,16 +123,11 @@ def _shown(seconds: float) -> str:
 
 def tell_silent(answers: Answers) -> None:
     """Say which hosts have not answered or obeyed; exit with a status if there are any."""
-    for host, error in sorted(answers.errors.items()):
-        click.echo(f"{host} refuses the command: {error}", err=True)
-    faults = sorted({f"{each['host']}: {fault}" for each in answers.pools for fault in each["faults"]})
-    for line in faults:
+    for line in answers.complaints:
         click.echo(line, err=True)
-    for host in answers.silent:
-        click.echo(f"{host} does not answer.", err=True)
     if answers.silent or answers.errors:
         raise SystemExit(ExitStatus.TIMEOUT)
-    if faults:
+    if answers.faults:
         raise SystemExit(ExitStatus.FAILED)
 
 
@@ -147,8 +142,7 @@ def giver() -> str:
         return f"unknown@{HOST}"
 
 
-def _change(source: Source, change: Change, obeyed: str) -> None:
-    answers = command(source, PATIENCE_OF_CHANGE).change(change)
+def _tell(answers: Answers, obeyed: str) -> None:
     for line in sorted({f"{each['host']}: {obeyed}" for each in answers.pools}):
         click.echo(line)
     if not answers.pools:
@@ -182,7 +176,7 @@ def pause(worker_type: str, period: float | None, source: Source) -> None:
     now = time.time()
     directive = Directive(giver(), now, None if period is None else now + period)
     words = f"{worker_type} is paused{_until(directive.until)}."
-    _change(source, lambda found: found.with_pause(worker_type, directive), words)
+    _tell(verbs.pause(change(source), worker_type, directive), words)
 
 
 @click.command(short_help="Have all hosts take workitems of a paused type again.")
@@ -193,15 +187,7 @@ def resume(worker_type: str, source: Source) -> None:
 
     Exit status: as of `taskqueue pause`; 1 the type is not paused.
     """
-    was_paused: list[bool] = []  # at first: it may be called again after it was written
-
-    def without_pause(found: Any) -> Any:
-        was_paused.append(worker_type in found.paused(time.time()))
-        if not was_paused[0]:
-            raise CommandRefused(f"worker type {worker_type!r} is not paused")
-        return found.with_pause(worker_type, None)
-
-    _change(source, without_pause, f"{worker_type} is resumed.")
+    _tell(verbs.resume(change(source), worker_type), f"{worker_type} is resumed.")
 
 
 @click.command(short_help="Have a host take no workitems.")
@@ -231,19 +217,9 @@ def undrain(host: str, source: Source) -> None:
 
 
 def _change_host(source: Source, host: str, directive: Directive | None, obeyed: str) -> None:
-    answers = command(source, PATIENCE_OF_CHANGE).change(
-        lambda found: found.with_drain(known_host(host, found.hosts), directive)
-    )
-    obeying = [each for each in answers.pools if each["host"] == host]
-    click.echo(f"{host} {obeyed}." if obeying else f"The command is kept until {host} runs.")
-    tell_silent(only(answers, host))
-
-
-def only(answers: Answers, host: str) -> Answers:
-    """Return the answers of one host."""
-    errors = {name: error for name, error in answers.errors.items() if name == host}
-    pools = [each for each in answers.pools if each["host"] == host]
-    return Answers(pools, [name for name in answers.silent if name == host], errors)
+    answers = verbs.set_drain(change(source), host, directive)
+    click.echo(f"{host} {obeyed}." if answers.pools else f"The command is kept until {host} runs.")
+    tell_silent(answers)
 
 
 @click.group(short_help="Make a control key, and forget hosts.")
@@ -284,6 +260,6 @@ def forget(host: str, source: Source) -> None:
             seen.append(True)
         return found.without_host(host)
 
-    answers = command(source, PATIENCE_OF_CHANGE).change(without_host)
+    answers = change(source).change(without_host)
     click.echo(f"{host} is forgotten.")
     tell_silent(answers)

@@ -8,12 +8,11 @@ import click
 
 from taskqueue.address import Source
 from taskqueue.cli import options
-from taskqueue.cli.pools import PATIENCE_OF_CHANGE, command, giver, only, tell_silent, worker_type_of
-from taskqueue.control.client import Answers, known_host
-from taskqueue.control.controller import ROLL, SCALE
-from taskqueue.control.directives import Size
-from taskqueue.errors import CommandRefused, ExitStatus, NoPool
-from taskqueue.supervisor.sizes import MOST_WORKERS
+from taskqueue.cli.pools import change, giver, tell_silent, worker_type_of
+from taskqueue.control import verbs
+from taskqueue.control.answers import Answers
+from taskqueue.control.directives import MOST_WORKERS, Size
+from taskqueue.errors import ExitStatus, NoPool
 from taskqueue.texts import counted
 
 _OF_CONFIG: Final = -1  # workers, as the configuration says
@@ -52,33 +51,15 @@ def scale(group: str, workers: int, host: str | None, source: Source, *, keep: b
     number = None if workers == _OF_CONFIG else workers
     if keep:
         size = None if number is None else Size(number, giver(), time.time())
-        answers = command(source, PATIENCE_OF_CHANGE).change(
-            lambda found: found.with_size(group, known_host(host, found.hosts) if host else "", size)
-        )
+        answers = verbs.keep_size(change(source), group, size, host or "")
     else:
-        content = {"verb": SCALE, "name": group, "workers": number, "host": host or ""}
-        answers = command(source, PATIENCE_OF_CHANGE).ask(**content)
-    answers = answers if host is None else only(answers, host)
-    if not _show_sizes(answers, group):
-        if not keep and not any(pool["faults"] for pool in answers.pools):
-            raise CommandRefused(f"no pool has a group {group}")
-        if keep:
-            click.echo("The command is kept; no pool that has such a group runs now.")
+        answers = verbs.scale(change(source), group, number, host or "")
+    shown = answers.with_group(group)
+    for name, found in shown:
+        click.echo(f"{name}: {group} has {counted(found, 'worker')}.")
+    if not shown and keep:
+        click.echo("The command is kept; no pool that has such a group runs now.")
     tell_silent(answers)
-
-
-def _show_sizes(answers: Answers, name: str) -> list[str]:
-    """Show the number of workers of a group, or of a type's groups, on each host; return the hosts."""
-    shown = []
-    for pool in answers.pools:
-        found = [
-            each for each in pool["groups"] if name in (each["group"], each["type"]) and not each["ends"]
-        ]
-        if found:
-            shown.append(str(pool["host"]))
-            number = sum(len(each["workers"]) for each in found)
-            click.echo(f"{pool['host']}: {name} has {counted(number, 'worker')}.")
-    return shown
 
 
 # --- replacement ---
@@ -98,17 +79,14 @@ def roll(group: str, host: str | None, source: Source) -> None:
     Exit status: 0 all workers are replaced; 1 a host refuses, or its roll has stopped; 69 no pool answers;
     75 some hosts have not answered.
     """
-    asked = command(source, PATIENCE_OF_CHANGE)
-    answers = asked.ask(verb=ROLL, name=group, host=host or "")
-    answers = answers if host is None else only(answers, host)
+    asked = change(source)
+    answers = verbs.roll(asked, group, host or "")
     shown = _Progress(asked.id)
     shown.take(answers)
-    if not shown.hosts and not any(pool["faults"] for pool in answers.pools):
-        raise CommandRefused(f"no pool has a group {group}" if group else "no pool has a group with workers")
     while shown.hosts - shown.over:
         time.sleep(_LOOK_DELAY)
         try:
-            shown.take(command(source, PATIENCE_OF_CHANGE).ask())
+            shown.take(change(source).ask())
         except NoPool:
             shown.take(Answers())
     for name in sorted(shown.lost):
@@ -135,11 +113,9 @@ class _Progress:
     def take(self, answers: Answers) -> None:
         """Show what has changed."""
         heard = set()
-        for pool in answers.pools:
-            found = pool["roll"]
-            if found is not None and found["name"] == self._name:
-                heard.add(str(pool["host"]))
-                self._show(str(pool["host"]), found)
+        for host, found in answers.rolling(self._name):
+            heard.add(host)
+            self._show(host, found)
         for host in self.hosts - self.over:
             self._missed[host] = 0 if host in heard else self._missed.get(host, 0) + 1
             if self._missed[host] >= _MOST_MISSED:

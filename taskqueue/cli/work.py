@@ -85,6 +85,7 @@ def _plan(path: str | None, level: str, blueprint: Blueprint) -> Plan:
         (blueprint.settings.worker_type,),
         settings.warnings,
         None,  # it takes no commands: it ends by itself
+        None,
         settings.amqp is not None,
         as_root=False,
     )

@@ -167,6 +167,8 @@ class PoolSettings:
         worker_user: the Unix user of workers whose group names none, in a pool started by root.
         stop_timeout: seconds that running workitems are given to end.
         control_key: the file with the control key; None: control.key beside the configuration file.
+        control_socket: the Unix socket on which root commands a pool without a key; None: the default place,
+            or without the system's configuration none.
         max_total_workers: maximum number of workers that ranges and commands may make of all groups together.
     """
 
@@ -174,6 +176,7 @@ class PoolSettings:
     worker_user: str = _POOL["worker_user"]
     stop_timeout: float = _POOL["stop_timeout"]
     control_key: str | None = _POOL["control_key"]
+    control_socket: str | None = _POOL["control_socket"]
     max_total_workers: int = _POOL["max_total_workers"]
 
 
@@ -192,6 +195,7 @@ class MonitorSettings:
         proxy_socket: a Unix socket on which it listens for a proxy; None for none.
         proxy_user_header: the HTTP header in which that proxy names the user.
         management: the URL of the broker's management API; None: it is not asked.
+        control_key: the file with the control key, with which it commands pools; None: it does not.
         stream_max_age: seconds that the stream keeps events.
         stream_max_size: bytes of the stream.
         stream_segment_size: bytes of each of its segments.
@@ -212,6 +216,7 @@ class MonitorSettings:
     proxy_socket: str | None = _MONITOR["proxy_socket"]
     proxy_user_header: str | None = _MONITOR["proxy_user_header"]
     management: str | None = _MONITOR["management"]
+    control_key: str | None = _MONITOR["control_key"]
     stream_max_age: float = _MONITOR["stream_max_age"]
     stream_max_size: int = _MONITOR["stream_max_size"]
     stream_segment_size: int = _MONITOR["stream_segment_size"]

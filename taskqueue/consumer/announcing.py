@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.outbound import Outbound, OutboundListener
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.scheduling import announcement
+from taskqueue.broker.session import Session
 from taskqueue.process.logs import Log
 from taskqueue.schedules.definition import Definition
 from taskqueue.texts import shorten
@@ -19,18 +20,17 @@ _READY_DELAY: Final = 1.0  # seconds until the next look, while the broker takes
 
 
 class Announcer:
-    """Announces all schedules of a group's services, also that there are none: they may have been removed."""
+    """Announces all schedules of a group's services, also that there are none: they may have been removed.
 
-    def __init__(self, loop: EventLoop, outbound: Outbound, group: str) -> None:
-        self._loop, self._outbound = loop, outbound
+    It has a channel of its own. If a node is killed within half a second after a quorum queue was declared,
+    the queue may have no leader for ever, and the channel of who publishes to it stops (RabbitMQ 3.10).
+    """
+
+    def __init__(self, loop: EventLoop, session: Session, group: str) -> None:
+        self._loop = loop
+        self._outbound = Outbound(loop, session, OutboundListener())
         self._source = f"host {socket.gethostname()}, group {group}"
         self._schedules: tuple[Definition, ...] = ()
-        self._is_unconfirmed = False
-
-    @property
-    def dispensable(self) -> int:
-        """Number of unconfirmed announcements that a process need not wait for to end, under an alarm."""
-        return int(self._is_unconfirmed and self._outbound.session.is_blocked)
 
     def announce(self, services: Iterable[Service]) -> None:
         """Make the announcement once the broker takes messages, and again until there is a scheduler."""
@@ -49,12 +49,10 @@ class Announcer:
 
     def _send(self) -> None:
         if self._outbound.is_ready and not self._outbound.session.is_blocked:
-            self._is_unconfirmed = True
             self._outbound.send(announcement(self._source, self._schedules), self._published)
         else:
             self._loop.call_later(_READY_DELAY, self._send)
 
     def _published(self, _publication: Publication, result: PublishResult, _reason: str) -> None:
-        self._is_unconfirmed = False
         if self._schedules and result is not PublishResult.CONFIRMED:
             self._loop.call_later(_DELAY, self._send)

@@ -81,7 +81,7 @@ class Consumer(SessionListener, OutboundListener):
         self._events = EventPublisher[Assignment](
             loop, self._publishing, self._outbound, CONSUMER, group.name
         )
-        self._announcer = Announcer(loop, self._outbound, group.name)
+        self._announcer = Announcer(loop, self._publishing, group.name)
         self._pipeline = self._make_pipeline(suspects)
         self._events.on_given_up = self._exit_if_done
         self._workers, self._intake = self._pipeline.workers, self._pipeline.intake
@@ -337,8 +337,7 @@ class Consumer(SessionListener, OutboundListener):
         self._exit_if_done()
 
     def _exit_if_done(self) -> None:
-        dispensable = self._events.dispensable + self._announcer.dispensable
-        is_unconfirmed = self._outbound.publisher.unsettled > dispensable
+        is_unconfirmed = self._outbound.publisher.unsettled > self._events.dispensable
         if not self._pipeline.is_draining or not self._pipeline.is_done or is_unconfirmed:
             return
         if self._workers.is_gone:

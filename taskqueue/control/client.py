@@ -1,7 +1,6 @@
 """Commands of administrators to the pools of all hosts, and their answers."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
@@ -12,6 +11,7 @@ from taskqueue.broker.question import run_session
 from taskqueue.broker.session import Session
 from taskqueue.broker.topology import CONTROL
 from taskqueue.config import AmqpSettings
+from taskqueue.control.answers import Answers
 from taskqueue.control.controller import ANSWER, COMMAND
 from taskqueue.control.directives import Directives
 from taskqueue.control.register import Change, ControlRegister, RegisterListener
@@ -24,21 +24,6 @@ from taskqueue.process.logs import Log
 
 _OTHER_POOLS: Final = 0.05  # seconds that a second pool of a host may answer later than the first
 _REGISTER_TIMEOUT: Final = 10.0  # seconds to read and write the register
-
-
-@dataclass(slots=True)
-class Answers:
-    """The answers to a command.
-
-    Args:
-        pools: of each pool, its host, its groups and its orders.
-        silent: the hosts with a pool that have not answered in time, as far as a register names them.
-        errors: of each host that refuses the command, why.
-    """
-
-    pools: list[dict[str, Any]] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
 
 
 class Command(OutboundListener, RegisterListener):
@@ -58,6 +43,7 @@ class Command(OutboundListener, RegisterListener):
         self._outbound = Outbound(self._loop, self._session, self, on_reply=self._take)
         self._register: ControlRegister | None = None
         self._change: Change | None = None
+        self._is_changing = False
         self.id = new_id()
         self._content: dict[str, Any] = {}
         self._sequence = 0  # of the document that the pools must know before they answer
@@ -96,13 +82,28 @@ class Command(OutboundListener, RegisterListener):
             BrokerRefused: wrong user, password or virtual host.
         """
         self._change = change
+        self._begin_register(_REGISTER_TIMEOUT)
+        self._run()
+        return self.answers
+
+    def read(self) -> Directives:
+        """Return the standing commands, without asking the pools.
+
+        Raises:
+            NoRegister: they cannot be read in time.
+            BrokerUnavailable: no connection, or it was lost.
+            BrokerRefused: wrong user, password or virtual host.
+        """
+        self._begin_register(self._timeout)
+        run_session(self._loop, self._session)
+        return Directives() if self._register is None else self._register.directives
+
+    def _begin_register(self, timeout: float) -> None:
         self._register = ControlRegister(
             self._loop, self._session, self._outbound, key=self._key, listener=self, log=Log("control")
         )
-        error = NoRegister(f"the register of standing commands cannot be read in {_REGISTER_TIMEOUT:g} s")
-        self._loop.call_later(_REGISTER_TIMEOUT, lambda: None if self._is_asked else self._loop.fail(error))
-        self._run()
-        return self.answers
+        error = NoRegister(f"the register of standing commands cannot be read in {timeout:g} s")
+        self._loop.call_later(timeout, lambda: None if self._is_asked else self._loop.fail(error))
 
     def _run(self) -> None:
         run_session(self._loop, self._session)
@@ -120,9 +121,12 @@ class Command(OutboundListener, RegisterListener):
             self._ask()
 
     def register_read(self) -> None:
-        """Make the change, once."""
+        """Make the change, once; without one, all is read that was wanted."""
+        if self._change is None and not self._is_changing:
+            self._loop.stop()
         change, self._change = self._change, None
         if change is not None and self._register is not None:
+            self._is_changing = True
             self._register.change(lambda found: self._changed(change, found), self._written)
 
     def register_missing(self, reason: str) -> None:

@@ -9,6 +9,9 @@ from taskqueue.messages.forwarding import new_id
 
 MOST_NAMES: Final = 1000  # of types, or of hosts
 
+#: Maximum number of workers that a command may give a group.
+MOST_WORKERS: Final = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Directive:
@@ -145,13 +148,22 @@ class Directives:
     @classmethod
     def of_json(cls, plain: Mapping[str, Any]) -> Self:
         """Return the document that `as_json` returned."""
+        standing = cls.of_standing({**plain, "paused": plain["pauses"], "sizes": plain.get("sizes", {})})
+        hosts = {str(name): float(since) for name, since in plain["hosts"].items()}
+        return replace(standing, sequence=int(plain["sequence"]), id=str(plain["id"]), hosts=hosts)
+
+    def standing(self) -> dict[str, Any]:
+        """Return the commands alone, as users see them in JSON."""
+        plain = self.as_json()
+        return {"paused": plain["pauses"], "drained": plain["drained"], "sizes": plain["sizes"]}
+
+    @classmethod
+    def of_standing(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the commands that `standing` returned."""
         return cls(
-            int(plain["sequence"]),
-            str(plain["id"]),
-            {str(name): float(since) for name, since in plain["hosts"].items()},
-            {str(name): _directive(each) for name, each in plain["pauses"].items()},
-            {str(name): _directive(each) for name, each in plain["drained"].items()},
-            {str(name): _size(each) for name, each in plain.get("sizes", {}).items()},
+            pauses={str(name): _directive(each) for name, each in plain["paused"].items()},
+            drained={str(name): _directive(each) for name, each in plain["drained"].items()},
+            sizes={str(name): _size(each) for name, each in plain["sizes"].items()},
         )
 
 

@@ -8,12 +8,16 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from taskqueue.address import SYSTEM_CONFIG
 from taskqueue.config import Fault, PoolSettings, Settings
 from taskqueue.errors import ConfigError
 from taskqueue.process import privileges
 
 #: The name of the file beside the configuration file, unless the option control_key names another one.
 NAME: Final = "control.key"
+
+#: Where the pool of the system's configuration has its socket.
+SYSTEM_SOCKET: Final = "/run/taskqueue/workerpool.socket"
 
 _KEY: Final = re.compile(rb"[A-Za-z0-9_-]{43,256}")  # 32 bytes in base64, or more
 _LONGEST: Final = 1024  # bytes of the file
@@ -37,6 +41,13 @@ def find(config: str | None, pool: PoolSettings) -> Path | None:
     return place if place is not None and (pool.control_key is not None or os.path.lexists(place)) else None
 
 
+def socket_of(config: str | None, pool: PoolSettings) -> Path | None:
+    """Return the socket on which root commands a pool without a key, or None; see `place_of`."""
+    default = SYSTEM_SOCKET if config == SYSTEM_CONFIG else None
+    found = pool.control_socket or default
+    return Path(found) if found else None
+
+
 def read(path: Path) -> bytes:
     """Return the key in a file.
 
@@ -56,21 +67,38 @@ def read(path: Path) -> bytes:
     return found
 
 
+def places(config: str | None, settings: Settings) -> tuple[Path, ...]:
+    """Return the places of the keys of pool and monitor, each once; config -- the configuration file."""
+    pool, monitor = find(config, settings.workerpool), settings.monitor.control_key
+    found = (pool, None if monitor is None else Path(monitor))
+    return tuple(dict.fromkeys(each for each in found if each is not None))
+
+
 def exposure_warnings(config: str | None, settings: Settings) -> list[str]:
-    """Return a warning if workers of a pool started by root can read the key: a plugin could give commands.
+    """Return, for root, a warning of each key that workers or the monitor's web process can read.
+
+    They could give commands.
 
     config -- the path of the configuration file
     """
-    place = find(config, settings.workerpool)
-    if place is None or os.geteuid() != 0:
+    if os.geteuid() != 0:
         return []
-    names = [user for user in privileges.worker_users(settings) if privileges.readable(user, [str(place)])]
-    owner, who = settings.workerpool.user, ", ".join(names)
-    text = (
-        f"{place} is the control key, and workers of these users can read it: {who}; to mend it: "
-        f"chown {owner} and chmod 400 that file, make a new key, and copy it to all hosts"
+    web = [settings.monitor.user] if settings.monitor.control_key is not None else []
+    readers = (
+        ("workers of these users", privileges.worker_users(settings)),
+        ("the monitor's web process", web),
     )
-    return [text] if names else []
+    found = [
+        (place, who, [user for user in users if privileges.readable(user, [str(place)])])
+        for place in places(config, settings)
+        for who, users in readers
+    ]
+    return [
+        f"{place} is the control key, and {who} can read it: {', '.join(names)}; to mend it: "
+        f"chown {settings.workerpool.user} and chmod 400 that file, make a new key, and copy it to all hosts"
+        for place, who, names in found
+        if names
+    ]
 
 
 def make(path: Path, owner: str) -> None:

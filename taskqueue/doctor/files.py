@@ -58,15 +58,16 @@ def collect(settings: Settings) -> Iterator[FileFacts]:
 
 
 def with_control_key(settings: Settings) -> Settings:
-    """Return the settings with the control key of the pool among the files with secrets, if there is one."""
-    place = key.find(settings.path, settings.workerpool)
-    return settings if place is None else replace(settings, secret_files=(*settings.secret_files, str(place)))
+    """Return the settings with the control keys of pool and monitor among the files with secrets."""
+    keys = map(str, key.places(settings.path, settings))
+    return replace(settings, secret_files=(*settings.secret_files, *keys))
 
 
 def judge_key(settings: Settings) -> Iterator[Finding]:
-    """Yield what is wrong with the control key, if this user can look at it."""
-    place = key.find(settings.path, settings.workerpool)
-    if place is not None and (os.geteuid() == 0 or os.access(place, os.R_OK)):
+    """Yield what is wrong with a control key, if this user can look at it."""
+    for place in key.places(settings.path, settings):
+        if os.geteuid() != 0 and not os.access(place, os.R_OK):
+            continue
         try:
             key.read(place)
         except ConfigError as error:

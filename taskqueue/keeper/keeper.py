@@ -83,7 +83,7 @@ class Keeper(StandbyProcess, LogListener):
         self.tell_state()
 
     def log_leads(self) -> None:
-        """Send results that nobody has sent. Dispatchers ask again for answers."""
+        """Send results that nobody has sent. Dispatchers ask again for answers that a dead keeper owed."""
         self.tell_state()
         for message, _ in tuple(self._claims_log.untold.values()):
             self._tell_followers(message)

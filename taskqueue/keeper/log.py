@@ -239,6 +239,7 @@ class ClaimsLog:
         """Come to the claims that the entries give, from the last whole snapshot on."""
         held, self._held = self._held, []
         commands: list[tuple[Message, Delivery]] = []
+        unread: list[tuple[Message, Effect]] = []
         begin, chunks = _last_snapshot([each.message for each in held])
         for chunk in chunks:
             self._restore(chunk)
@@ -250,11 +251,14 @@ class ClaimsLog:
                 commands.append((message, each.delivery))
             else:
                 self._held.append(each)
-                if message.kind not in (SNAPSHOT, CHUNK):
-                    self._replay(message)
+                effect = None if message.kind in (SNAPSHOT, CHUNK) else self._replay(message)
+                if effect is not None and not each.delivery.redelivered:
+                    unread.append((message, effect))
         self._chunks = len(chunks)
         self.is_leading = True
         self._listener.log_leads()
+        for message, effect in unread:  # no keeper before this one has answered them
+            self._listener.log_entry(message, effect._replace(followers=()))  # log_leads has told these
         for command in commands:  # the first messages in a log that was empty may be commands
             self._listener.log_command(*command)
 
@@ -265,11 +269,12 @@ class ClaimsLog:
             except _WRONG as error:
                 self._log.error("a claim cannot be read, and is forgotten: %s", f"{error!r:.100}")
 
-    def _replay(self, message: Message) -> None:
+    def _replay(self, message: Message) -> Effect | None:
         try:
-            self._applied(message)
+            return self._applied(message)
         except _WRONG as error:
             self._log.error("ignored in the log of claims: it lacks something: %s", f"{error!r:.100}")
+            return None
 
     def _lost(self) -> None:
         was_leading, self.is_leading = self.is_leading, False

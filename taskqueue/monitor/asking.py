@@ -18,6 +18,7 @@ from taskqueue.monitor.web.accounts import AccountRequest
 from taskqueue.monitor.web.api import ActionRequest, NeverSeen
 from taskqueue.monitor.web.bodies import BodyAnswer, BodyRequest
 from taskqueue.monitor.web.parameters import BadRequest, json_of
+from taskqueue.monitor.web.pools import PoolRequest
 from taskqueue.monitor.web.rights import NoRight, Rights
 from taskqueue.monitor.web.schedules import ScheduleRequest
 
@@ -84,8 +85,8 @@ async def ask_body(path: Path, rights: Rights, request: BodyRequest) -> BodyAnsw
     return BodyAnswer(_count(answer), body, str(answer.get("content_type", "")), fields)
 
 
-async def ask_schedules(path: Path, rights: Rights, request: ScheduleRequest) -> dict[str, Any]:
-    """Have the recorder ask or command the scheduler; return its answer.
+async def ask_daemons(path: Path, rights: Rights, request: ScheduleRequest | PoolRequest) -> dict[str, Any]:
+    """Have the recorder ask or command the scheduler or the pools; return its answer.
 
     Arguments and exceptions are those of `ask`; NeverSeen: there is no such schedule that the user sees.
     """

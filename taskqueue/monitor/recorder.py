@@ -24,7 +24,8 @@ from taskqueue.errors import (
 from taskqueue.messages.events import Batch
 from taskqueue.messages.relatives import Other
 from taskqueue.messages.results import HOST
-from taskqueue.monitor.actions import ActionServer, Actor
+from taskqueue.monitor.action_server import ActionServer
+from taskqueue.monitor.actions import Actor
 from taskqueue.monitor.asking import ActionFailed
 from taskqueue.monitor.depths import Depths
 from taskqueue.monitor.management import Management
@@ -92,7 +93,7 @@ class Recorder(SessionListener):
         self._batches: list[tuple[int, Batch]] = []  # not yet written, with their positions
         self._events = self._bytes = 0  # of these
         self._timer: object | None = None  # of the next write
-        self._trouble = ""  # why nothing can be recorded now
+        self._state = self._trouble = ""  # the second one: why nothing can be recorded now
         self._is_pausing = False  # after a failed write
         self._retry_delay = _FIRST_RETRY
         self._recorded = 0  # events
@@ -100,7 +101,6 @@ class Recorder(SessionListener):
         self._is_reading = False
         self._is_writer = self._has_connected = False  # of the record's database, or to it
         self._take_over: object | None = None  # the timer of the next attempt to write
-        self._state = ""
         # Whether the broker has answered, or could not be reached; and whether this process ends.
         self._was_tried = self._draining = False
         self.failure = ""  # why it cannot work, in words
@@ -110,7 +110,8 @@ class Recorder(SessionListener):
         self._repeater = Repeater(self._loop, store.cancels, amqp)
         users, own = UserFile(users_file(store.directory)), OWN_RIGHTS if has_token else None
         self._management = Management.of(self._loop, settings.management, amqp)
-        self._actor = Actor(store.directory, users, own, lambda: amqp, store.url)
+        key = settings.control_key
+        self._actor = Actor(store.directory, users, own, lambda: amqp, store.url, control_key=key)
 
     def run(self) -> ExitStatus:
         """Record until SIGTERM or SIGHUP."""

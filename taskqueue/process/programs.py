@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, NoReturn
 
 from taskqueue.process import children
@@ -18,6 +20,9 @@ _FIRST_FREE: Final = 10  # descriptors from here on are none that a program gets
 _MOST_FILES: Final = 2**31 - 1
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _NOT_STARTED: Final = 127  # an exit status as a shell's
+_LAUNCHERS: Final = ("/usr/bin/setpriv", "/usr/bin/prlimit")  # of util-linux, which every Debian has
+_NOT_EXECUTED: Final = (126, 127)  # exit statuses of launchers that cannot execute a program
+_SCRIPT: Final = b"#!"
 _END_DELAY: Final = 0.01  # seconds between two checks for remaining processes
 _KILL_TIMEOUT: Final = 5.0  # seconds that the kernel may take to end killed processes
 
@@ -65,6 +70,73 @@ def start(program: Program) -> int:
     return pid
 
 
+def spawn(program: Program) -> int:
+    """Start a program as `start` does, but without a copy of this process: that takes a third of the time.
+
+    setpriv(1) has the program die with this process, and prlimit(1) limits its processor time. (Should this
+    process end before setpriv has begun, the end of its group is that of the program.) They would pass a file
+    of an unknown format to a shell, which is why `start` starts that.
+
+    Raises OSError if the program cannot be started. If that turns out later, `was_executed` tells.
+    """
+    if not _has_known_format(program.arguments[0]):
+        return start(program)
+    launcher, limiter = _LAUNCHERS
+    command: list[str | bytes] = [launcher, "--pdeathsig", "KILL", "--"]
+    if program.cpu_limit:
+        command += [limiter, f"--cpu={_cpu_limits(0, program.cpu_limit)[0]}:", "--"]
+    files = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in program.files.items()]
+    return os.posix_spawn(
+        launcher,
+        [*command, *program.arguments],
+        program.environment,
+        file_actions=files,
+        setsigdef=_IGNORED_BY_PYTHON,
+    )
+
+
+def _has_known_format(path: bytes) -> bool:
+    try:
+        return _format(path) in (_SCRIPT, _own_format()) and os.access(path, os.X_OK)
+    except OSError:
+        return False
+
+
+def _format(path: bytes) -> bytes:
+    """Return the format of a script or a program: of that, its kind and its processor (elf(5))."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 -- in half the time
+        head = file.read(20)
+    return _SCRIPT if head.startswith(_SCRIPT) else head[:7] + head[18:]
+
+
+@functools.cache
+def _own_format() -> bytes:
+    return _format(b"/proc/self/exe")
+
+
+def prepare_to_spawn() -> None:
+    """Keep this process's open files from programs, except the standard streams.
+
+    Raises FileNotFoundError, with its text, if a launcher is missing.
+    """
+    for launcher in _LAUNCHERS:
+        if not Path(launcher).exists():
+            raise FileNotFoundError(f"{launcher} does not exist; the package util-linux contains it")
+    for file in Path("/proc/self/fd").iterdir():
+        if int(file.name) > 2:
+            with contextlib.suppress(OSError):  # the one of the listing itself
+                os.set_inheritable(int(file.name), False)
+
+
+def was_executed(pid: int) -> bool:
+    """Tell whether a spawned process was executed; it has ended, but is not reaped."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if ended is None or ended.si_code != os.CLD_EXITED or ended.si_status not in _NOT_EXECUTED:
+        return True
+    name = Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    return name not in {Path(launcher).name for launcher in _LAUNCHERS}
+
+
 def _become(program: Program, parent: int, failed: int) -> NoReturn:
     try:
         failed = _moved(failed)
@@ -99,9 +171,13 @@ def _close_all_but(*kept: int) -> None:
 
 def limit_cpu(pid: int, seconds: int) -> None:
     """Allow a process of this user (0 is this one) so many seconds of processor time (RLIMIT_CPU)."""
+    resource.prlimit(pid, resource.RLIMIT_CPU, _cpu_limits(pid, seconds))
+
+
+def _cpu_limits(pid: int, seconds: int) -> tuple[int, int]:
+    """Return the soft and the hard limit of a process that may use so many seconds of processor time."""
     hard = resource.prlimit(pid, resource.RLIMIT_CPU)[1]
-    soft = seconds if hard == resource.RLIM_INFINITY else min(seconds, hard)
-    resource.prlimit(pid, resource.RLIMIT_CPU, (soft, hard))
+    return (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard)), hard
 
 
 def terminate(timeout: float) -> bool:

@@ -25,6 +25,8 @@ from taskqueue.supervisor.autoscale import HostRoom, Need
 from taskqueue.supervisor.controlled import ControllerMember
 from taskqueue.supervisor.group import Group
 from taskqueue.supervisor.members import Blueprint, Grants, Orders, SharedResources
+from taskqueue.supervisor.obeying import Obeying
+from taskqueue.supervisor.own_socket import OwnSocket
 from taskqueue.supervisor.sizes import Size, Sizes
 from taskqueue.worker.commands import plugin_of
 
@@ -43,7 +45,8 @@ class Plan:
     blueprints: tuple[Blueprint, ...]  # also those of groups without workers, which a command may give some
     plugins: tuple[str, ...]  # the names of all installed plugins, and the worker types of commands
     warnings: tuple[str, ...]
-    control_key: Path | None  # the file with it; None: the pool takes no commands
+    control_key: Path | None  # the file with it
+    control_socket: Path | None  # without a key; None: the pool takes no commands
     has_broker: bool  # whether the configuration names one
     as_root: bool  # whether consumers and workers change their users
 
@@ -81,6 +84,7 @@ def _plan(path: str | None) -> Plan:
     as_root = os.geteuid() == 0
     found = plugins.served()
     settings = config.load(path, list(found), as_root=as_root)
+    may_listen = as_root or settings.workerpool.control_socket is not None
     return Plan(
         settings.workerpool,
         settings.logging,
@@ -91,7 +95,8 @@ def _plan(path: str | None) -> Plan:
             *privileges.exposure_warnings(settings),
             *key.exposure_warnings(path, settings),
         ),
-        key.find(path, settings.workerpool),
+        place := key.find(path, settings.workerpool),
+        key.socket_of(path, settings.workerpool) if place is None and may_listen else None,
         settings.amqp is not None,
         as_root,
     )
@@ -128,9 +133,10 @@ class Supervisor(SupervisorLoop):
         self.groups: list[Group] = []
         self._grants = Grants()
         self._cgroups = Cgroups()
-        self._orders = Orders(is_awaited=self.plan.control_key is not None)
+        self._obeying = Obeying(Orders(is_awaited=self.plan.control_key is not None), self)
         self._sizes = Sizes(_check_open_files)
         self._controller: ControllerMember | None = None
+        self._own_socket: OwnSocket | None = None
         # The limits of the workers, and of this process.
         self._open_files, self._most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._host = HostRoom()
@@ -148,6 +154,7 @@ class Supervisor(SupervisorLoop):
         """Make the groups."""
         children.allow_open_files(self._most_files)
         self._plan_groups()
+        self._plan_own_socket()
         self._plan_controller()
 
     def reload(self) -> None:
@@ -163,6 +170,7 @@ class Supervisor(SupervisorLoop):
         self.stop_timeout = self.plan.pool.stop_timeout
         self._sizes.reload()
         self._plan_groups()
+        self._plan_own_socket()
         self._plan_controller()
         super().reload()
         self.log.info("reloaded: %s", self.summary())
@@ -190,7 +198,7 @@ class Supervisor(SupervisorLoop):
             self._cgroups,
             plan.as_root,
             self._open_files,
-            self._orders,
+            self._obeying.orders,
             self._described,
             self._room,
         )
@@ -234,8 +242,20 @@ class Supervisor(SupervisorLoop):
             self._controller = None
         path, user = wanted
         if self._controller is None and path is not None:
-            self._controller = ControllerMember(path, user, self._source, self._orders, self)
+            self._controller = ControllerMember(path, user, self._source, self._obeying)
             self.members.append(self._controller)
+
+    def _plan_own_socket(self) -> None:
+        """Listen for root if there is no key; what it has commanded ends with the socket."""
+        path, before = self.plan.control_socket, self._own_socket
+        if before is not None and before.path != path:
+            before.drain()
+            self._obeying.end()
+            self._own_socket = None
+        if self._own_socket is None and path is not None:
+            self._own_socket = OwnSocket(path, self._obeying)
+            self._own_socket.listen()
+            self.members.append(self._own_socket)
 
     # --- for the controller ---
 
@@ -270,8 +290,9 @@ class Supervisor(SupervisorLoop):
         return [member for member in self.members if isinstance(member, Group)]
 
     def _described(self, content: dict[str, Any]) -> None:
-        if self._controller is not None:
-            self._controller.described(content)
+        for each in (self._controller, self._own_socket):
+            if each is not None:
+                each.described(content)
 
 
 def _number(count: int, noun: str, nouns: str = "") -> str:

@@ -3,14 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from taskqueue.errors import LimitReached
 from taskqueue.supervisor.members import Blueprint
 from taskqueue.texts import counted
-
-#: Maximum number of workers that a command may give a group.
-MOST_WORKERS: Final = 100_000
 
 
 class Size(NamedTuple):

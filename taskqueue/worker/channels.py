@@ -76,6 +76,15 @@ def granted(credit: socket.socket) -> Iterator[int]:
         yield _NUMBER.unpack(data)[0]
 
 
+def granted_now(credit: socket.socket, most: int) -> list[int]:
+    """Return the numbers of up to `most` tasks that the worker may begin, without waiting for one."""
+    try:
+        data = credit.recv(most * _NUMBER.size, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return []
+    return [number for (number,) in _NUMBER.iter_unpack(data)]
+
+
 _LABEL: Final = re.compile(rb"\0(\d{1,20}) (\d{1,4})\0")
 _BEGINNING: Final = re.compile(rb"\0(\d{0,20}|\d{1,20} \d{0,4})\Z")
 _LONGEST: Final = 27  # bytes of a label

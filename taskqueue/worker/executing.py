@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from taskqueue.config.command_checks import BadField, arguments
-from taskqueue.errors import BadArguments, CommandFailed, Reject, Retry, TaskTimeout
+from taskqueue.errors import BadArguments, CommandFailed, PluginError, Reject, Retry, TaskTimeout
 from taskqueue.messages import jsonrpc
 from taskqueue.messages.content import JSON, TEXT, media_type
 from taskqueue.messages.lanes import tenant_of
@@ -31,6 +31,14 @@ class ExecWorker(CommandWorker):
     def __init__(self, options: CommandOptions) -> None:
         super().__init__(options)
         self._arguments = arguments(options.command)
+
+    def setup(self) -> None:
+        """Prepare to start the command. Raises PluginError."""
+        super().setup()
+        try:
+            programs.prepare_to_spawn()
+        except FileNotFoundError as error:
+            raise PluginError(str(error)) from None
 
     def handle_task(self, body: Any) -> Any:
         """Run the command; return its output."""
@@ -122,7 +130,7 @@ class _Running:
         self._stdout, their_stdout = self._pipe()
         self._stderr, their_stderr = self._pipe()
         files = {0: stdin, 1: their_stdout, 2: their_stderr}
-        self._pid = programs.start(programs.Program(filled, environment, files, cpu_limit))
+        self._pid = programs.spawn(programs.Program(filled, environment, files, cpu_limit))
         for each in files.values():
             self._close(each)
         self._end = os.pidfd_open(self._pid)
@@ -145,7 +153,10 @@ class _Running:
         return ends
 
     def wait(self) -> tuple[int, bytes, str]:
-        """Wait for the end of the process; return its exit status, its output and the end of its stderr."""
+        """Wait for the end of the process; return its exit status, its output and the end of its stderr.
+
+        Raises OSError if the program could not be executed.
+        """
         poll = select.poll()
         for file in (self._stdout, self._stderr, self._end):
             poll.register(file, select.POLLIN)
@@ -156,12 +167,16 @@ class _Running:
                     poll.unregister(file)
             if self._end in ready:
                 break
+        was_executed = programs.was_executed(self._pid)
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         for file in (self._stdout, self._stderr):
             left = fcntl.fcntl(file, fcntl.F_GETPIPE_SZ)  # bytes; processes that it has left may write more
             while left > 0 and (data := self._read(file)):
                 left -= len(data)
-        return status, bytes(self._output), self._errors.end()
+        end = self._errors.end()
+        if not was_executed:
+            raise OSError(0, end.rpartition(": ")[2])  # its launcher has written the reason
+        return status, bytes(self._output), end
 
     def _read(self, file: int) -> bytes | None:
         """Take a chunk of output and return it; None if there is none now, b"" at its end."""

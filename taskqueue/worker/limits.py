@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taskqueue.config import GroupSettings
 
 _MIB: Final = 1024 * 1024
+_MANY: Final = 1_000_000
 _UNTIMED: Final = nullcontext()
 
 
@@ -77,6 +78,10 @@ class Limits:
     @property
     def _passed(self) -> str:
         return f"its timeout of {self.timeout:g} s has passed"
+
+    def left(self, performed: int) -> int:
+        """Return how many workitems a worker may perform after `performed` ones; a large number for any."""
+        return max(0, self.max_tasks - performed) if self.max_tasks else _MANY
 
     def are_reached(self, performed: int) -> bool:
         """Tell whether a worker that has performed `performed` workitems is to be replaced."""

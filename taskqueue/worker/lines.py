@@ -1,11 +1,12 @@
 """A running program that reads lines from its descriptor 3 and writes lines to its descriptor 4."""
 
+import contextlib
 import fcntl
 import os
 import select
 import struct
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from taskqueue.errors import TaskqueueError
@@ -25,7 +26,7 @@ class Ended(TaskqueueError):
 
     Args:
         code: its exit status, or the negative number of the signal that killed it.
-        is_unread: whether it had read nothing of the line.
+        is_unread: whether it had read nothing of what was written last.
     """
 
     def __init__(self, code: int, *, is_unread: bool) -> None:
@@ -44,6 +45,8 @@ class LineProgram:
         self._longest = longest
         self._rest = bytearray()  # of what it wrote, after the last line that was taken
         self._searched = 0  # bytes of it in which no line ends
+        self._unsent = bytearray()
+        self._written = 0  # bytes that the pipe has taken since the last call of `write`
         self._status: int | None = None
         theirs, self._input = os.pipe()
         self._output, their_output = os.pipe()
@@ -80,43 +83,48 @@ class LineProgram:
             self._ends_within(_CLOSING)
         return self.status()
 
-    def exchange(self, line: bytes) -> Iterator[bytes]:
-        """Write a line; yield the lines that the program writes, until the caller or the program ends.
+    def write(self, data: bytes) -> None:
+        """Write lines; `next_line` goes on with what the pipe does not take at once."""
+        self._written = 0
+        self._unsent += data
+        with contextlib.suppress(BrokenPipeError):  # `next_line` meets it again
+            self._send()
+        if self._unsent:
+            self._poll.register(self._input, select.POLLOUT)
 
-        Raises BrokenLine if it writes too long a line, and Ended if it ends.
+    def next_line(self) -> bytes:
+        """Wait for the next line that the program writes.
+
+        Raises BrokenLine if it writes too long a line or closes its files, and Ended if it ends.
         """
-        sent, is_sending = 0, False
-        try:
-            sent = self._send(line)
-            if sent < len(line):
-                self._poll.register(self._input, select.POLLOUT)
-                is_sending = True
-            while True:
-                ready = {file for file, _ in self._poll.poll()}
-                if self._output in ready:
-                    if not self._read():
-                        self._await_end(sent)
-                        raise BrokenLine("closed descriptor 4")
-                    yield from self._lines()
-                elif self._end in ready:
-                    raise self._ended(sent)
-                if self._input in ready:
-                    sent += self._send(memoryview(line)[sent:])
-                    if sent == len(line):
-                        self._poll.unregister(self._input)
-                        is_sending = False
-        except BrokenPipeError:
-            self._await_end(sent)
-            raise BrokenLine("closed descriptor 3") from None
-        finally:
-            if is_sending:
-                self._poll.unregister(self._input)
+        while (line := self._take_line()) is None:
+            ready = {file for file, _ in self._poll.poll()}
+            if self._output in ready:
+                if not self._read():
+                    self._await_end()
+                    raise BrokenLine("closed descriptor 4")
+            elif self._end in ready:
+                raise self._ended()
+            if self._input in ready:
+                self._send_more()
+        return line
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def _send_more(self) -> None:
         try:
-            return os.write(self._input, data)
+            self._send()
+        except BrokenPipeError:
+            self._await_end()
+            raise BrokenLine("closed descriptor 3") from None
+        if not self._unsent:
+            self._poll.unregister(self._input)
+
+    def _send(self) -> None:
+        try:
+            sent = os.write(self._input, self._unsent)
         except BlockingIOError:
-            return 0
+            return
+        self._written += sent
+        del self._unsent[:sent]
 
     def _read(self) -> bool:
         """Take what the program has written; return False at the end."""
@@ -127,35 +135,35 @@ class LineProgram:
         self._rest += data
         return bool(data)
 
-    def _lines(self) -> Iterator[bytes]:
-        """Take the complete lines. Raises BrokenLine for a line that is too long, even before its end."""
-        while (end := self._rest.find(b"\n", self._searched)) >= 0:
-            line = bytes(self._rest[:end])
-            del self._rest[: end + 1]
-            self._searched = 0
-            self._check_length(end)
-            yield line
-        self._searched = len(self._rest)
-        self._check_length(self._searched)
+    def _take_line(self) -> bytes | None:
+        """Take a complete line. Raises BrokenLine for a line that is too long, even before its end."""
+        end = self._rest.find(b"\n", self._searched)
+        self._searched = len(self._rest) if end < 0 else 0
+        self._check_length(len(self._rest) if end < 0 else end)
+        if end < 0:
+            return None
+        line = bytes(self._rest[:end])
+        del self._rest[: end + 1]
+        return line
 
     def _check_length(self, length: int) -> None:
         if length > self._longest:
             raise BrokenLine(f"wrote a line of more than {self._longest} bytes (max_result)")
 
-    def _await_end(self, sent: int) -> None:
+    def _await_end(self) -> None:
         """Raise Ended if it ends now: the files of an ending process are closed before it has ended."""
         if self._ends_within(_CLOSING):
-            raise self._ended(sent)
+            raise self._ended()
 
     def _ends_within(self, timeout: float) -> bool:
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
-    def _ended(self, sent: int) -> "Ended":
+    def _ended(self) -> "Ended":
         (unread,) = struct.unpack("i", fcntl.ioctl(self._input, termios.FIONREAD, bytes(4)))
         os.waitid(os.P_PIDFD, self._end, os.WEXITED | os.WNOWAIT)
-        return Ended(self.status() or 0, is_unread=unread == sent)
+        return Ended(self.status() or 0, is_unread=unread == self._written)
 
     def used_cpu(self) -> int:
         """Return the whole seconds of processor time that the process has used."""

@@ -8,8 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,10 +25,11 @@ from taskqueue.process.namespaces import Isolation
 from taskqueue.texts import shorten
 from taskqueue.worker import frames
 from taskqueue.worker.base import BaseWorker, listeners
-from taskqueue.worker.channels import granted, label_as
+from taskqueue.worker.channels import label_as
 from taskqueue.worker.limits import Limits, Surroundings
 from taskqueue.worker.perform import limits_of, perform
 from taskqueue.worker.scheduled import with_schedules
+from taskqueue.worker.tasks import ForesightedWorker, Tasks
 
 _PROGRESS_DELAY: Final = 0.1  # seconds; more frequent progress is dropped
 _LONG_RUN: Final = 1.0  # seconds that a task runs before its progress is recorded
@@ -182,15 +182,19 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: so
     """Read, perform, write, until the consumer closes its end or this process is to be replaced."""
     me, line, surroundings = os.getpid(), ConsumerLink(link), Surroundings()
     listeners.append(line.tell)
-    limits = limits_of(worker, spec.limits)
-    for performed, task in enumerate(_tasks(link, credit), 1):
+    limits, foresighted = limits_of(worker, spec.limits), _foresighted(worker)
+    tasks, is_last = Tasks(link, credit), False
+    for performed, task in enumerate(tasks, 1):
         line.begin(task)
+        if foresighted is not None:
+            foresighted.look_ahead(task, tasks, 0 if is_last else spec.limits.left(performed))
         outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
         if os.getpid() != me:  # a forked child of the handler returned here; it is not the worker
             os._exit(ExitStatus.OK)
         is_flushed = _flush_output()
         line.send(outcome)
-        if spec.limits.are_reached(performed) or worker.is_spent:
+        is_last = is_last or spec.limits.are_reached(performed) or worker.is_spent
+        if is_last and (foresighted is None or not foresighted.is_ahead):
             line.send(frames.retiring())
             while link.recv(_CHUNK):  # until the supervisor knows; other workers get these tasks
                 pass
@@ -200,19 +204,8 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: so
         surroundings.restore()
 
 
-def _tasks(link: socket.socket, credit: socket.socket) -> Iterator[frames.TaskFrame]:
-    """Yield the tasks that may be begun; the consumer has taken back the others."""
-    reader, sent = frames.FrameReader(), deque[frames.TaskFrame]()
-    for number in granted(credit):
-        task = None
-        while task is None or task.number != number:
-            while not sent:
-                data = link.recv(_CHUNK)
-                if not data:
-                    return
-                sent.extend(frames.TaskFrame.decode(payload) for _, payload in reader.feed(data))
-            task = sent.popleft()
-        yield task
+def _foresighted(worker: BaseWorker) -> ForesightedWorker | None:
+    return worker if isinstance(worker, ForesightedWorker) else None
 
 
 def _flush_output() -> bool:

@@ -16,7 +16,8 @@ from support.waiting import wait_until
 from taskqueue.messages.lanes import lanes_of
 
 WORKERS = 2
-CONFIG = f"[evaluate]\nworkers: {WORKERS}\nlanes: 16\nweights: heavy 3\nreport_results: no\n"
+ALONE = "[DEFAULT]\nworkers: 0\n"  # no other type has workers
+CONFIG = f"{ALONE}[evaluate]\nworkers: {WORKERS}\nlanes: 16\nweights: heavy 3\nreport_results: no\n"
 TENANT = "x-taskqueue-tenant"
 
 
@@ -173,7 +174,7 @@ def test_a_dispatcher_that_knows_of_lanes_that_nobody_has_uses_the_types_queue(
     ground: Ground, session_broker: Node
 ) -> None:
     ground.start("dispatcher", CONFIG)
-    ground.start("workerpool", "[evaluate]\nworkers: 2").wait_for("takes work")
+    ground.start("workerpool", f"{ALONE}[evaluate]\nworkers: 2").wait_for("takes work")
     race = Race(ground, session_broker)
     race.submit("w", 50, tenant="acme", priority=9)
     wait_until(lambda: len(race.begun) == 50, 30)

@@ -15,7 +15,7 @@ TENANT = "x-taskqueue-tenant"
 
 
 def group(limits: str, workers: int = 4) -> str:
-    return f"[evaluate]\nworkers: {workers}\nlimits: {limits}\nreport_results: no\n"
+    return f"[DEFAULT]\nworkers: 0\n[evaluate]\nworkers: {workers}\nlimits: {limits}\nreport_results: no\n"
 
 
 THREE = f"[limit three]\nconcurrency: 3\n{group('three')}"
@@ -38,7 +38,7 @@ def slots(ground: Ground) -> Slots:
 def test_the_example_of_the_documentation(ground: Ground) -> None:
     config = example("docs/limits.md", "[limit shopify-api]")
     ground.start("dispatcher", config).wait_for("leads 1 limit")
-    ground.start("workerpool", config).wait_for("takes work [group=echo]")
+    ground.start("workerpool", f"[DEFAULT]\nworkers: 0\n{config}").wait_for("takes work [group=echo]")
     submit, show = commands(example("docs/limits.md", "taskqueue limit list"))
     assert run(ground, submit) == "an order\n"
     title, columns, row = run(ground, show).splitlines()
@@ -108,7 +108,7 @@ def test_a_workitem_may_need_two_limits(slots: Slots) -> None:
 
 
 def test_types_without_limits_do_not_wait(slots: Slots) -> None:
-    start(slots.ground, THREE, pools=1)
+    start(slots.ground, f"{THREE}[echo]\nworkers: 1\n", pools=1)
     slots.submit(20, seconds=600)
     wait_until(lambda: slots.begun == 3)
     assert run(slots.ground, "taskqueue submit echo 1 --wait") == "1\n"

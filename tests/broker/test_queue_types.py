@@ -16,7 +16,6 @@ from taskqueue.config import AmqpSettings
 INTERNAL = [Queue("taskqueue_rejected"), Queue("taskqueue_failed"), lease_queue("digest", 300)]
 DELAY_QUEUES = [*map(delay_queue, DELAYS)]
 SHARED = [Queue("taskqueue"), Queue("worker_digest"), Queue("results")]
-ALL = [*INTERNAL, *DELAY_QUEUES, *SHARED]
 SHORTEST = delay_queue(0)
 
 
@@ -50,23 +49,27 @@ def declare(url: str, queues: list[Queue], **types: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("internal", "shared"),
-    [("default", "default"), ("classic", "default"), ("quorum", "default"), ("default", "quorum")],
+    ("internal", "shared", "delays"),
+    [
+        ("default", "default", DELAY_QUEUES),
+        ("classic", "quorum", DELAY_QUEUES[:1]),  # a new one takes a second
+        ("quorum", "default", DELAY_QUEUES[:1]),
+    ],
 )
 def test_a_queue_has_the_type_that_is_asked_for_and_is_bare_otherwise(
-    broker: Node, vhost: str, internal: str, shared: str
+    broker: Node, vhost: str, internal: str, shared: str, delays: list[Queue]
 ) -> None:
     for _ in range(2):  # as every daemon does
         declare(
             broker.url_of(vhost),
-            INTERNAL + SHARED + DELAY_QUEUES,
+            INTERNAL + SHARED + delays,
             queue_type=internal,
             shared_queue_type=shared,
         )
     made = broker.queues(vhost)
-    assert made.keys() == {queue.name for queue in ALL}
+    assert made.keys() == {queue.name for queue in INTERNAL + SHARED + delays}
     noted = {"x-queue-type": "classic"} if broker.version >= (4,) else {}  # RabbitMQ 4 notes its own default
-    for queues, kind in ((INTERNAL, internal), (SHARED, shared), (DELAY_QUEUES, "quorum")):
+    for queues, kind in ((INTERNAL, internal), (SHARED, shared), (delays, "quorum")):
         for queue in queues:
             found = made[queue.name]
             assert found.pop("type") == (kind if kind != "default" else "classic")  # as RabbitMQ has it

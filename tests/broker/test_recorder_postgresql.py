@@ -120,7 +120,7 @@ def test_a_recorder_that_is_killed_at_any_moment_misses_and_doubles_nothing(
     ground: Ground, server: PostgreSQL
 ) -> None:
     url, source = server.new_database(), Source(ground)
-    for _ in range(8):
+    for _ in range(5):
         monitor = start(ground, url)
         source.publish(40)
         kill_all(monitor)

@@ -15,7 +15,8 @@ from support.waiting import wait_until
 
 UNIQUE, STATUS = "x-taskqueue-unique", "x-taskqueue-status"
 KEYS = 10
-CONFIG = "[evaluate]\nworkers: 4\nreport_results: no\n"
+ALONE = "[DEFAULT]\nworkers: 0\n"  # no other type has workers
+CONFIG = f"{ALONE}[evaluate]\nworkers: 4\nreport_results: no\n"
 
 #: Notes the run of a workitem in the file of its key, which another run of that key finds locked. A killed
 #: dispatcher may have routed a workitem that another one routes again: its second run is no other workitem.
@@ -106,7 +107,7 @@ def runs(directory: Path) -> int:
 
 
 def test_the_example_of_the_documentation(ground: Ground) -> None:
-    config = "[echo]\nworkers: 2\n"
+    config = f"{ALONE}[echo]\nworkers: 2\n"
     ground.start("dispatcher", config)
     ground.start("workerpool", config)
     typed = commands(example("docs/limits.md", "taskqueue submit echo '\"first\"'"))

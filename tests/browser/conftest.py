@@ -14,6 +14,7 @@ from support.processes import Daemon
 from support.site import python
 from support.waiting import wait_until
 
+from taskqueue.control import key
 from taskqueue.monitor.record import Filter
 from taskqueue.monitor.store.reading import Record
 from taskqueue.monitor.web import users
@@ -23,7 +24,17 @@ from taskqueue.monitor.web.users import UserFile
 __all__ = ["python", "readable"]
 
 JSON = "application/json"
-CONFIG = "[monitor]\nlisten: 127.0.0.1:0\n[schedule yearly]\ncron: @yearly\ntype: invoice\nbody: {}\n"
+CONFIG = """
+[workerpool]
+control_key: {key}
+[monitor]
+control_key: {key}
+listen: 127.0.0.1:0
+[schedule yearly]
+cron: @yearly
+type: invoice
+body: {{}}
+"""
 ACCOUNTS = (
     Rights("vera", VIEWER),
     Rights("otto", OPERATOR),
@@ -38,7 +49,9 @@ class Shop:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.foreign = ground.foreign
-        running = ground.start("up", CONFIG, ready="INFO monitor: ready: ")
+        place = ground.directory / "control.key"
+        key.make(place, "taskqueue")
+        running = ground.start("up", CONFIG.format(key=place), ready="INFO monitor: ready: ")
         self.url, self.token = re.findall(r"monitor is at (\S+); its token is (\S+)\n", running.output())[0]
         self.foreign.declare("taskqueue")
         self.record = self._record(running)

@@ -73,6 +73,24 @@ def test_a_running_workitem_is_watched_and_cancelled(browser, shop):
     browser.see_later("cancelled")
 
 
+def test_a_type_is_paused_and_resumed_on_the_page_of_the_pools(browser, shop):
+    browser.signed_in("otto")
+    browser.open("/pools")
+    browser.see("There is none: no type is paused")
+    browser.fill("Type", "invoice")
+    browser.fill("For a time, as 30m, 2h or 7d; empty: until it is resumed", "2h")
+    browser.click("Pause")
+    browser.see("invoice is paused")
+    browser.see("obeys")
+    browser.click("Go back")
+    browser.see("Resume invoice")
+    assert browser.inaccessible() == []
+    browser.click("Resume invoice")
+    browser.see("invoice is resumed")
+    browser.click("Go back")
+    browser.see("There is none: no type is paused")
+
+
 def test_output_comes_live_until_the_workitem_is_over(browser, shop):
     gate = shop.file("end")
     shop.submit("report", "report-2", gate=str(gate), pages=2)

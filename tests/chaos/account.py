@@ -52,6 +52,7 @@ class Account:
     workflows: int = 0
     steps: dict[int, int] = field(default_factory=dict)  # steps of workflows, by the number of their runs
     at_once: int = 0  # limited workitems, at most
+    commands: dict[str, int] = field(default_factory=dict)  # of administrators: given, and obeyed at once
     exposed: int = 0  # workitems in the hands of somebody whom a fault hit that may double
 
     @property

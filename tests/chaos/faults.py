@@ -13,8 +13,10 @@ from pathlib import Path
 from support.processes import children, kill, tree
 from support.waiting import wait_until
 
+from chaos.orders import KEPT, OBEYED, WHILE_FAULTS, Step
 from chaos.plant import Plant
 from chaos.schedule import Fault
+from chaos.workload import GROUPS
 
 PRESENT_TIMEOUT = 90.0  # seconds; a process that died young again and again is started after up to 60
 
@@ -37,6 +39,9 @@ class Hit:
 def inflict(plant: Plant, fault: Fault) -> Hit:
     """Do what a fault stands for; return once it is done, or has begun if it lasts. The broker is up then."""
     hit = Hit(fault.kind, fault.target, "", time.time(), math.inf)
+    if fault.kind in COMMANDS:
+        plant.order(COMMANDS[fault.kind](plant, fault), partial(_end, hit, lambda: None))
+        return hit
     if fault.kind in _LASTING:
         plant.later(fault.seconds, partial(_end, hit, _LASTING[fault.kind](plant, fault)))
         return hit
@@ -152,6 +157,46 @@ def _await_ready(plant: Plant, fault: Fault) -> None:
 
     wait_until(is_ready, PRESENT_TIMEOUT, lambda: f"{fault}: {plant.services[fault.target].daemon.output()}")
 
+
+# --- commands of administrators ---
+
+
+def _pause_type(_plant: Plant, fault: Fault) -> list[Step]:
+    name = _type_of(fault)
+    # Of two pauses at once, the first one that ends ends both: then the type is not paused any more.
+    return [Step(("pause", name), KEPT), Step(("resume", name), (*OBEYED, 1), fault.seconds)]
+
+
+def _scale(plant: Plant, fault: Fault) -> list[Step]:
+    """Give a group another number of workers, and then that of its configuration again."""
+    keep = ("--keep",) if int(fault.choice * 10_000) % 2 else ()
+    words = "scale", f"{_type_of(fault)}_{fault.target[-1]}"
+    where = "--host", plant.hosts[fault.target], *keep
+    number = str(int(fault.choice * 1000) % 5)
+    begun = KEPT if keep else WHILE_FAULTS  # what is not kept is not for a pool that is down
+    return [Step((*words, number, *where), begun), Step((*words, "config", *where), OBEYED, fault.seconds)]
+
+
+def _replace(plant: Plant, fault: Fault) -> list[Step]:
+    return [Step(("roll", _type_of(fault), "--host", plant.hosts[fault.target]), WHILE_FAULTS)]
+
+
+def _drain(plant: Plant, fault: Fault) -> list[Step]:
+    host = plant.hosts[fault.target]
+    return [Step(("drain", host), KEPT), Step(("undrain", host), OBEYED, fault.seconds)]
+
+
+def _type_of(fault: Fault) -> str:
+    return list(GROUPS)[int(fault.choice * len(GROUPS))]
+
+
+#: The commands of each fault that is one of an administrator.
+COMMANDS = {
+    "pause a type": _pause_type,
+    "scale a group": _scale,
+    "replace workers": _replace,
+    "drain a host": _drain,
+}
 
 _ACTIONS = {
     "kill a worker": _kill_worker,

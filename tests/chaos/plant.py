@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.foreign import Foreign
+from support.hosts import on_host
 from support.node import Node
 from support.processes import Daemon
 from support.proxy import Proxy
@@ -17,11 +18,13 @@ from support.slots import SlotFiles
 from support.waiting import wait_until
 
 from chaos import flows, ticks
+from chaos.orders import Order, Step
 from chaos.schedule import DISPATCHERS, LINES, MONITOR, POOLS, SERVICES
 from chaos.tap import Tap
 from chaos.workload import GROUPS, RESULTS, SECTIONS, TICK, TICKS, TYPES
 from taskqueue.broker.topology import (
     CLAIMS,
+    CONTROL_REGISTER,
     DELAYS,
     EVENTS,
     GATE,
@@ -32,9 +35,13 @@ from taskqueue.broker.topology import (
     delay_queue,
 )
 from taskqueue.config import AmqpSettings
+from taskqueue.control import key
 from taskqueue.keeper.client import ask
+from taskqueue.messages.results import HOST
 from taskqueue.monitor.store.reading import Record
 from taskqueue.scheduler import client as schedules
+
+_COMMANDER = "commander"  # whose configuration commands to pools have
 
 KEEP_DELAY = 0.02  # seconds between two looks at what runs
 INSTANCES = 2  # processes of a dispatcher
@@ -43,7 +50,15 @@ STOP_TIMEOUT = 40.0  # seconds; the daemons give themselves 20
 
 DELAY_QUEUES = ("taskqueue_delay_0.25", "taskqueue_delay_1")  # those that the workload needs
 #: Queues that keep what is over, or have no workitems.
-LOGS = (EVENTS, CLAIMS.name, SCHEDULES.name, GATE.name, GATE_REPORTS, *flows.QUEUES)
+LOGS = (
+    EVENTS,
+    CLAIMS.name,
+    SCHEDULES.name,
+    GATE.name,
+    GATE_REPORTS,
+    CONTROL_REGISTER.name,
+    *flows.QUEUES,
+)
 WORK_QUEUES = ("taskqueue", *(f"worker_{name}" for name in GROUPS))
 END_QUEUES = (RESULTS, TICKS, "taskqueue_failed", "taskqueue_rejected")
 
@@ -124,6 +139,10 @@ class Plant:
         names = (*SERVICES, MONITOR)
         self.services = {name: Service(name, lambda name=name: self._start(name)) for name in names}
         self.record = directory / "record"
+        self._key = directory / "control.key"
+        self.hosts = {name: name.replace(" ", "-") if AS_ROOT else HOST for name in POOLS}
+        self._orders: list[Order] = []  # that are not done
+        self._given: list[Daemon] = []  # the commands of these, and of those that are done
 
     def __enter__(self) -> Self:
         install_zoo(self._plugins)
@@ -133,7 +152,8 @@ class Plant:
             self.foreign.declare(queue)
         for delay in DELAYS[:2]:  # those that the workload needs
             self._make_delay_queue(delay_queue(delay))
-        for name in self.services:
+        key.make(self._key, "taskqueue")
+        for name in (*self.services, _COMMANDER):
             self.configure(name)
         return self
 
@@ -145,9 +165,11 @@ class Plant:
         self.foreign.bind(queue.name)
 
     def __exit__(self, *_: object) -> None:
-        for service in self.services.values():
-            for daemon in service.daemons:
-                daemon.clean_up()
+        for daemon in (
+            *(each for service in self.services.values() for each in service.daemons),
+            *self._given,
+        ):
+            daemon.clean_up()
         for line in self.lines.values():
             line.close()
         self.foreign.close()
@@ -168,20 +190,24 @@ class Plant:
 
     def _start(self, name: str) -> Daemon:
         command = "workerpool" if name in POOLS else "monitor" if name == MONITOR else "dispatcher"
-        return Daemon(
-            [str(self._python), "-P", "-m", "taskqueue", command, "-f", "-c", str(self._config(name))],
-            self._directory,
-            env={"PYTHONPATH": str(self._plugins)},
-        )
+        words = self._command(command, "-f", "-c", str(self._config(name)))
+        if AS_ROOT and name in POOLS:
+            words = on_host(self.hosts[name], words)
+        return Daemon(words, self._directory, env={"PYTHONPATH": str(self._plugins)})
+
+    def _command(self, *words: str) -> list[str]:
+        return [str(self._python), "-P", "-m", "taskqueue", *words]
 
     def _config(self, name: str) -> Path:
         return self._directory / f"{name.replace(' ', '-')}.ini"
 
     def configure(self, name: str) -> None:
         """Write the configuration of a service."""
-        lines = [f"[amqp]\nurl: {self.lines[name].url}\nheartbeat: 20"]
+        url = self.lines[name].url if name in self.lines else self._url
+        lines = [f"[amqp]\nurl: {url}\nheartbeat: 20"]
         lines += [f"[monitor]\ndatabase: {self.record}\nlisten: 127.0.0.1:{self._port}"]
-        lines += [f"[dispatcher]\ninstances: {INSTANCES}\nstop_timeout: 20", "[workerpool]\nstop_timeout: 20"]
+        lines += [f"[dispatcher]\ninstances: {INSTANCES}\nstop_timeout: 20"]
+        lines += [f"[workerpool]\nstop_timeout: 20\ncontrol_key: {self._key}"]
         lines += ["[DEFAULT]\nworkers: 0"]
         suffix = name[-1]
         for group, options in GROUPS.items():
@@ -203,6 +229,28 @@ class Plant:
         self.configure(name)
         self.services[name].daemon.signal(signal.SIGHUP)
 
+    # --- commands of administrators ---
+
+    def order(self, steps: list[Step], done: Callable[[], None]) -> None:
+        """Give pools some commands, one after the other, while everything else goes on."""
+        self._orders.append(Order(steps, self._give, done))
+
+    def _give(self, words: tuple[str, ...]) -> Daemon:
+        command = self._command(*words, "-c", str(self._config(_COMMANDER)))
+        self._given.append(Daemon(command, self._directory, env={"PYTHONPATH": str(self._plugins)}))
+        return self._given[-1]
+
+    @property
+    def commands(self) -> dict[str, int]:
+        """How many commands were given, and how many of them all hosts have obeyed at once."""
+        statuses = [each.status for each in self._given]
+        return {"given": len(statuses), "obeyed": statuses.count(0)}
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether some commands are not obeyed yet."""
+        return bool(self._orders)
+
     # --- time ---
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
@@ -218,6 +266,7 @@ class Plant:
             action()
         for service in self.services.values():
             service.keep()
+        self._orders = [order for order in self._orders if not order.keep()]
 
     def pass_time(self, seconds: float) -> None:
         """Keep everything running for so many seconds: the pause that the schedule asks for."""

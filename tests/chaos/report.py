@@ -31,6 +31,7 @@ def report(account: Account, hits: list[Hit], seed: int, seconds: float, foreign
         "at_once": account.at_once,
         "workflows": account.workflows,
         "steps": {str(runs): number for runs, number in sorted(account.steps.items())},
+        "commands": account.commands,
         "states": {kind: dict(states) for kind, states in account.states.items()},
         "lost": account.lost,
         "wrong": account.wrong,
@@ -87,6 +88,8 @@ def _complaints(content: dict[str, Any]) -> list[str]:
     ]
     runs = ", ".join(f"{runs}: {number}" for runs, number in content["steps"].items())
     lines += [f"{content['workflows']} workflows; steps by the number of their runs: {runs}"]
+    commands = content["commands"]
+    lines += [f"{commands['given']} commands to pools, {commands['obeyed']} obeyed by all hosts at once"]
     lines += [f"the record of the monitor differs in {len(content['record'])}"]
     for word in ("lost", "wrong", "unexplained", "record"):
         lines += [f"{word}: {each}" for each in content[word][:MOST_SHOWN]]

@@ -77,6 +77,7 @@ def _finish(
     Return what the register says of each schedule, and the faults of workflows.
     """
     _wait_for_progress(plant, lambda: producer.confirmed == number)
+    _wait_for_progress(plant, lambda: not plant.is_ordered)
     register = plant.pause_schedules()
     _await_quiet(plant)
     _use_limit(plant, producer, number)
@@ -84,6 +85,7 @@ def _finish(
     _await_free_keys(plant)
     faulty = _await_workflows(plant, started)
     _wait_for_progress(plant, lambda: all(service.is_ready for service in plant.services.values()))
+    assert not plant.is_ordered, "a type is paused, a host drained, or a group scaled still"
     plant.stop()
     return register, faulty
 
@@ -182,6 +184,7 @@ def _balance(
     workitems = [*workitems, *ticks]
     account = balance(Evidence(workitems, submitted, producer.doubtful, hits, plant.taps, ends))
     _count_at_once(plant, account)
+    account.commands = plant.commands
     _compare_record(plant, account, workitems)
     return account
 

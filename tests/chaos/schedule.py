@@ -37,6 +37,11 @@ DECK = {
     "freeze a host": (1, SERVICES),  # all processes of the service stop where they are, and go on later
     "reload": (1, SERVICES),
     "roll": (1, SERVICES),
+    # Commands of administrators, which are obeyed while the other faults go on:
+    "pause a type": (1, POOLS),  # on all hosts
+    "scale a group": (1, POOLS),  # to 0 to 4 workers
+    "replace workers": (1, POOLS),
+    "drain a host": (1, POOLS),
 }
 
 

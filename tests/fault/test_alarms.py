@@ -87,6 +87,7 @@ def test_under_an_alarm_daemons_reload_and_stop_in_time_and_all_results_follow_i
         assert daemon.stop(20) == 0
 
 
+@pytest.mark.parametrize("alarm", ["memory"], indirect=True)  # a client is told the same of both
 def test_under_an_alarm_a_line_that_stalls_is_given_up_after_missed_heartbeats(
     site, work, watch, alarm, proxy
 ):
@@ -105,6 +106,7 @@ def test_under_an_alarm_a_line_that_stalls_is_given_up_after_missed_heartbeats(
     assert watch.result(40).workitem == workitem
 
 
+@pytest.mark.parametrize("alarm", ["memory"], indirect=True)
 def test_under_an_alarm_an_idle_pool_does_not_wait_for_events_to_stop(site, work, alarm):
     """Every five seconds it tells its state, which nobody takes before the alarm ends."""
     begin, end = alarm

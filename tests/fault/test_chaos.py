@@ -34,3 +34,4 @@ def test_every_workitem_is_accounted_for_whatever_is_killed_cut_and_restarted(
     assert content["at_once"] == LIMIT
     assert content["workflows"] >= WORKITEMS // SHARE
     assert content["steps"]["1"] > 5 * content["workflows"]
+    assert content["commands"]["obeyed"] >= 2  # what ends a drain or a number of workers is given until then

@@ -1,11 +1,8 @@
 """The nodes of a cluster are killed one after another: every result arrives."""
 
 import json
-import secrets
-from pathlib import Path
 
-import pytest
-from support.cluster import Cluster
+from support.cluster import amqp_url, cluster, vhost
 from support.foreign import Foreign
 from support.waiting import wait_until
 from support.work import Result
@@ -33,24 +30,7 @@ QUEUES = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster(rabbitmq: None, node_directory: Path):
-    with Cluster(node_directory / "cluster") as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def vhost(cluster):
-    for member in cluster.members:
-        member.start()
-    name = f"cluster-{secrets.token_hex(4)}"
-    cluster.members[0].add_vhost(name)
-    return name
-
-
-@pytest.fixture
-def amqp_url(cluster, vhost):
-    return cluster.url_of(vhost)
+__all__ = ["amqp_url", "cluster", "vhost"]
 
 
 class Account:

@@ -31,6 +31,7 @@ def test_keys_outlive_a_broker_that_is_killed(site, work, broker):
     for key in range(KEYS):
         submit(work, site.gate(), f"first-{key}", f"key {key}")
     wait_until(lambda: len(site.notes()) == KEYS)
+    work.wait_until_empty("taskqueue")  # else it may route, and they run, once more, rightly
     broker.kill_settled()
     broker.start()
     dispatcher.wait_for("takes work", 60, times=2)

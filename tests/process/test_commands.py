@@ -66,6 +66,23 @@ def test_a_program_that_performs_many_workitems_reports_its_progress_and_its_cra
     assert notices[-1]["params"] == {"id": workitem, "fraction": 0.5, "text": "half"}
 
 
+def test_a_crash_among_many_quick_workitems_is_charged_to_one(site, work):
+    file = site.open / "count"
+    file.write_text(STREAM)
+    file.chmod(0o755)
+    site.pool(f"[count]\nworkers: 1\nmax_crashes: 2\nmode: stream\ncommand: {file}\n")
+    crash = 150
+    for number in range(300):
+        body = "crash" if number == crash else "quick"
+        work.foreign.publish(body, "worker_count", message_id=str(number), content_type="text/plain")
+    results = {each.properties["correlation_id"]: each for each in work.foreign.collect("results", 300)}
+    assert len(results) == 300
+    failed = json.loads(results.pop(str(crash)).body)
+    assert failed["error"]["message"] == "exit status 7; 2 crashes in all"
+    assert {each.headers["x-taskqueue-status"] for each in results.values()} == {"succeeded"}
+    assert {each.headers["x-taskqueue-attempt"] for each in results.values()} == {1}
+
+
 def test_a_command_that_crashes_is_charged_to_its_workitem_and_one_that_is_missing_stops_nobody(site, work):
     resize = example("docs/commands.md", "command: /usr/bin/convert")
     resize = resize.replace("convert - -resize", "printf %s")

@@ -240,7 +240,13 @@ def test_a_program_that_cannot_be_run_is_no_plugin(commanded, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("begin", "reason"), [(None, "No such file or directory"), ("\x7fnothing", "Exec format error")]
+    ("begin", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("#!/no/such/interpreter\n", "No such file or directory"),
+        ("echo a shell has read this\n", "Exec format error"),
+        ("\x7fELF\2\1\1" + 11 * "\0" + "\1\1", "Exec format error"),  # of another processor
+    ],
 )
 def test_a_workitem_whose_program_has_gone_runs_later_and_its_worker_is_replaced(
     ready, tmp_path, begin, reason

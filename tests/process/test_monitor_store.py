@@ -11,7 +11,7 @@ from support.record import History
 from taskqueue.monitor.store.reading import Record
 
 TESTS = Path(__file__).parents[1]
-SEED, COUNT, KILLS = 17, 2500, 20
+SEED, COUNT, KILLS = 17, 1250, 10
 
 #: Writes what the record does not have yet, and tells each write.
 WRITER = f"""

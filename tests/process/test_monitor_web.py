@@ -6,6 +6,7 @@ import http.client
 import re
 import socket
 import time
+from collections import defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -203,14 +204,18 @@ def test_the_document_has_every_route_and_parameter(web):
         "/api/v1/schedules/{name}": ["get", "delete"],
         "/api/v1/schedules/{name}/next": ["get"],
         "/api/v1/schedules/{name}/{operation}": ["post"],
+        "/api/v1/pools": ["get"],
+        "/api/v1/pools/{command}": ["post"],
         "/api/v1/openapi.json": ["get"],
         "/metrics": ["get"],
         "/healthz": ["get"],
     }
     for path, methods in paths.items():
-        tried = path.replace("{id}", "north-1").replace("{action}", "retry").replace("{operation}", "pause")
+        parts = {"id": "north-1", "action": "retry", "operation": "pause", "command": "roll"}
+        tried = path.format_map(defaultdict(lambda: "{name}", parts))
         answer = web.post(tried, {}) if methods == ["post"] else web.get(tried)
-        expected = 502 if "schedules" in path else 400 if methods == ["post"] else 200  # no recorder runs
+        is_asking = "schedules" in path or "pools" in path  # the recorder, and none runs
+        expected = 502 if is_asking else 400 if methods == ["post"] else 200
         assert answer.status == expected, path
     for route in api.ROUTES:
         said = document["paths"][api.PREFIX + route.path]["get"]["parameters"]

@@ -154,6 +154,14 @@ def test_the_key_is_where_it_must_be(hosts, work):
     hosts.key.chmod(0o440)
     readable = f"{hosts.key} is the control key, and workers of these users can read it: taskqueue-worker; to"
     assert f"warning: {readable}" in hosts.run("config")
+    assert "web process can read it" not in hosts.run("config")
+    hosts.site.config.write_text(
+        f"{hosts.site.config.read_text()}[monitor]\ncontrol_key: {hosts.key}\nuser: taskqueue-worker\n"
+    )
+    assert (
+        f"warning: {hosts.key} is the control key, and the monitor's web process can read it: "
+        in hosts.run("config")
+    )
     pool.signal(signal.SIGHUP)
     pool.wait_for(f"WARNING workerpool: {readable}")
     hosts.key.chmod(0o404)

@@ -60,6 +60,20 @@ def test_commands_that_are_forged_or_come_again_are_refused_and_counted(hosts, w
     assert pool.stop() == 0
 
 
+def test_commands_and_documents_of_another_version_are_refused(hosts, work):
+    pool = hosts.pool("web1", "[good]\nworkers: 1")
+    secret, newer = key.read(hosts.key), {"version": seal.VERSION + 1}
+    hosts.run("pause", "good")
+    work.foreign.publish_to("taskqueue_control", "", seal.seal(secret, "command", newer))
+    pool.wait_for("refused 1 commands, the last one because it has version 2, and this host knows 1")
+    document = Directives(9, "newer").as_json() | newer
+    work.foreign.publish(seal.seal(secret, "document", document), REGISTER)
+    pool.wait_for("refused 1 documents in the register, the last one because it has version 2")
+    assert hosts.states() == PAUSED
+    hosts.run("resume", "good")
+    work.ask("good")
+
+
 def test_the_newest_document_counts_though_old_ones_come_again_or_the_stream_is_lost(hosts, work):
     foreign = work.foreign
     first = hosts.pool("web1", "[good]\nworkers: 1")

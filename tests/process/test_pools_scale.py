@@ -1,5 +1,6 @@
 """Numbers of workers that administrators set: taskqueue scale."""
 
+import json
 import signal
 
 import pytest
@@ -56,17 +57,23 @@ def test_a_kept_number_wins_over_the_configuration_after_a_restart_until_it_is_t
     shown = hosts.run("ps")
     assert "good is kept at 2 workers, by " in shown
     assert "good is kept at 3 workers on web1, by " in shown
+    effective = hosts.run("config")
+    assert "\nStanding commands, which win over the file:\n  good is kept at 2 workers, by " in effective
+    assert "\n  good is kept at 3 workers on web1, by " in effective
     hosts.pool("web2")
     wait_until(lambda: sizes(hosts) == {"web1": 3, "web2": 2})
     pool.signal(signal.SIGHUP)
     pool.wait_for("reloaded: 4 workers in 2 groups")
     assert pool.stop() == 0
+    kept = json.loads(hosts.run("config", "--format", "json"))["standing"]["sizes"]
+    assert {name: each["workers"] for name, each in kept.items()} == {"good": 2, "web1/good": 3}
     hosts.pool("web1")
     wait_until(lambda: sizes(hosts) == {"web1": 3, "web2": 2})
     hosts.run("scale", "good", "config", "--keep")
     assert sizes(hosts) == {"web1": 1, "web2": 1}
     work.ask("good")
     assert "is kept at" not in hosts.run("ps")
+    assert hosts.run("config").endswith("\nNo standing commands.\n")
 
 
 def test_too_many_workers_are_refused_with_the_reason_and_the_rest_stays(hosts, work):

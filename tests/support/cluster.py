@@ -1,9 +1,11 @@
 """Three RabbitMQ nodes on one machine that are one broker."""
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import pytest
 from support.node import WRITE_DOWN, Node
 from support.waiting import wait_until
 
@@ -117,7 +119,45 @@ class Cluster:
         victim.settle()
         victim.kill()
 
+    def split(self, member: Member) -> None:
+        """Cut a node off from the others, which it cannot reach, nor they it; wait until it pauses."""
+        others = [each.name for each in self.members if each is not member]
+        cookies = ", ".join(f"erlang:set_cookie('{name}', another)" for name in others)
+        cuts = ", ".join(f"erlang:disconnect_node('{name}')" for name in others)
+        member.evaluate(f"{cookies}, {cuts}")
+        wait_until(lambda: member.evaluate("rabbit:is_running()") == "false", 60, "the pause of a minority")
+
+    def heal(self, member: Member) -> None:
+        """Let a node reach the others again; wait until it serves clients."""
+        others = [each.name for each in self.members if each is not member]
+        member.evaluate(", ".join(f"erlang:set_cookie('{name}', erlang:get_cookie())" for name in others))
+        wait_until(lambda: member.evaluate("rabbit:is_running()") == "true", 60, "the end of the pause")
+
     def await_whole(self, member: Member) -> None:
         """Wait for what `rabbitmq-diagnostics check_if_node_is_quorum_critical` tells an administrator."""
         critical = "rabbit_quorum_queue:list_with_minimum_quorum()"
         wait_until(lambda: member.evaluate(critical) == "[]", 60, "every quorum queue's third member")
+
+
+@pytest.fixture(scope="module")
+def cluster(rabbitmq: None, node_directory: Path) -> Iterator[Cluster]:
+    """The cluster of a module's tests."""
+    directory = node_directory / f"cluster-{secrets.token_hex(4)}"
+    with Cluster(directory) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def vhost(cluster: Cluster) -> str:
+    """The name of a virtual host of this test alone, while all nodes run."""
+    for member in cluster.members:
+        member.start()
+    name = f"cluster-{secrets.token_hex(4)}"
+    cluster.members[0].add_vhost(name)
+    return name
+
+
+@pytest.fixture
+def amqp_url(cluster: Cluster, vhost: str) -> str:
+    """The AMQP URL of this test's virtual host, with every host."""
+    return cluster.url_of(vhost)

@@ -16,7 +16,8 @@ from support.recorded import CONSUMER, batch
 from taskqueue.broker.loop import EventLoop
 from taskqueue.config import AmqpSettings
 from taskqueue.messages.events import Ended, Event, Rejected, Routed
-from taskqueue.monitor.actions import ActionServer, Actor
+from taskqueue.monitor.action_server import ActionServer
+from taskqueue.monitor.actions import Actor
 from taskqueue.monitor.asking import ask
 from taskqueue.monitor.record import Action, Filter
 from taskqueue.monitor.repeating import Repeater
@@ -50,7 +51,9 @@ EVENTS: list[Event] = [
 class Desk:
     """A recorder's socket, and who asks there."""
 
-    def __init__(self, directory: Path, forked: Callable[..., Forked], url: str) -> None:
+    def __init__(
+        self, directory: Path, forked: Callable[..., Forked], url: str, control_key: str | None = None
+    ) -> None:
         self.directory = directory
         with Store(directory) as store:
             store.write([(1, batch(CONSUMER, 0, EVENTS))])
@@ -60,7 +63,7 @@ class Desk:
         file.add(users.user(Rights("bob", VIEWER), "correct horse"))
         file.add(users.user(Rights("dora", OPERATOR, bodies=True), "correct horse"))
         self.socket = directory / "actions.socket"
-        self.process = forked(lambda: serve(directory, self.socket, file, url))
+        self.process = forked(lambda: serve(directory, self.socket, file, url, control_key))
         self.process.wait_for("ready")
 
     def ask(
@@ -82,11 +85,12 @@ class Desk:
         return Record(self.directory).actions()
 
 
-def serve(directory: Path, path: Path, file: UserFile, url: str) -> None:
+def serve(directory: Path, path: Path, file: UserFile, url: str, control_key: str | None) -> None:
     loop = EventLoop()
     with Store(directory) as store:
         amqp = AmqpSettings.from_url(url)
-        actor, repeater = Actor(directory, file, OWN, lambda: amqp), Repeater(loop, store.cancels, amqp)
+        actor = Actor(directory, file, OWN, lambda: amqp, control_key=control_key)
+        repeater = Repeater(loop, store.cancels, amqp)
         ActionServer(loop, path, actor, write_audit=store.add_action, keep_cancels=repeater.keep)
         print("ready", flush=True)
         loop.run()

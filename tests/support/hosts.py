@@ -1,5 +1,6 @@
 """Pools on several hosts: processes of this machine with other names for it (uts_namespaces(7))."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -9,8 +10,14 @@ from support.waiting import wait_until
 
 from taskqueue.config import AmqpSettings
 from taskqueue.control import key
-from taskqueue.control.client import Answers, Command
+from taskqueue.control.answers import Answers
+from taskqueue.control.client import Command
 from taskqueue.errors import NoPool
+
+
+def on_host(name: str, words: Iterable[str]) -> list[str]:
+    """Return a command line that runs another one, by which this machine has another name; root's alone."""
+    return ["unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh", *words]
 
 
 class Hosts:
@@ -37,8 +44,7 @@ class Hosts:
         if sections is not None:
             self.site.configure(sections, **settings)
         words = self.site.command("workerpool", "-f", "-c", str(self.site.config))
-        renamed = ["unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh"]
-        started = self.site.launch([*renamed, *words])
+        started = self.site.launch(on_host(host, words))
         started.wait_for(ready)
         if answers:
             wait_until(lambda: host in self._answering(), 20, f"an answer of {host}")

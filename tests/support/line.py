@@ -27,14 +27,25 @@ class Line:
         return self.seen.pop(0)
 
     def send(self, body, **properties):
+        frame = self.frame(body, **properties)
+        self.credit(self.count)
+        self.connection.sendall(frame)
+
+    def send_together(self, *bodies):
+        """Send workitems, with ids of their own, so that a worker that gets the first one has all of them."""
+        before = self.count
+        frames = [self.frame(body, message_id=str(number)) for number, body in enumerate(bodies)]
+        self.connection.sendall(b"".join(frames))
+        self.credit(*range(before + 1, self.count + 1))
+
+    def frame(self, body, **properties):
         self.count += 1
         raw = Properties(**{"message_id": "id", "content_type": "text/plain"} | properties).encode()
         data = body if isinstance(body, bytes) else body.encode()
-        self.credit(self.count)
-        self.connection.sendall(TaskFrame(self.count, 1, self.worker_type, raw, data).encode())
+        return TaskFrame(self.count, 1, self.worker_type, raw, data).encode()
 
-    def credit(self, number):
-        self.credits.sendall(struct.pack(">Q", number))
+    def credit(self, *numbers):
+        self.credits.sendall(b"".join(struct.pack(">Q", number) for number in numbers))
 
     def outcome(self):
         kind, payload = self.receive()

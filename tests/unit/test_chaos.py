@@ -3,7 +3,7 @@
 import pytest
 from chaos.account import Evidence, balance
 from chaos.ends import End
-from chaos.faults import Hit
+from chaos.faults import COMMANDS, Hit
 from chaos.schedule import DECK, schedule
 from chaos.story import FORGOTTEN
 from chaos.tap import Tap
@@ -47,7 +47,7 @@ def twice(kind, target, group="", began=BEGAN + 0.1):
 def test_a_seed_always_stands_for_the_same_run():
     assert schedule(7, 300) == schedule(7, 300) != schedule(8, 300)
     assert workload(7, 1000) == workload(7, 1000) != workload(8, 1000)
-    assert {fault.kind for fault in schedule(7, 28)} == set(DECK)
+    assert {fault.kind for fault in schedule(7, 32)} == set(DECK)
     assert {each.kind for each in workload(7, 200)} == set(KINDS)
     assert len({each.id for each in workload(7, 1000)}) == 1000
 
@@ -112,6 +112,7 @@ def test_a_fault_that_hit_who_had_it_is_a_cause(kind, target, group):
     [
         ("kill a worker", "pool a", "lasting"),
         ("roll", "pool a", ""),
+        *((command, "pool a", "") for command in COMMANDS),
         ("reload", "pool a", ""),
         ("delay a line", "pool a", ""),
         ("cut a line", "pool b", ""),

@@ -14,6 +14,7 @@ from support.distribution import install
 
 from taskqueue import cli
 from taskqueue.config.settings import LIMIT, SCHEDULE, specification
+from taskqueue.control import key
 from taskqueue.process import logs
 
 CALLER = pwd.getpwuid(os.geteuid()).pw_name
@@ -175,6 +176,21 @@ def test_the_configuration_is_shown_with_its_groups_and_without_its_password(cal
     assert rows(text, "Limits of the groups")["worker1"] == ["worker1", "100", "200", "0", "30", "0"]
     assert rows(text, "Plugins")["worker1"] == ["worker1", "trial", "1.0", "missing:x"]
     assert "Commands" not in text
+
+
+def test_standing_commands_that_are_not_known_are_told_in_one_line(call, write, tmp_path):
+    place = tmp_path / "other.key"
+    path = write(f"[amqp]\nhost: localhost\nport: 1\n[workerpool]\ncontrol_key: {place}\n")
+    told = "Standing commands are not known: "
+    assert f"{told}{place}: expected a readable file, found No such file" in call("config", "-c", path)[1]
+    key.make(place, CALLER)
+    status, text, _ = call("config", "-c", path)
+    (line,) = [each for each in text.splitlines() if each.startswith(told)]
+    assert (status, "localhost:1" in line or "127.0.0.1:1" in line) == (0, True), line
+    assert json.loads(call("config", "-c", path, "--format", "json")[1])["standing"]["unknown"] in line
+    place.unlink()
+    path = write("[amqp]\nhost: localhost\nport: 1\n")
+    assert told not in call("config", "-c", path)[1], "without a key nobody is asked"
 
 
 def test_commands_are_shown_without_the_passwords_in_their_urls(call, write):

@@ -14,7 +14,7 @@ import pytest
 import taskqueue.doctor
 from taskqueue.broker.errands import QueueSize
 from taskqueue.broker.probe import CONFIGURE, READ, WRITE, Right
-from taskqueue.config import GroupSettings, Settings
+from taskqueue.config import GroupSettings, MonitorSettings, Settings
 from taskqueue.doctor import api, broker, files, host, plugins, queues, rabbitmqctl, rights, services, times
 from taskqueue.doctor.broker import BrokerFacts
 from taskqueue.doctor.files import FileFacts
@@ -422,7 +422,18 @@ def test_a_control_key_that_the_pool_refuses_is_found(tmp_path):
         assert (found.name, found.level) == ("control-key", ERROR)
         assert words in found.text
     settings = Settings(path=str(tmp_path / "config.ini"), groups=(GROUP,))
-    assert files.with_control_key(settings).secret_files == (str(tmp_path / "control.key"),)
+    pools = str(tmp_path / "control.key")
+    assert files.with_control_key(settings).secret_files == (pools,)
+    (tmp_path / "other.key").write_text("short")
+    for other, both in (
+        (pools, (pools,)),
+        (str(tmp_path / "other.key"), (pools, str(tmp_path / "other.key"))),
+    ):
+        watched = replace(settings, monitor=MonitorSettings(control_key=other))
+        assert files.with_control_key(watched).secret_files == both
+    (tmp_path / "control.key").write_text(good)
+    (tmp_path / "control.key").chmod(0o600)
+    assert [str(tmp_path / "other.key") in each.text for each in files.judge_key(watched)] == [True]
     needed = {need.right for need in rights.needs(settings, ("workerpool",))}
     assert Right(READ, "taskqueue_control") in needed
     assert Right(READ, "taskqueue_control") not in {

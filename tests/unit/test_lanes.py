@@ -187,7 +187,7 @@ def test_removed_workitems_are_not_taken() -> None:
 
 def test_only_tenants_with_waiting_workitems_take_memory() -> None:
     queue = FairQueue({}, 10.0, lambda: 0.0)
-    for number in range(100_000):
+    for number in range(20_000):
         queue.append(workitem(f"tenant {number}"))
         if len(queue) > 100:
             queue.popleft()

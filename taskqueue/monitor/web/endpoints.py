@@ -9,9 +9,10 @@ from tornado.web import HTTPError
 
 from taskqueue.errors import RecordDamaged, RecordUnavailable
 from taskqueue.monitor import asking
-from taskqueue.monitor.web import api, openapi, parameters, schedules
+from taskqueue.monitor.web import api, openapi, parameters, pools, schedules
 from taskqueue.monitor.web.api import Route
 from taskqueue.monitor.web.handler import Handler, pattern
+from taskqueue.monitor.web.pool_endpoints import PoolCommand, Pools
 from taskqueue.monitor.web.readers import TooSlow
 from taskqueue.monitor.web.rights import OWN_RIGHTS
 from taskqueue.monitor.web.schedule_endpoints import NextTimes, OneSchedule, ScheduleOperation, Schedules
@@ -112,6 +113,8 @@ def routes(service: Service) -> list[Any]:
         (api.PREFIX + schedules.ONE_PATH, OneSchedule),
         (api.PREFIX + schedules.NEXT_PATH, NextTimes),
         (api.PREFIX + schedules.OPERATION_PATH, ScheduleOperation),
+        (api.PREFIX + pools.PATH, Pools),
+        (api.PREFIX + pools.COMMAND_PATH, PoolCommand),
         (f"{api.PREFIX}/openapi.json", Document),
         ("/metrics", Exposition),
         ("/healthz", Health),

@@ -20,11 +20,11 @@ from taskqueue.monitor.record import (
     TypeRow,
     Workitem,
 )
-from taskqueue.monitor.web import api, schedules
+from taskqueue.monitor.web import api, pools, schedules
 from taskqueue.monitor.web.api import Route
 from taskqueue.monitor.web.grouping import LetterGroup
 from taskqueue.monitor.web.parameters import FILTER, LONGEST_TEXT, MOST_IDS, Parameter
-from taskqueue.monitor.web.rights import ROLES
+from taskqueue.monitor.web.rights import OPERATOR, ROLES, VIEWER
 from taskqueue.monitor.web.schedules import ScheduleRow
 from taskqueue.schedules.definition import Definition
 
@@ -63,7 +63,7 @@ def document() -> Json:
 def _paths() -> Json:
     paths: Json = {api.PREFIX + route.path: {"get": _operation(route)} for route in api.ROUTES}
     paths[api.PREFIX + api.ACTION_PATH] = {"post": _action()}
-    paths |= _schedule_paths()
+    paths |= _schedule_paths() | _pool_paths()
     paths[f"{api.PREFIX}/openapi.json"] = {"get": _simple("openapi", "This document.", "application/json")}
     paths["/metrics"] = {"get": _simple("metrics", "Metrics for Prometheus.", "text/plain")}
     health = _simple("health", "Whether the record can be read.", "application/json") | {"security": []}
@@ -124,6 +124,21 @@ def _schedule_paths() -> Json:
         schedules.OPERATION_PATH: {"post": operated},
     }
     return {api.PREFIX + path: operations for path, operations in paths.items()}
+
+
+def _pool_paths() -> Json:
+    shown = _described("pools", "What the pools of all hosts do, and the standing commands.", VIEWER, "Pools")
+    given = _described("command", "Give pools a command; the answer is what they do then.", OPERATOR, "Pools")
+    given["parameters"] = _path_parameters(pools.COMMAND_PATH)
+    given["parameters"][0]["schema"]["enum"] = list(pools.COMMANDS)
+    kinds = {"workers": _of_hint(int | None), "keep": _KINDS[bool], "for": {"type": ["string", "number"]}}
+    bodies = []
+    for command, (needed, others) in pools.MEMBERS.items():
+        members = {name: kinds.get(name, _KINDS[str]) for name in (*needed, *others)}
+        bodies.append(_object(members) | {"title": command, "required": list(needed)})
+    content = {"application/json": {"schema": {"anyOf": bodies}}}
+    given["requestBody"] = {"required": True, "content": content}
+    return {api.PREFIX + pools.PATH: {"get": shown}, api.PREFIX + pools.COMMAND_PATH: {"post": given}}
 
 
 def _parameter(each: Parameter) -> Json:
@@ -203,7 +218,6 @@ def _schemas() -> Json:
         Action,
         LetterGroup,
         TimeSum,
-        ScheduleRow,
     )
     schemas: Json = {kind.__name__: _of_class(kind) for kind in rows}
     schemas["Emitter"] = _object(
@@ -230,7 +244,8 @@ def _schemas() -> Json:
         "Acted": {"action": text, "count": whole, "dry_run": _KINDS[bool]},
         "Error": {"error": _object({"status": whole, "message": text})},
     }
-    return schemas | {name: _object(properties) for name, properties in lists.items()} | _schedule_schemas()
+    schemas |= {name: _object(properties) for name, properties in lists.items()}
+    return schemas | _schedule_schemas() | {"Pools": _pools()}
 
 
 def _schedule_schemas() -> Json:
@@ -244,6 +259,21 @@ def _schedule_schemas() -> Json:
     definition = _of_class(Definition) | {"required": ["name", "worker_type"]}
     schemas = {name: _object(properties) for name, properties in answers.items()}
     return schemas | {"ScheduleRow": _of_class(ScheduleRow), "Definition": definition}
+
+
+def _pools() -> Json:
+    thing: Json = {"type": "object"}
+    texts = {"type": "array", "items": _KINDS[str]}
+    pool = {
+        "host": _KINDS[str],
+        "groups": {"type": "array", "items": thing},
+        "orders": {"anyOf": [thing, {"type": "null"}]},
+        "faults": texts,
+        "roll": {"anyOf": [thing, {"type": "null"}]},
+    }
+    standing = dict.fromkeys(("paused", "drained", "sizes", "errors"), thing)
+    lists = {"pools": {"type": "array", "items": _object(pool)}, "silent": texts, "complaints": texts}
+    return _object({"command": _KINDS[str], **lists, **standing})
 
 
 def _details(workitem: Json) -> Json:

@@ -26,7 +26,7 @@ class _Asking(Handler):
     async def ask(self, request: ScheduleRequest) -> dict[str, Any]:
         """Return the recorder's answer, if the user may ask."""
         self.rights.need(ROLE_OF[request.verb])
-        return await asking.ask_schedules(self.service.actions, self.rights, request)
+        return await asking.ask_daemons(self.service.actions, self.rights, request)
 
     def send_schedule(self, answer: dict[str, Any], **more: Any) -> None:
         """Answer with a schedule."""

@@ -47,7 +47,7 @@ class ScheduleNames:
             async with asyncio.timeout(_PATIENCE), self._turn:
                 if time.monotonic() < self._silent_until:
                     return {}  # the question before had no answer
-                return await asking.ask_schedules(self._actions, rights, request)
+                return await asking.ask_daemons(self._actions, rights, request)
         except NeverSeen:
             raise
         except (TaskqueueError, TimeoutError):

@@ -20,6 +20,7 @@ from taskqueue.monitor.web.pages.logging_in import LogIn, LogOut
 from taskqueue.monitor.web.pages.metrics import Metrics
 from taskqueue.monitor.web.pages.overview import Overview
 from taskqueue.monitor.web.pages.page import LOGIN, SESSION_COOKIE, NotFound, Page
+from taskqueue.monitor.web.pages.pools import Pools
 from taskqueue.monitor.web.pages.running import Running
 from taskqueue.monitor.web.pages.schedules import SchedulePage, Schedules
 from taskqueue.monitor.web.pages.types import Types
@@ -51,6 +52,7 @@ def routes(service: Service) -> list[Any]:
         ("/workitems/{id}/edit", EditedRetry),
         ("/schedules", Schedules),
         ("/schedules/{name}", SchedulePage),
+        ("/pools", Pools),
         ("/actions", Act),
         ("/account", AccountPage),
         (NOTICES, LiveNotices),

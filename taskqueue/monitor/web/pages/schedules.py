@@ -49,7 +49,7 @@ class _Asking(Page):
     async def ask(self, request: ScheduleRequest) -> dict[str, Any]:
         """Return the recorder's answer, if the user may ask."""
         self.rights.need(ROLE_OF[request.verb])
-        return await asking.ask_schedules(self.service.actions, self.rights, request)
+        return await asking.ask_daemons(self.service.actions, self.rights, request)
 
     async def show_with_notices(self, template: str, title: str, **values: Any) -> None:
         """Answer with a page, as `make` does, whose values are not of the record."""

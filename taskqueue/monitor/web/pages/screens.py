@@ -35,6 +35,7 @@ SCREENS: Final = (
     Screen("/dead-letters", "Dead letters"),
     Screen("/schedules", "Schedules"),
     Screen("/hosts", "Hosts", needs_all=True),
+    Screen("/pools", "Pools", needs_all=True),
     Screen("/charts", "Metrics"),
     Screen("/broker", "Broker", needs_all=True),
     Screen("/audit", "Audit", ADMIN, needs_all=True),
