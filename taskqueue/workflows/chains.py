@@ -40,15 +40,7 @@ class Remaining:
         if len(chain.steps) != len(chain.parts) or any("map" in each or "on" in each for each in chain.steps):
             raise ValueError("its parts are not all calls")
         shared = Options(options.priority, options.tenant, options.tags).as_json()
-        steps = [
-            {
-                "type": each["type"],
-                "params": each["params"][1:],
-                "options": each.get("options", {}) | shared,
-            }
-            for each in chain.steps[1:]
-        ]
-        return cls(id_, 1, tuple(steps))
+        return cls(id_, 1, tuple(_following(each, shared) for each in chain.steps[1:]))
 
     @classmethod
     def decode(cls, header: Any) -> Self:
@@ -92,7 +84,14 @@ class Remaining:
         Raises ValueError, TypeError or Unroutable for a malformed step.
         """
         step = self.steps[0]
-        type_, params, options = checked_type(step["type"]), step["params"], step["options"]
+        type_, params, options = checked_type(step["type"]), step["params"], step.get("options", {})
         if not isinstance(params, list) or not isinstance(options, dict) or not options.keys() <= _OPTIONS:
             raise ValueError("a malformed step")
         return type_, jsonrpc.request(type_, [value, *params], id_), Options.checked(**options)
+
+
+def _following(step: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a step as a header has it: without the result of the step before among its arguments."""
+    options = {**step.get("options", {}), **shared}
+    plain = {"type": step["type"], "params": step["params"][1:]}
+    return plain | {"options": options} if options else plain

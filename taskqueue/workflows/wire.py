@@ -29,8 +29,9 @@ MOST_STEPS: Final = 100_000  # of a workflow
 MOST_RESULT: Final = 1024 * 1024
 #: Maximum depth of lists and objects in a result or in a step's arguments.
 MOST_DEPTH: Final = 100
-#: Maximum bytes of the header with the remaining steps of a chain.
-MOST_CHAIN: Final = 16 * 1024
+#: Maximum bytes of the header with the remaining steps of a chain: half of what all headers of a message may
+#: have, so that a dead letter has room for the history of its runs.
+MOST_CHAIN: Final = 64 * 1024
 
 LONGEST_NAME: Final = 100  # characters of a workflow's or a step's name, without the index of a map's element
 LONGEST_TEXT: Final = 2000  # characters of an error
