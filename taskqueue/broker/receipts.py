@@ -108,16 +108,16 @@ def _success(result: Result) -> dict[str, Any]:
 
 
 def _extension(body: bytes) -> dict[str, Any]:
-    """Return the members of a receipt for a step that adds others; ValueError if they are malformed."""
+    """Return the members of a receipt for a step that adds others; it fails if they are malformed."""
     if len(body) > wire.MOST_DOCUMENT:
         return _failure(FAILED, _TOO_MUCH.format(len(body), wire.MOST_DOCUMENT))
     try:
         plain = wire.decode(body)
     except BadFlowMessage as error:
-        raise ValueError(str(error)) from None
+        return _failure(FAILED, f"BadWorkflow: further steps cannot be read: {error}")
     extend, value = plain.get("extend"), plain.get("result")
     if not isinstance(extend, list):
-        raise ValueError("no list")  # noqa: TRY004 -- the worker made it
+        return _failure(FAILED, "BadWorkflow: further steps are no list")
     try:
         return {"status": SUCCEEDED, "extend": extend, "result": wire.checked_json(value)}
     except ValueError:

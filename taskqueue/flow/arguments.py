@@ -1,5 +1,6 @@
 """The arguments of steps, with the results that they refer to."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -27,8 +28,9 @@ class Arguments:
         Raises BadWorkflow if they are too large, or a result is not there to be passed on.
         """
         value = decode_value(args)
-        found = {each: self.result_of(workflow, each, name) for _, each in references(value)}
-        size = len(args) + sum(map(len, found.values()))
+        counts = Counter(each for _, each in references(value))
+        found = {each: self.result_of(workflow, each, name) for each in counts}
+        size = len(args) + sum(count * len(found[each]) for each, count in counts.items())
         _check_size(f"the arguments of step {name}", size, MOST_PASSED)
         text = encode_json(_replaced(value, {each: decode_value(text) for each, text in found.items()}))
         _check_size(f"the arguments of step {name}", len(text), MOST_PASSED)

@@ -194,6 +194,8 @@ class Commands:
     def _retry(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         """Run what has not succeeded again, and let what waited for it wait again."""
         no = row["no"]
+        if row["state"] == Outcome.SUCCEEDED and not self._has_failed(no):
+            return self._described(row) | {"again": 0}  # its callbacks would run a second time
         self._store.execute(
             "UPDATE workflow SET state = ?, ended = NULL WHERE no = ?", (int(Outcome.RUNNING), no)
         )
@@ -219,6 +221,13 @@ class Commands:
         )
         self._graph.settle(numbers, no)
         return self._described(row | {"state": Outcome.RUNNING, "ended": None}) | {"again": again}
+
+    def _has_failed(self, workflow: int) -> bool:
+        return bool(
+            self._store.rows(
+                "SELECT 1 FROM step WHERE workflow = ? AND state IN (?, ?, ?) LIMIT 1", (workflow, *_BAD)
+            )
+        )
 
     def _extend(self, row: dict[str, Any], message: Mapping[str, Any], shard: int) -> dict[str, Any]:
         """Add steps to a workflow, which runs again if it has ended."""

@@ -73,7 +73,7 @@ class Ledger:
     @property
     def is_cancelling(self) -> bool:
         """Whether there are more workitems to cancel."""
-        return bool(self._cancelling)
+        return bool(self._cancelling or self._outbox.late)
 
     def take(self, shard: int, *, missing_since: float | None = None, noted: Collection[Run] = ()) -> int:
         """Lead a shard. Raises FlowUnavailable.
@@ -146,7 +146,7 @@ class Ledger:
 
     def cancels(self) -> list[str]:
         """Return some ids of workitems to cancel, of workflows that are cancelled."""
-        found: list[str] = []
+        found, self._outbox.late = self._outbox.late, []
         while self._cancelling and len(found) < _MOST_CANCELS:
             workflow, after = next(iter(self._cancelling.items()))
             rows = self._outbox.queued_of(workflow, after, _MOST_CANCELS)

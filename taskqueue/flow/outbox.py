@@ -50,6 +50,8 @@ class Outbox:
     def __init__(self, store: Store, graph: Graph) -> None:
         self._store, self._graph = store, graph
         self.is_more = True  # whether there may be more ready steps than were drawn last
+        #: Ids of workitems that were on their way to the broker when their workflows were cancelled.
+        self.late: list[str] = []
         self._arguments = Arguments(store)
 
     def note(self, runs: Iterable[Run]) -> None:
@@ -59,10 +61,21 @@ class Outbox:
         for no, run in runs:
             by_run.setdefault(run, []).append(no)
         for run, numbers in by_run.items():
-            self._store.execute(
+            noted = self._store.execute(
                 "UPDATE step SET state = ?, published = ? WHERE no IN ANY ? AND state = ? AND run = ?",
                 (int(State.QUEUED), now, numbers, int(State.READY), run),
             )
+            if noted < len(numbers):
+                self.late += self._cancelled_of(numbers, run)
+
+    def _cancelled_of(self, numbers: list[int], run: int) -> list[str]:
+        """Return the ids of the workitems of those of these runs whose workflows were cancelled meanwhile."""
+        rows = self._store.rows(
+            "SELECT workflow.id, step.name FROM step JOIN workflow ON workflow.no = step.workflow "
+            "WHERE step.no IN ANY ? AND step.state = ? AND step.run = ? AND workflow.state = ?",
+            (numbers, int(State.CANCELLED), run, int(Outcome.CANCELLED)),
+        )
+        return [workitem_id(id_, name, run) for id_, name in rows]
 
     def refuse(self, refused: Iterable[tuple[Run, str]]) -> None:
         """Let steps fail whose workitems the broker refuses, for the given reasons."""
@@ -143,12 +156,13 @@ class Outbox:
         return Publication(TASKQUEUE, raw, body.encode())
 
     def queued_of(self, workflow: int, after: int, most: int) -> list[tuple[int, str]]:
-        """Return queued steps of a workflow by their numbers, with the ids of their workitems."""
+        """Return queued steps of a cancelled workflow by their numbers, with the ids of their workitems."""
         rows = self._store.rows(
             "SELECT step.no, workflow.id, step.name, step.run FROM step "
             "JOIN workflow ON workflow.no = step.workflow "
-            "WHERE step.workflow = ? AND step.state = ? AND step.no > ? ORDER BY step.no LIMIT ?",
-            (workflow, int(State.QUEUED), after, most),
+            "WHERE step.workflow = ? AND step.state = ? AND step.no > ? AND workflow.state = ? "
+            "ORDER BY step.no LIMIT ?",
+            (workflow, int(State.QUEUED), after, int(Outcome.CANCELLED), most),
         )
         return [(no, workitem_id(id_, name, run)) for no, id_, name, run in rows]
 

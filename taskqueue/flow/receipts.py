@@ -43,6 +43,8 @@ class Proof(NamedTuple):
     @classmethod
     def of(cls, text: str) -> "Proof | None":
         """Return the proof in a header or receipt; None if it is none."""
+        if not text.isascii():
+            return None  # no secrets that `compare_digest` can compare
         database, _, rest = text.partition(".")
         secret, _, no = rest.partition(".")
         return cls(database, secret, int(no)) if no.isdecimal() and len(no) < 19 else None
@@ -125,6 +127,8 @@ class Receipts:
         fault = ""
         if receipt.result is None and receipt.size is not None and row.wanted:
             fault = missing_result(row.name, receipt.size)
+        elif receipt.extend and row.kind == Kind.CALLBACK:
+            fault = f"callback {row.name} extends the workflow, which has ended"
         elif receipt.extend and row.outcome != Outcome.CANCELLED:
             fault = self._extend(row, receipt.extend)
         if fault:
@@ -145,13 +149,18 @@ class Receipts:
         if end.state is not State.SUCCEEDED or row.outcome == Outcome.CANCELLED:
             self._graph.end([end])
             return
+        if row.kind == Kind.CALLBACK:  # the workflow has ended, and does not end again for it
+            self._graph.end([end])
+            return
         again = [row.no]
         if row.parent is not None:
             again += self._reopened(row.parent)
         woken = self._graph.wake(again, row.workflow)
-        self._store.execute(
-            "UPDATE workflow SET state = ?, ended = NULL WHERE no = ?", (int(Outcome.RUNNING), row.workflow)
-        )
+        if row.outcome != Outcome.SUCCEEDED or receipt.extend:  # else it would succeed a second time
+            self._store.execute(
+                "UPDATE workflow SET state = ?, ended = NULL WHERE no = ?",
+                (int(Outcome.RUNNING), row.workflow),
+            )
         self._graph.end([end])
         self._graph.settle([*woken, *again[1:]], row.workflow)
 
@@ -174,6 +183,14 @@ def extend(planting: Planting, graph: Graph, place: Place, plain: list[Any]) -> 
         return {name: each.kind in (Kind.MAP, Kind.SPREAD) for name, each in found.items()}
 
     steps = read_steps(plain, look_up)
+    callbacks = {name for name, each in found.items() if each.kind is Kind.CALLBACK}
+    faults = [
+        f"step {step.name}: {name} is a callback, for which no step can wait"
+        for step in steps
+        for name in callbacks.intersection((*step.after, *step.references))
+    ]
+    if faults:
+        raise BadWorkflow(faults)
     graph.settle(planting.add(place, steps, found), place.workflow)
 
 

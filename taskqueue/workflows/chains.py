@@ -1,6 +1,5 @@
 """A chain in a header: the steps that are left travel with each workitem; no process keeps them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Self
@@ -9,7 +8,7 @@ from taskqueue.messages import jsonrpc
 from taskqueue.messages.options import NONE, Options
 from taskqueue.messages.routing import checked_type
 from taskqueue.workflows.canvas import Chain
-from taskqueue.workflows.wire import MOST_CHAIN, encode_json
+from taskqueue.workflows.wire import MOST_CHAIN, MOST_DEPTH, decode_value, encode_json, is_deep
 
 _LONGEST_ID: Final = 200  # characters
 _OPTIONS: Final = frozenset(each.name for each in fields(Options))
@@ -48,12 +47,12 @@ class Remaining:
         if not isinstance(header, str) or len(header) > MOST_CHAIN:
             raise ValueError(f"expected a text of at most {MOST_CHAIN:,} characters")
         try:
-            plain = json.loads(header)
+            plain = decode_value(header)
             id_, number, steps = plain["id"], plain["number"], tuple(plain["steps"])
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"malformed: {error!r:.100}") from None
         is_valid = isinstance(id_, str) and 0 < len(id_) <= _LONGEST_ID and type(number) is int
-        if not is_valid or not 0 < number <= MOST_CHAIN or not steps:
+        if not is_valid or not 0 < number <= MOST_CHAIN or not steps or is_deep(plain, MOST_DEPTH + 20):
             raise ValueError("malformed")
         return cls(id_, number, steps)
 

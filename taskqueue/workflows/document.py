@@ -94,7 +94,7 @@ def read(document: Mapping[str, Any]) -> Document:
         faults.append(f"id: expected 32 hexadecimal digits, found {_shown(id_)}")
     if tenant != "":
         faults += _option_faults("the document", {"tenant": tenant})
-    if isinstance(tenant, str) and one_line(tenant) != tenant:
+    if tenant is None or (isinstance(tenant, str) and one_line(tenant) != tenant):
         faults.append("tenant: expected a text without control characters")
     steps = document.get("steps")
     found = _read_steps(steps, faults, lambda _names: {})
@@ -210,7 +210,10 @@ def _take_arguments(step: Step, plain: Mapping[str, Any], faults: list[str]) -> 
     elif is_deep(value):
         faults.append(f"step {step.name}, {step.form}: nested deeper than {MOST_DEPTH}")
     else:
-        step.args = encode_json(value)
+        try:
+            step.args = encode_json(value)
+        except ValueError as error:  # a number that JSON has not
+            faults.append(f"step {step.name}, {step.form}: {error}")
         if '"$result' in step.args:
             step.references = {name: key == RESULTS for key, name in references(value)}
 

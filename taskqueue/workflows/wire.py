@@ -160,8 +160,15 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.60} is too large for a number of JSON")  # it could not be encoded again
+    return number
+
+
 #: Decodes JSON text; ValueError or RecursionError for anything else.
-decode_value: Final = json.JSONDecoder(parse_constant=_no_number).decode
+decode_value: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
 
 
 def decode(body: bytes) -> dict[str, Any]:
