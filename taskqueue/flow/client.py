@@ -1,6 +1,8 @@
 """Commands to the flow process that leads a workflow's shard, and its answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 from taskqueue.broker.question import Question
@@ -10,6 +12,9 @@ from taskqueue.errors import BadWorkflow, FlowRefused, NoFlow
 from taskqueue.workflows.document import read
 from taskqueue.workflows.wire import KIND, LIST, MOST_DOCUMENT, START, STEPS, command, encode_json
 
+#: Of `newest`: before no workflow, and the maximum number of an answer.
+_NEWEST: Final = 2**62 - 1
+MOST_LISTED: Final = 200
 _TIMEOUT: Final = 10.0  # seconds; a message that nobody has taken by then is dropped by the broker
 
 
@@ -66,6 +71,50 @@ def ask_all(amqp: AmqpSettings, *, timeout: float = _TIMEOUT) -> Iterator[dict[s
             before = answer["before"]
             if before is None:
                 break
+
+
+def newest(
+    amqp: AmqpSettings,
+    *,
+    limit: int,
+    before: Sequence[int] = (),
+    is_open: bool = False,
+    tenants: Sequence[str] = (),
+    timeout: float = _TIMEOUT,
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """Return some workflows of all shards, the newest first, and `before` of those that follow; () for none.
+
+    Args:
+        amqp: the broker's address.
+        limit: how many at most, up to MOST_LISTED.
+        before: what the call before has returned.
+        is_open: only those that have not ended.
+        tenants: only those of these tenants.
+        timeout: seconds for each shard.
+
+    Raises what `ask` raises.
+    """
+    starts = tuple(before) if len(before) == SHARDS else (_NEWEST,) * SHARDS
+    found: list[list[dict[str, Any]]] = []
+    asked: dict[str, Any] = {"limit": limit, "open": is_open, "tenants": list(tenants)}
+    for shard, start in enumerate(starts):
+        message = command(LIST, before=start, **asked)
+        found.append(_ask(amqp, shard, message, timeout)["workflows"] if start else [])
+    merged = merge(*found, key=lambda each: -float(each["started"]))
+    shown = list(islice(merged, limit))
+    numbers = {each["number"] for each in shown}
+    following = tuple(
+        _following(rows, numbers, start, limit) for rows, start in zip(found, starts, strict=True)
+    )
+    return shown, following if any(following) else ()
+
+
+def _following(rows: Sequence[Mapping[str, Any]], shown: Collection[int], start: int, limit: int) -> int:
+    """Return the number before which the workflows of a shard go on; 0 if there are no more."""
+    taken = [int(each["number"]) for each in rows if each["number"] in shown]
+    if len(taken) == len(rows) < limit:
+        return 0
+    return taken[-1] if taken else start
 
 
 def _ask(amqp: AmqpSettings, shard: int, message: Mapping[str, Any], timeout: float) -> dict[str, Any]:

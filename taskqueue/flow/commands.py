@@ -10,9 +10,10 @@ from taskqueue.broker.topology import shard_of
 from taskqueue.errors import BadWorkflow, FlowRefused
 from taskqueue.flow.arguments import Arguments
 from taskqueue.flow.graph import Graph
+from taskqueue.flow.picture import graph_of
 from taskqueue.flow.planting import Place, Planting
 from taskqueue.flow.receipts import extend
-from taskqueue.flow.schema import Kind, Outcome, State
+from taskqueue.flow.schema import Kind, Outcome, State, state_name, workitem_id
 from taskqueue.flow.shards import Shards
 from taskqueue.flow.store import Store
 from taskqueue.texts import one_line
@@ -44,6 +45,7 @@ class Commands:
         self._actions: Final = {
             wire.SHOW: self._show,
             wire.STEPS: self._steps,
+            wire.GRAPH: self._graph_of,
             wire.RESULT: self._result,
             wire.CANCEL: self._cancel,
             wire.RETRY: self._retry,
@@ -98,14 +100,30 @@ class Commands:
     # --- looking ---
 
     def _list(self, message: Mapping[str, Any], shard: int) -> dict[str, Any]:
-        """Return the workflows of a shard, the newest first; `before` continues an answer."""
+        """Return the workflows of a shard, the newest first; `before` continues an answer.
+
+        They may be only those that have not ended (`open`), and of some tenants (`tenants`).
+        """
+        limit = max(1, min(_MOST_LISTED, _number(message.get("limit"), _MOST_LISTED)))
+        tenants = message.get("tenants") or None
+        if tenants is not None and not (isinstance(tenants, list) and all(map(_is_text, tenants))):
+            raise FlowRefused("list: expected tenants, a list of texts")
         rows = self._store.rows(
             f"SELECT {', '.join(_SHOWN)} FROM workflow WHERE shard = ? AND no < ? "  # noqa: S608 -- constants
-            "ORDER BY no DESC LIMIT ?",
-            (shard, _number(message.get("before"), _MOST_NUMBER), _MOST_LISTED),
+            + ("AND ended IS NULL " if message.get("open") is True else "")
+            + ("AND tenant IN ANY ? " if tenants else "")
+            + "ORDER BY no DESC LIMIT ?",
+            (
+                *(shard, _number(message.get("before"), _MOST_NUMBER)),
+                *((tenants,) if tenants else ()),
+                limit,
+            ),
         )
         found = [self._described(dict(zip(_SHOWN, row, strict=True))) for row in rows]
-        return {"workflows": found, "before": rows[-1][0] if len(rows) == _MOST_LISTED else None}
+        return {"workflows": found, "before": rows[-1][0] if len(rows) == limit else None}
+
+    def _graph_of(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
+        return {"workflow": self._described(row), **graph_of(self._store, row["no"], row["id"])}
 
     def _show(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         return self._described(row)
@@ -115,6 +133,7 @@ class Commands:
             "SELECT state, count(*) FROM step WHERE workflow = ? GROUP BY state ORDER BY state", (row["no"],)
         )
         return {
+            "number": row["no"],
             "id": row["id"],
             "workflow": row["name"],
             "tenant": row["tenant"],
@@ -122,7 +141,7 @@ class Commands:
             "open": bool(row["open"]),
             "started": row["started"],
             "ended": row["ended"],
-            "steps": {_name_of(state): count for state, count in counts},
+            "steps": {state_name(state): count for state, count in counts},
         }
 
     def _steps(self, row: dict[str, Any], message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
@@ -153,7 +172,7 @@ class Commands:
         if len(found) > 1:
             return self._results(row, [step for step, *_ in found])
         ((step, kind, state, error),) = found
-        answer = {"step": step, "state": _name_of(state), "failure": error and wire.decode_value(error)}
+        answer = {"step": step, "state": state_name(state), "failure": error and wire.decode_value(error)}
         if state == State.SUCCEEDED or kind == Kind.SPREAD:
             try:
                 answer["result"] = wire.decode_value(self._arguments.result_of(row["no"], step))
@@ -252,6 +271,10 @@ class Commands:
         return self._described(row | {"open": False})
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= wire.LONGEST_TEXT
+
+
 def _text(value: Any, pattern: re.Pattern[str]) -> str:
     """Return a text of a message if it is what is expected, else ""."""
     return value if isinstance(value, str) and pattern.match(value) else ""
@@ -267,7 +290,7 @@ def _step(row: Any, workflow: str, waits: list[str]) -> dict[str, Any]:
     shown = {
         "step": name,
         "type": type_,
-        "state": _name_of(state),
+        "state": state_name(state),
         "run": run,
         "published": published,
         "ended": ended,
@@ -281,13 +304,3 @@ def _step(row: Any, workflow: str, waits: list[str]) -> dict[str, Any]:
     if parent is not None:
         shown["element"] = True
     return shown | {"workitem": workitem_id(workflow, name, run)}
-
-
-def _name_of(state: int) -> str:
-    """Return a step's state in words: a callback waits, too."""
-    return (State.WAITING if state == State.IDLE else State(state)).name.lower()
-
-
-def workitem_id(workflow: str, step: str, run: int) -> str:
-    """Return the id of a step's workitem, which is the same one however often it is published."""
-    return f"{workflow}.{step}" if run == 1 else f"{workflow}.{step}.{run}"

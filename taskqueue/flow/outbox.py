@@ -11,10 +11,9 @@ from taskqueue.broker.publisher import Publication
 from taskqueue.broker.topology import TASKQUEUE
 from taskqueue.errors import BadWorkflow
 from taskqueue.flow.arguments import Arguments
-from taskqueue.flow.commands import workitem_id
 from taskqueue.flow.graph import End, Graph, error_text
 from taskqueue.flow.receipts import Proof
-from taskqueue.flow.schema import Outcome, State
+from taskqueue.flow.schema import Outcome, State, workitem_id
 from taskqueue.flow.store import Store
 from taskqueue.messages import names
 from taskqueue.messages.content import JSON

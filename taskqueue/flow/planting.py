@@ -1,5 +1,6 @@
 """Adding steps with their edges to a workflow: those of its document, of an extension, and of a map."""
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     position: int | None = None
     published: None = None
     ended: None = None
+    predecessors: str | None = None
 
 
 #: PostgreSQL copies rows that are inserted by such a statement.
@@ -93,7 +95,9 @@ class Planting:
         self._store.executemany(
             _INSERT,
             [
-                _row(no, place, step, step.name in wanted, fatal.get(step.name, Fatal.FINAL))
+                _row(no, place, step, step.name in wanted, fatal.get(step.name, Fatal.FINAL))._replace(
+                    predecessors=json.dumps([number_of[name] for name in step.after]) if step.after else None
+                )
                 for step, no in zip(steps, numbers, strict=True)
             ],
         )

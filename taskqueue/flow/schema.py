@@ -55,13 +55,15 @@ VERSIONS: Final[Sequence[Sequence[str]]] = (
         name TEXT NOT NULL, tenant TEXT NOT NULL, state INTEGER NOT NULL, secret TEXT NOT NULL,
         digest TEXT NOT NULL, open INTEGER NOT NULL, started REAL NOT NULL, ended REAL)""",
         "CREATE INDEX workflow_of_shard ON workflow(shard, no)",
+        "CREATE INDEX workflow_open ON workflow(shard, no) WHERE ended IS NULL",
         "CREATE INDEX workflow_ended ON workflow(ended) WHERE ended IS NOT NULL",
         """CREATE TABLE step(no INTEGER PRIMARY KEY, workflow INTEGER NOT NULL, shard INTEGER NOT NULL,
         name TEXT NOT NULL, state INTEGER NOT NULL, run INTEGER NOT NULL, kind INTEGER NOT NULL,
         type TEXT NOT NULL, form TEXT NOT NULL, args TEXT NOT NULL, options TEXT, source TEXT,
         refs INTEGER NOT NULL,
         wanted INTEGER NOT NULL, fatal INTEGER NOT NULL, hook TEXT, result TEXT, size INTEGER, error TEXT,
-        parent INTEGER, position INTEGER, published REAL, ended REAL)""",
+        parent INTEGER, position INTEGER, published REAL, ended REAL,
+        predecessors TEXT)""",  # numbers as JSON: the edges as they were at first, for its picture
         "CREATE UNIQUE INDEX step_name ON step(workflow, name)",
         "CREATE INDEX step_state ON step(workflow, state)",
         f"CREATE INDEX step_ready ON step(shard, no) WHERE state = {State.READY:d}",
@@ -72,3 +74,13 @@ VERSIONS: Final[Sequence[Sequence[str]]] = (
         "CREATE TABLE removed(workflow INTEGER PRIMARY KEY)",  # whose steps are being removed
     ),
 )
+
+
+def state_name(state: int) -> str:
+    """Return a step's state in words: a callback waits, too."""
+    return (State.WAITING if state == State.IDLE else State(state)).name.lower()
+
+
+def workitem_id(workflow: str, step: str, run: int) -> str:
+    """Return the id of a step's workitem, which is the same one however often it is published."""
+    return f"{workflow}.{step}" if run == 1 else f"{workflow}.{step}.{run}"

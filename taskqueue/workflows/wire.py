@@ -17,7 +17,7 @@ START, RECEIPT, COMMAND = "start", "receipt", "command"
 #: Of the messages by which a flow process finds out that it is the active one.
 TICK: Final = "tick"
 #: The actions of commands.
-LIST, SHOW, STEPS, RESULT = "list", "show", "steps", "result"
+LIST, SHOW, STEPS, GRAPH, RESULT = "list", "show", "steps", "graph", "result"
 CANCEL, RETRY, EXTEND, CLOSE = "cancel", "retry", "extend", "close"
 
 #: The ends of a workitem that a receipt tells of.
