@@ -20,10 +20,14 @@ from taskqueue.cli.screens.overview import Overview
 from taskqueue.cli.screens.running import Running
 from taskqueue.cli.screens.terminal import Terminal
 from taskqueue.cli.screens.types import Types
+from taskqueue.cli.screens.workflows import Ask, Workflows
 from taskqueue.cli.status import PROCESS_COLUMNS, TYPE_COLUMNS, access_options, living, process_row, type_row
-from taskqueue.monitor.client import Access, DirectReader, NoMonitor, Reader
+from taskqueue.monitor import flows
+from taskqueue.monitor.client import Access, DirectReader, HttpReader, NoMonitor, Reader
 from taskqueue.monitor.watching import PassingRecord
 from taskqueue.monitor.web.rights import NoRight
+from taskqueue.monitor.web.workflows import WorkflowRequest
+from taskqueue.workflows.wire import LIST
 
 _DELAY: Final = 1.0  # seconds between two looks
 _FIRST_EVENTS: Final = 40.0  # seconds in which every daemon tells its state, if the broker is there
@@ -36,8 +40,8 @@ _FIRST_EVENTS: Final = 40.0  # seconds in which every daemon tells its state, if
 def top(*, style: str, access: Access, source: Source) -> None:
     """Show what waits, runs and fails, live, until q is pressed.
 
-    Screens: o overview, t worker types, r what runs, d dead letters. Enter shows details, / filters, and ?
-    explains the keys.
+    Screens: o overview, t worker types, r what runs, d dead letters, w workflows. Enter shows details,
+    / filters, and ? explains the keys.
 
     The record is read as `taskqueue status` reads it. Where no monitor runs, the events are received from the
     broker: earlier ones are unknown, and the first may take half a minute to come. Without a terminal, or
@@ -50,7 +54,7 @@ def top(*, style: str, access: Access, source: Source) -> None:
         if style == "json" or not Terminal.is_fit():
             _show_once(reader, note, style)
         else:
-            status = _show_live(reader, note)
+            status = _show_live(reader, note, _workflows(reader, source))
     if status:
         raise SystemExit(status)
 
@@ -72,6 +76,15 @@ def _reader(access: Access, source: Source) -> Iterator[tuple[Reader, Callable[[
             )
     else:
         yield reader, lambda: ""
+
+
+def _workflows(reader: Reader, source: Source) -> Ask:
+    """Return what asks for workflows that have not ended: the monitor, or else the flow processes."""
+    if isinstance(reader, HttpReader):
+        return reader.workflows
+    return lambda limit: flows.newest(
+        source.find(), frozenset(), WorkflowRequest(LIST, is_open=True, limit=limit)
+    )[0]
 
 
 def _overview(reader: Reader) -> tuple[list[Any], list[Any]]:
@@ -96,9 +109,12 @@ def _show_once(reader: Reader, note: Callable[[], str], style: str) -> None:
     tables.show_table("\nProcesses", PROCESS_COLUMNS, [process_row(each) for each in processes])
 
 
-def _show_live(reader: Reader, note: Callable[[], str]) -> int:
-    """Show the screens until the user quits or a signal comes; return the exit status."""
-    choice = Choice((Overview(), Types(), Running(), DeadLetters()))
+def _show_live(reader: Reader, note: Callable[[], str], running: Ask) -> int:
+    """Show the screens until the user quits or a signal comes; return the exit status.
+
+    running -- returns workflows that have not ended
+    """
+    choice = Choice((Overview(), Types(), Running(), DeadLetters(), Workflows(running)))
     logging.getLogger().addHandler(logging.NullHandler())  # no line of a log stands on the screen
     terminal = Terminal()
     looking = Looking(reader, choice.screen, terminal.wake)

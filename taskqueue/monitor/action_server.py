@@ -26,6 +26,7 @@ from taskqueue.monitor.web.bodies import BODY_ACTIONS, BodyRequest
 from taskqueue.monitor.web.parameters import BadRequest, json_of
 from taskqueue.monitor.web.pools import PoolRequest
 from taskqueue.monitor.web.schedules import ScheduleRequest
+from taskqueue.monitor.web.workflows import WorkflowRequest
 from taskqueue.process.logs import Log
 from taskqueue.texts import counted
 
@@ -74,6 +75,7 @@ class ActionServer:
         self._others = {  # that do not wait for actions, which take long, or for one another
             ScheduleRequest: ThreadPoolExecutor(1, "schedules"),
             PoolRequest: ThreadPoolExecutor(1, "pools"),
+            WorkflowRequest: ThreadPoolExecutor(1, "workflows"),
         }
         self._done = ActionQueue()
         self._listening = self._listen()
@@ -206,7 +208,7 @@ def _told(request: Request) -> tuple[str, str]:
     """Return what the audit says of a request: the action, and what it is about as JSON."""
     if isinstance(request, AccountRequest):
         return request.audit_action, request.about
-    if isinstance(request, BodyRequest | ScheduleRequest | PoolRequest):
+    if isinstance(request, BodyRequest | ScheduleRequest | PoolRequest | WorkflowRequest):
         return request.action, request.about
     chosen = request.about if request.wanted is None else json_of(request.wanted)
     return request.action, json.dumps(chosen)
@@ -235,6 +237,8 @@ def _read(line: bytes) -> tuple[str, Request]:
         return user, ScheduleRequest.of(action, content)
     if PoolRequest.is_action(action):
         return user, PoolRequest.of_action(action, content)
+    if WorkflowRequest.is_action(action):
+        return user, WorkflowRequest.of(action, content)
     return user, action_of(action, content)
 
 

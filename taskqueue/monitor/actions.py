@@ -14,7 +14,7 @@ from taskqueue.broker.topology import FAILED_QUEUE, REJECTED_QUEUE
 from taskqueue.config import AmqpSettings
 from taskqueue.deadletters import DeadLetter
 from taskqueue.messages.recording import tenant_and_labels
-from taskqueue.monitor import commanding, scheduling
+from taskqueue.monitor import commanding, flows, scheduling
 from taskqueue.monitor.cancelling import cancel
 from taskqueue.monitor.letters import read_letter, retry_with
 from taskqueue.monitor.record import Filter
@@ -32,12 +32,13 @@ from taskqueue.monitor.web.rights import NoRight, Rights
 from taskqueue.monitor.web.schedules import ScheduleRequest
 from taskqueue.monitor.web.users import UserFile
 from taskqueue.monitor.web.view import View
+from taskqueue.monitor.web.workflows import WorkflowRequest
 
 MOST_AT_ONCE: Final = 100_000  # workitems of one action
 _PAGE: Final = 1000
 
 #: What the web process may ask.
-Request = ActionRequest | AccountRequest | BodyRequest | ScheduleRequest | PoolRequest
+Request = ActionRequest | AccountRequest | BodyRequest | ScheduleRequest | PoolRequest | WorkflowRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Actor:
         self._record: Record | None = None
 
     def perform(self, user: str, request: Request) -> Performed:
-        """Perform an action, or count what it concerns; change users, read a body, act on schedules or pools.
+        """Perform an action, or count what it concerns; change users, read a body, ask another daemon.
 
         Raises NoRight, BadRequest, ActionFailed, or another TaskqueueError of the broker or the record.
         """
@@ -90,6 +91,9 @@ class Actor:
             return Performed(0)
         if isinstance(request, ScheduleRequest):
             told = scheduling.perform(self._amqp(), rights, request)
+            return Performed(told["count"], told=told)
+        if isinstance(request, WorkflowRequest):
+            told = flows.perform(self._amqp(), rights, request)
             return Performed(told["count"], told=told)
         if isinstance(request, PoolRequest):
             return Performed(0, told=commanding.perform(self._amqp(), self._control_key, rights, request))

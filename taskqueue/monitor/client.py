@@ -15,7 +15,7 @@ from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.monitor import place
 from taskqueue.monitor.store.reading import Record
 from taskqueue.monitor.store.sources import LIVE_NAME
-from taskqueue.monitor.web import api, parameters
+from taskqueue.monitor.web import api, parameters, workflows
 from taskqueue.monitor.web.api import NeverSeen
 from taskqueue.monitor.web.parameters import BadRequest
 from taskqueue.monitor.web.rights import ADMIN, NoRight, Rights
@@ -122,6 +122,11 @@ class HttpReader:
         path = api.ACTION_PATH.format(action=action)
         request = api.ActionRequest(action, tuple(ids), tenant=tenant)
         return int(self._request("POST", path, request.about, _ACTION_TIMEOUT)["count"])
+
+    def workflows(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest workflows that have not ended, as the API has them. Raises as `ask` does."""
+        path = f"{workflows.PATH}?open=true&limit={limit}"
+        return list(self._request("GET", path, None, _TIMEOUT)["workflows"])
 
     def _request(self, method: str, path: str, content: Any, timeout: float) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}

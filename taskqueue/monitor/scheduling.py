@@ -15,7 +15,6 @@ from taskqueue.monitor.web.schedules import (
     ADD,
     LIST,
     REMOVE,
-    ROLE_OF,
     SHOW,
     SHOWN_TIMES,
     ScheduleRequest,
@@ -40,7 +39,7 @@ def perform(amqp: AmqpSettings, rights: Rights, request: ScheduleRequest) -> Jso
         NeverSeen: there is no schedule of this name that the user sees.
         NoScheduler, or another TaskqueueError of the broker: nobody answers.
     """
-    rights.need(ROLE_OF[request.verb])
+    rights.need(request.role)
     if request.verb == LIST:
         return _list(amqp, rights, request)
     if request.verb == ADD:

@@ -7,8 +7,12 @@ from selenium.webdriver.common.keys import Keys
 from support.browser import NARROW, PASSWORD, WIDE
 from support.waiting import wait_until
 
+from taskqueue.config import AmqpSettings
+from taskqueue.flow import client
 from taskqueue.monitor.web.pages.screens import SCREENS
 
+#: The id of a workflow with a map and a step that fails.
+WORKFLOW = "0123456789abcdef" * 2
 PAGES = (
     *("/login", "/nothing", *(screen.path for screen in SCREENS)),
     *(
@@ -18,6 +22,7 @@ PAGES = (
         "/workitems?state=failed",
         "/charts?type=mail&with=invoice",
         "/schedules/yearly",
+        f"/workflows/{WORKFLOW}",
     ),
 )
 
@@ -26,6 +31,13 @@ PAGES = (
 def shown(shop_of_all):
     """A failed workitem with output, for its page."""
     shop_of_all.submit("mail", "shown", order="a long word " + "x" * 300, fails="no address " + "y" * 300)
+    steps = [
+        {"step": "list", "type": "mail", "body": {"order": "a"}},
+        {"step": "each", "type": "mail", "map": {"$result": "list"}},
+        {"step": "last", "type": "mail", "body": {}, "after": ["each"]},
+    ]
+    amqp = AmqpSettings.from_url(shop_of_all.ground.url)
+    client.start(amqp, {"workflow": "shown", "id": WORKFLOW, "steps": steps})
     shop_of_all.wait_for("mail", "failed", 1)
 
 

@@ -11,7 +11,22 @@ from taskqueue.cli.screens.lines import Column
 from taskqueue.cli.screens.overview import Overview
 from taskqueue.cli.screens.running import Running
 from taskqueue.cli.screens.types import Types
+from taskqueue.cli.screens.workflows import Workflows
 from taskqueue.monitor.client import DirectReader
+
+#: As the API has it.
+WORKFLOWS = [
+    {
+        "id": "0" * 32,
+        "name": "import-日本語",
+        "tenant": "north",
+        "state": "running",
+        "open": True,
+        "steps": {"waiting": 2, "queued": 1, "succeeded": 1200, "failed": 1},
+        "started": 1.0,
+        "ended": None,
+    }
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +37,7 @@ def reader(tmp_path_factory):
 
 
 def screens():
-    return Overview(), Types(), Running(), DeadLetters()
+    return Overview(), Types(), Running(), DeadLetters(), Workflows(lambda _: WORKFLOWS)
 
 
 def drawn(reader, keys, width, height):
@@ -38,7 +53,7 @@ def drawn(reader, keys, width, height):
 @pytest.mark.parametrize(
     "keys", [(), ("enter",), ("?",), ("/", "x")], ids=["table", "details", "help", "filter"]
 )
-@pytest.mark.parametrize("number", "1234")
+@pytest.mark.parametrize("number", "12345")
 def test_every_screen_fits_every_terminal(reader, number, keys):
     choice = Choice(screens())
     choice.press(number)
@@ -106,3 +121,10 @@ def test_a_row_stays_selected_when_others_come():
     assert "c" in [row.key for row in choice.show(2)]
     choice.take([])
     assert choice.show(2) == []
+
+
+def test_a_workflow_has_a_line_with_its_progress(reader):
+    line = next(line for line in drawn(reader, "w", 132, 24) if line.startswith("import-"))
+    assert "1\N{NARROW NO-BREAK SPACE}201 of 1\N{NARROW NO-BREAK SPACE}204, 1 queued, 1 failed" in line
+    assert line.rstrip().endswith("0" * 32)
+    assert any(line.split() == ["succeeded", "1200"] for line in drawn(reader, ["w", "enter"], 80, 24))

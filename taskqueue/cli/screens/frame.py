@@ -11,13 +11,14 @@ from taskqueue.cli.screens.choice import Choice
 from taskqueue.cli.screens.screen import Seen
 
 _LEAST_ROWS: Final = 3  # of a table; what stands above it gives way
-_KEYS: Final = "o t r d screens  j k select  Enter details  / filter  ? help  q quit"
-_KEYS_IN_DETAILS: Final = "j k scroll  Esc back  o t r d screens  ? help  q quit"
+_KEYS: Final = "o t r d w screens  j k select  Enter details  / filter  ? help  q quit"
+_KEYS_IN_DETAILS: Final = "j k scroll  Esc back  o t r d w screens  ? help  q quit"
 _HELP: Final = """\
 o or 1       overview
 t or 2       worker types
 r or 3       what runs
 d or 4       dead letters, in groups of one error
+w or 5       workflows that have not ended
 Tab          the next screen; Shift-Tab the one before
 
 j k, arrows  select a row, or scroll details; also Page Up, Page Down, Home, End

@@ -9,7 +9,7 @@ from tornado.web import HTTPError
 
 from taskqueue.errors import RecordDamaged, RecordUnavailable
 from taskqueue.monitor import asking
-from taskqueue.monitor.web import api, openapi, parameters, pools, schedules
+from taskqueue.monitor.web import api, openapi, parameters, pools, schedules, workflows
 from taskqueue.monitor.web.api import Route
 from taskqueue.monitor.web.handler import Handler, pattern
 from taskqueue.monitor.web.pool_endpoints import PoolCommand, Pools
@@ -17,6 +17,7 @@ from taskqueue.monitor.web.readers import TooSlow
 from taskqueue.monitor.web.rights import OWN_RIGHTS
 from taskqueue.monitor.web.schedule_endpoints import NextTimes, OneSchedule, ScheduleOperation, Schedules
 from taskqueue.monitor.web.service import Service
+from taskqueue.monitor.web.workflow_endpoints import OneWorkflow, WorkflowOperation, Workflows
 
 
 class Nothing(Handler):
@@ -115,6 +116,9 @@ def routes(service: Service) -> list[Any]:
         (api.PREFIX + schedules.OPERATION_PATH, ScheduleOperation),
         (api.PREFIX + pools.PATH, Pools),
         (api.PREFIX + pools.COMMAND_PATH, PoolCommand),
+        (api.PREFIX + workflows.PATH, Workflows),
+        (api.PREFIX + workflows.ONE_PATH, OneWorkflow),
+        (api.PREFIX + workflows.OPERATION_PATH, WorkflowOperation),
         (f"{api.PREFIX}/openapi.json", Document),
         ("/metrics", Exposition),
         ("/healthz", Health),

@@ -10,16 +10,20 @@ from typing import Any, Final
 from tornado.web import HTTPError, RequestHandler
 
 from taskqueue.errors import BadSchedule, ConfigError, RecordDamaged, RecordUnavailable, TaskqueueError
+from taskqueue.monitor import asking
 from taskqueue.monitor.asking import ActionFailed
 from taskqueue.monitor.web import api
 from taskqueue.monitor.web.api import NeverSeen
 from taskqueue.monitor.web.clients import FORWARDED, behind_proxy, network
 from taskqueue.monitor.web.login import Refused
 from taskqueue.monitor.web.parameters import BadRequest
+from taskqueue.monitor.web.pools import PoolRequest
 from taskqueue.monitor.web.readers import TooSlow
 from taskqueue.monitor.web.rights import NoRight, Rights
+from taskqueue.monitor.web.schedules import ScheduleRequest
 from taskqueue.monitor.web.service import Service
 from taskqueue.monitor.web.view import View
+from taskqueue.monitor.web.workflows import WorkflowRequest
 from taskqueue.process.logs import Log
 
 _PRIVATE: Final = {
@@ -97,6 +101,14 @@ class Handler(RequestHandler):
         """Return what `answer` makes of what the user may see; it runs in a thread."""
         rights = self.rights
         return await self.service.readers.read(lambda record: answer(View(record, rights)))
+
+    async def ask(self, request: ScheduleRequest | PoolRequest | WorkflowRequest) -> dict[str, Any]:
+        """Return the answer of the scheduler, the pools or a flow process, if the user may ask.
+
+        Raises what `asking.ask_daemons` raises.
+        """
+        self.rights.need(request.role)
+        return await asking.ask_daemons(self.service.actions, self.rights, request)
 
     def send(self, content: Mapping[str, Any]) -> None:
         """Answer in JSON."""

@@ -20,13 +20,15 @@ from taskqueue.monitor.record import (
     TypeRow,
     Workitem,
 )
-from taskqueue.monitor.web import api, pools, schedules
+from taskqueue.monitor.web import api, pools, schedules, workflows
 from taskqueue.monitor.web.api import Route
 from taskqueue.monitor.web.grouping import LetterGroup
 from taskqueue.monitor.web.parameters import FILTER, LONGEST_TEXT, MOST_IDS, Parameter
 from taskqueue.monitor.web.rights import OPERATOR, ROLES, VIEWER
 from taskqueue.monitor.web.schedules import ScheduleRow
+from taskqueue.monitor.web.workflows import StepRow, WorkflowRow
 from taskqueue.schedules.definition import Definition
+from taskqueue.workflows.wire import CANCEL, LIST, SHOW
 
 Json = dict[str, Any]
 
@@ -48,7 +50,7 @@ def document() -> Json:
         "security": [{"basic": []}, {"bearer": []}],
         "paths": _paths(),
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas() | _workflow_schemas(),
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -63,7 +65,7 @@ def document() -> Json:
 def _paths() -> Json:
     paths: Json = {api.PREFIX + route.path: {"get": _operation(route)} for route in api.ROUTES}
     paths[api.PREFIX + api.ACTION_PATH] = {"post": _action()}
-    paths |= _schedule_paths() | _pool_paths()
+    paths |= _schedule_paths() | _pool_paths() | _workflow_paths()
     paths[f"{api.PREFIX}/openapi.json"] = {"get": _simple("openapi", "This document.", "application/json")}
     paths["/metrics"] = {"get": _simple("metrics", "Metrics for Prometheus.", "text/plain")}
     health = _simple("health", "Whether the record can be read.", "application/json") | {"security": []}
@@ -139,6 +141,25 @@ def _pool_paths() -> Json:
     content = {"application/json": {"schema": {"anyOf": bodies}}}
     given["requestBody"] = {"required": True, "content": content}
     return {api.PREFIX + pools.PATH: {"get": shown}, api.PREFIX + pools.COMMAND_PATH: {"post": given}}
+
+
+def _workflow_paths() -> Json:
+    def operation(name: str, summary: str, verb: str, schema: str, path: str, *given: Parameter) -> Json:
+        parts = {part["name"]: part for part in _path_parameters(path)}
+        if "operation" in parts:
+            parts["operation"]["schema"]["enum"] = list(workflows.OPERATIONS)
+        parameters = {"parameters": [*map(_parameter, given), *parts.values()]}
+        return _described(name, summary, workflows.ROLE_OF[verb], schema) | parameters
+
+    whole, one, operations = workflows.PATH, workflows.ONE_PATH, workflows.OPERATION_PATH
+    known = (workflows.OPEN, workflows.BEFORE, workflows.LIMIT)
+    listed = operation("workflows", "Workflows, the newest first.", LIST, "Workflows", whole, *known)
+    summary = "A workflow with its first steps; of a map, the elements are counted."
+    shown = operation("workflow", summary, SHOW, "Workflow", one)
+    summary = "Cancel a workflow, or run again what has failed: `again` is then the number of steps."
+    operated = operation("operate_workflow", summary, CANCEL, "OperatedWorkflow", operations)
+    paths = {whole: {"get": listed}, one: {"get": shown}, operations: {"post": operated}}
+    return {api.PREFIX + path: methods for path, methods in paths.items()}
 
 
 def _parameter(each: Parameter) -> Json:
@@ -274,6 +295,18 @@ def _pools() -> Json:
     standing = dict.fromkeys(("paused", "drained", "sizes", "errors"), thing)
     lists = {"pools": {"type": "array", "items": _object(pool)}, "silent": texts, "complaints": texts}
     return _object({"command": _KINDS[str], **lists, **standing})
+
+
+def _workflow_schemas() -> Json:
+    row, whole = _ref("WorkflowRow"), _KINDS[int]
+    left_out = {"steps_left_out": whole, "edges_left_out": whole}
+    answers = {
+        "Workflows": {"workflows": _list("WorkflowRow"), "next": _of_hint(str | None)},
+        "Workflow": {"workflow": row, "steps": _list("StepRow"), **left_out},
+        "OperatedWorkflow": {"workflow": row, "again": _of_hint(int | None)},
+    }
+    schemas = {name: _object(properties) for name, properties in answers.items()}
+    return schemas | {kind.__name__: _of_class(kind) for kind in (WorkflowRow, StepRow)}
 
 
 def _details(workitem: Json) -> Json:

@@ -1,11 +1,9 @@
 """The handlers of the API for pools. Each asks the recorder, which signs a command to all pools."""
 
 from http import HTTPStatus
-from typing import Any
 
 from tornado.web import HTTPError
 
-from taskqueue.monitor import asking
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.handler import Handler
 from taskqueue.monitor.web.pools import COMMANDS, SHOW, PoolRequest
@@ -16,9 +14,8 @@ class _Asking(Handler):
 
     async def answer(self, request: PoolRequest) -> None:
         """Answer with what the pools say, if the user may ask."""
-        self.rights.need(request.role)
         self.rights.need_all()
-        told: dict[str, Any] = await asking.ask_daemons(self.service.actions, self.rights, request)
+        told = await self.ask(request)
         self.send({name: value for name, value in told.items() if name != "count"})
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from tornado.web import HTTPError
 
-from taskqueue.monitor import asking
 from taskqueue.monitor.web import parameters, schedules
 from taskqueue.monitor.web.handler import Handler
 from taskqueue.monitor.web.parameters import BadRequest
@@ -14,7 +13,6 @@ from taskqueue.monitor.web.schedules import (
     LIST,
     OPERATIONS,
     REMOVE,
-    ROLE_OF,
     SHOW,
     ScheduleRequest,
 )
@@ -22,11 +20,6 @@ from taskqueue.monitor.web.schedules import (
 
 class _Asking(Handler):
     """Answers requests about schedules."""
-
-    async def ask(self, request: ScheduleRequest) -> dict[str, Any]:
-        """Return the recorder's answer, if the user may ask."""
-        self.rights.need(ROLE_OF[request.verb])
-        return await asking.ask_daemons(self.service.actions, self.rights, request)
 
     def send_schedule(self, answer: dict[str, Any], **more: Any) -> None:
         """Answer with a schedule."""

@@ -71,9 +71,14 @@ class ScheduleRequest:
         return f"{_PREFIX}{self.verb}"
 
     @property
+    def role(self) -> str:
+        """The least role that it needs."""
+        return ROLE_OF[self.verb]
+
+    @property
     def dry_run(self) -> bool:
         """Whether nothing changes, so that the audit has nothing to tell."""
-        return ROLE_OF[self.verb] == VIEWER
+        return self.role == VIEWER
 
     @property
     def about(self) -> str:

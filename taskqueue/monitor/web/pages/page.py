@@ -103,6 +103,10 @@ class Page(Handler):
         content = await self.read(lambda view: Content(values(view), notices.notices(view)))
         self.show(template, title, content.notices, **content.values)
 
+    async def show_with_notices(self, template: str, title: str, **values: Any) -> None:
+        """Answer with a page, as `make` does, whose values are not of the record."""
+        self.show(template, title, await self.read(notices.notices), **values)
+
     def show(self, template: str, title: str, said: tuple[str, ...] = (), **values: Any) -> None:
         """Answer with a page.
 

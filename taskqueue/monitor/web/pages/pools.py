@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from taskqueue.control.answers import Answers
 from taskqueue.control.directives import Directives
-from taskqueue.monitor import asking
 from taskqueue.monitor.asking import ActionFailed
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.pages import notices
@@ -110,9 +109,8 @@ class Pools(Page):
         )
 
     async def _ask(self, request: PoolRequest) -> Mapping[str, Any]:
-        self.rights.need(request.role)
         self.rights.need_all()
-        return await asking.ask_daemons(self.service.actions, self.rights, request)
+        return await self.ask(request)
 
     def _members(self, verb: str) -> dict[str, Any]:
         """Return the members of a command's JSON: those whose fields are filled in."""

@@ -24,6 +24,7 @@ from taskqueue.monitor.web.pages.pools import Pools
 from taskqueue.monitor.web.pages.running import Running
 from taskqueue.monitor.web.pages.schedules import SchedulePage, Schedules
 from taskqueue.monitor.web.pages.types import Types
+from taskqueue.monitor.web.pages.workflows import WorkflowPage, Workflows
 from taskqueue.monitor.web.pages.workitem import WorkitemLog, WorkitemPage, WorkitemResult
 from taskqueue.monitor.web.pages.workitems import Workitems
 from taskqueue.monitor.web.service import Service
@@ -53,6 +54,8 @@ def routes(service: Service) -> list[Any]:
         ("/schedules", Schedules),
         ("/schedules/{name}", SchedulePage),
         ("/pools", Pools),
+        ("/workflows", Workflows),
+        ("/workflows/{id}", WorkflowPage),
         ("/actions", Act),
         ("/account", AccountPage),
         (NOTICES, LiveNotices),

@@ -6,10 +6,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from taskqueue.errors import TaskqueueError
-from taskqueue.monitor import asking
 from taskqueue.monitor.asking import ActionFailed
 from taskqueue.monitor.web import parameters
-from taskqueue.monitor.web.pages import notices, showing
+from taskqueue.monitor.web.pages import showing
 from taskqueue.monitor.web.pages.page import Page
 from taskqueue.monitor.web.pages.schedule_form import ScheduleForm
 from taskqueue.monitor.web.pages.workitems import PATH as WORKITEMS
@@ -23,7 +22,6 @@ from taskqueue.monitor.web.schedules import (
     LIST,
     PATH,
     REMOVE,
-    ROLE_OF,
     SHOW,
     TEXT,
     ScheduleRequest,
@@ -43,20 +41,7 @@ _DONE: Final = {
 }
 
 
-class _Asking(Page):
-    """Asks the recorder about schedules."""
-
-    async def ask(self, request: ScheduleRequest) -> dict[str, Any]:
-        """Return the recorder's answer, if the user may ask."""
-        self.rights.need(ROLE_OF[request.verb])
-        return await asking.ask_daemons(self.service.actions, self.rights, request)
-
-    async def show_with_notices(self, template: str, title: str, **values: Any) -> None:
-        """Answer with a page, as `make` does, whose values are not of the record."""
-        self.show(template, title, await self.read(notices.notices), **values)
-
-
-class Schedules(_Asking):
+class Schedules(Page):
     """Shows all schedules, and adds one."""
 
     async def get(self) -> None:
@@ -98,7 +83,7 @@ class Schedules(_Asking):
         await _say(self, answer, ADD)
 
 
-class SchedulePage(_Asking):
+class SchedulePage(Page):
     """Shows a schedule, and acts on it."""
 
     async def get(self, name: str) -> None:
@@ -128,12 +113,12 @@ class SchedulePage(_Asking):
         await _say(self, await self.ask(ScheduleRequest(verb, name, force=force)), verb)
 
 
-async def _say(page: _Asking, answer: Mapping[str, Any], verb: str) -> None:
+async def _say(page: Page, answer: Mapping[str, Any], verb: str) -> None:
     """Answer with what was done."""
     name = str(answer["schedule"]["name"])
     workitem = str(answer.get("workitem", ""))
     await page.show_with_notices(
-        "scheduled.html",
+        "done.html",
         f"{name} {_DONE[verb]}",
         workitem=workitem,
         workitem_address=showing.workitem_address(workitem, answer["schedule"]["tenant"]),

@@ -15,16 +15,19 @@ class Screen:
         title: its name in the navigation and its heading.
         role: the least role.
         needs_all: whether it is about all workitems, so not for users with limits.
+        needs_types: whether it is about all worker types, so not for users who see only some.
     """
 
     path: str
     title: str
     role: str = VIEWER
     needs_all: bool = False
+    needs_types: bool = False
 
     def is_for(self, rights: Rights) -> bool:
         """Return whether a user may open it."""
-        return rights.may(self.role) and not (self.needs_all and rights.is_limited)
+        is_closed = (self.needs_all and rights.is_limited) or (self.needs_types and bool(rights.types))
+        return rights.may(self.role) and not is_closed
 
 
 SCREENS: Final = (
@@ -34,6 +37,7 @@ SCREENS: Final = (
     Screen("/running", "Running"),
     Screen("/dead-letters", "Dead letters"),
     Screen("/schedules", "Schedules"),
+    Screen("/workflows", "Workflows", needs_types=True),
     Screen("/hosts", "Hosts", needs_all=True),
     Screen("/pools", "Pools", needs_all=True),
     Screen("/charts", "Metrics"),
