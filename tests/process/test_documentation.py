@@ -22,7 +22,7 @@ from support.foreign import Foreign
 from support.processes import Daemon
 from support.waiting import wait_until
 
-from taskqueue import AsyncClient, Client, UnknownTask, task
+from taskqueue import AsyncClient, Client, UnknownTask, chain, task
 
 pytestmark = pytest.mark.usefixtures("rabbitmq")
 
@@ -346,6 +346,11 @@ def test_calls_have_keys(served: None, url: str) -> None:
     said = asyncio.run(values(example("docs/limits.md", "# with a key"), names))
     assert [call.result(20) for call in said.values()] == [11, 11]
     names["client"].close()
+
+
+def test_taskqueue_up_keeps_workflows_too(served: None, url: str) -> None:
+    with Client() as client:
+        assert client.start(chain(("add", 2, 2), ("add", 4))).result(timeout=60) == 8
 
 
 def test_a_call_outlives_its_client(served: None, url: str) -> None:
