@@ -63,15 +63,16 @@ class Question(OutboundListener):
         self._session = Session(self._loop, amqp, name, on_error=self._loop.fail)
         self._outbound = Outbound(self._loop, self._session, self, on_reply=self._take)
 
-    def ask(self, who: str) -> dict[str, Any]:
+    def ask(self, who: str, daemon: str = "a dispatcher") -> dict[str, Any]:
         """Return the answer.
 
         who -- is asked, in words
+        daemon -- has such a process, in words
 
         Raises the error that was given if there is none, BrokerUnavailable or BrokerRefused.
         """
-        none = self._error(f"no {who} answers within {self._timeout:g} s: does a dispatcher run?")
-        self._who = who
+        none = self._error(f"no {who} answers within {self._timeout:g} s: does {daemon} run?")
+        self._who, self._daemon = who, daemon
         self._loop.call_later(self._timeout, lambda: self._loop.fail(none))
         run_session(self._loop, self._session)
         return self._answer
@@ -96,7 +97,7 @@ class Question(OutboundListener):
 
     def _published(self, _publication: Publication, result: PublishResult, reason: str) -> None:
         if result is PublishResult.RETURNED:
-            self._fail(f"no {self._who} has run on this broker yet: start a dispatcher")
+            self._fail(f"no {self._who} has run on this broker yet: start {self._daemon}")
         elif result is not PublishResult.CONFIRMED:
             self._fail(f"the broker refuses the command: {reason}")
 

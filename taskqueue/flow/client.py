@@ -15,6 +15,8 @@ from taskqueue.workflows.wire import KIND, LIST, MOST_DOCUMENT, START, STEPS, co
 #: Of `newest`: before no workflow, and the maximum number of an answer.
 _NEWEST: Final = 2**62 - 1
 MOST_LISTED: Final = 200
+#: What a user starts for a flow process, in words.
+_DAEMON: Final = "a dispatcher with a section [flow], or taskqueue flow"
 _TIMEOUT: Final = 10.0  # seconds; a message that nobody has taken by then is dropped by the broker
 
 
@@ -123,7 +125,7 @@ def _ask(amqp: AmqpSettings, shard: int, message: Mapping[str, Any], timeout: fl
     question = Question(
         amqp, flow_queue(shard).name, message, name="taskqueue workflow", timeout=timeout, error=NoFlow
     )
-    answer = question.ask("flow process")
+    answer = question.ask("flow process", _DAEMON)
     if "faults" in answer:
         raise BadWorkflow([str(fault) for fault in answer["faults"]])
     if "error" in answer:

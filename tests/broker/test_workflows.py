@@ -126,7 +126,9 @@ def test_garbage_in_the_queue_of_a_shard_ends_nothing(shop):
 
 def test_without_a_flow_process_a_start_says_so_clearly(ground):
     amqp = AmqpSettings.from_url(ground.url)
-    with pytest.raises(NoFlow, match="no flow process has run on this broker yet"):
+    with pytest.raises(
+        NoFlow, match=r"has run on this broker yet: start a dispatcher with a section \[flow\]"
+    ):
         client.ask(amqp, "show", "0" * 32)
 
 
