@@ -10,7 +10,7 @@ _ACROSS: Final = 22  # between two boxes of a row
 _DOWN: Final = 18  # between two rows of a layer
 _BETWEEN: Final = 48  # between two layers
 _MARGIN: Final = 8
-_MOST_IN_ROW: Final = 10  # boxes; a larger layer has several rows
+_MOST_IN_ROW: Final = 6  # boxes, which fit on a usual screen; a larger layer has several rows
 _SWEEPS: Final = 4  # over all layers to order them
 
 

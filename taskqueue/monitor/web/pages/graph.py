@@ -37,6 +37,7 @@ def _line_html(line: Line) -> str:
 def _box_html(step: StepRow, x: float, y: float, address: str) -> str:
     middle = f"{x + WIDTH / 2:.1f}"
     state = state_of(step)
+    shown = f"{state}, on {step.on}" if step.on else state
     title = ", ".join(filter(None, (step.step, f"type {step.type}", state, on_of(step))))
     is_map = " map" if step.is_map else ""
     return (
@@ -44,7 +45,7 @@ def _box_html(step: StepRow, x: float, y: float, address: str) -> str:
         f"<title>{_text_html(title, _TITLE)}</title>"
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{WIDTH}" height="{HEIGHT}" rx="5"/>'
         f'<text x="{middle}" y="{y + 19:.1f}">{_text_html(step.step, _NAME)}</text>'
-        f'<text x="{middle}" y="{y + 36:.1f}" class="of">{_text_html(state, _STATE)}</text></a>'
+        f'<text x="{middle}" y="{y + 36:.1f}" class="of">{_text_html(shown, _STATE)}</text></a>'
     )
 
 

@@ -5,13 +5,14 @@ from support.flows import Mill, step
 
 from taskqueue.broker.topology import SHARDS
 from taskqueue.flow.picture import MOST_DRAWN, MOST_EDGES
+from taskqueue.flow.postgresql import PostgresqlStore
 from taskqueue.flow.store import SqliteStore
 from taskqueue.workflows import wire
 
 
 @pytest.fixture
-def mill(tmp_path):
-    store = SqliteStore(tmp_path / "flow" / "flow.db")
+def mill(tmp_path, database):
+    store = SqliteStore(tmp_path / "flow" / "flow.db") if database is None else PostgresqlStore(database)
     yield Mill(store)
     store.close()
 
