@@ -203,7 +203,7 @@ class Plant:
 
     def configure(self, name: str) -> None:
         """Write the configuration of a service."""
-        url = self.lines[name].url if name in self.lines else self._url
+        url = self.lines[name].url if name in self.lines else self.url
         lines = [f"[amqp]\nurl: {url}\nheartbeat: 20"]
         lines += [f"[monitor]\ndatabase: {self.record}\nlisten: 127.0.0.1:{self._port}"]
         lines += [f"[dispatcher]\ninstances: {INSTANCES}\nstop_timeout: 20"]
