@@ -11,6 +11,7 @@ from taskqueue.broker.topology import FLOW_PREFIX, flow_queue, shard_of
 from taskqueue.errors import BadFlowMessage
 from taskqueue.messages import names
 from taskqueue.messages.content import JSON, media_type
+from taskqueue.messages.forwarding import login_of
 from taskqueue.messages.results import FAILED, SUCCEEDED
 from taskqueue.process.logs import Log
 from taskqueue.unique.wire import Result
@@ -31,10 +32,11 @@ def is_step(properties: Properties) -> bool:
 def receipt_of(properties: Properties, result: Result, error: str, at: float) -> Publication | None:
     """Return the receipt of a workitem that is over; None if it is no step of a workflow.
 
-    It belongs to the publications that are confirmed before the workitem is acknowledged.
+    It belongs to the publications that are confirmed before the workitem is acknowledged. It is signed if the
+    workitem was: whoever forges a workitem gets no receipt that is believed to be of another database.
 
     Args:
-        properties: of the workitem.
+        properties: of the workitem, as `attributed` returns them.
         result: its result.
         error: if it did not succeed, the error's type and its message in one line.
         at: when it was over, in seconds since 1970.
@@ -47,7 +49,8 @@ def receipt_of(properties: Properties, result: Result, error: str, at: float) ->
     if len(body) > wire.MOST_DOCUMENT:
         failure = _failure(FAILED, _TOO_MUCH.format(len(body), wire.MOST_DOCUMENT))
         body = wire.Receipt(**origin, ended=at, **failure).encode()
-    return Publication(flow_queue(shard_of(origin["workflow"])).name, _PROPERTIES, body, is_signed=True)
+    queue, is_signed = flow_queue(shard_of(origin["workflow"])).name, _is_ours(properties)
+    return Publication(queue, _PROPERTIES, body, is_signed=is_signed)
 
 
 def is_receipt(publication: Publication) -> bool:
@@ -88,6 +91,12 @@ def _origin(properties: Properties) -> dict[str, Any] | None:
     except MalformedProperties:
         return None
     return found if wire.is_origin(**found) else None
+
+
+def _is_ours(properties: Properties) -> bool:
+    """Tell whether the broker has attested that our own user has published a workitem."""
+    login = login_of(properties)
+    return login is not None and properties.header(names.PUBLISHER) == login
 
 
 def _failure(status: str, error: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from taskqueue.dispatcher.replies import Replies
 from taskqueue.errors import TaskqueueError, Unroutable
 from taskqueue.messages import jsonrpc, results
 from taskqueue.messages.content import JSON
-from taskqueue.messages.forwarding import rejected
+from taskqueue.messages.forwarding import attributed, rejected
 from taskqueue.messages.results import Failure
 from taskqueue.process.logs import Log
 from taskqueue.unique.wire import Result
@@ -102,7 +102,11 @@ class Rejections:
 
         error -- why it did not succeed, in one line
         """
-        receipt = receipts.receipt_of(in_flight.properties, result, error, time.time())
+        properties = in_flight.properties
+        if not receipts.is_step(properties):
+            return
+        known = attributed(properties, self._outbound.session.amqp.user)
+        receipt = receipts.receipt_of(known, result, error, time.time())
         if receipt is not None:
             in_flight.unrecorded += 1
             done = partial(self._on_recorded, in_flight)

@@ -124,7 +124,17 @@ class Flow(StandbyProcess):
         size, delivery.body = len(delivery.body), b""
         if plain.get(KIND) == COMMAND and plain.get("action") == LIST and self._trust.fault(delivery):
             return None  # whoever has a workflow's id may ask for it; all of them are for trusted users
-        return decoded(queue.number, plain, _id_of(delivery) if plain.get(KIND) == START else "", size)
+        found = decoded(queue.number, plain, _id_of(delivery) if plain.get(KIND) == START else "", size)
+        if self._is_foreign(found) and self._trust.fault(delivery):
+            return None  # forged, it would keep this process from its shard
+        return found
+
+    def _is_foreign(self, found: Incoming) -> bool:
+        """Tell whether a message is the receipt of a workflow that another database keeps."""
+        receipt = found.message
+        if self._ledger is None or not isinstance(receipt, Receipt):
+            return False
+        return any(foreign([receipt], self._ledger.store.id))
 
     def _lost(self, queue: ShardQueue) -> None:
         """Forget the deliveries of a shard: whoever is active gets them."""

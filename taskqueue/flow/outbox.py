@@ -152,7 +152,7 @@ class Outbox:
         body = (
             args if form == BODY else f'{{"jsonrpc":"2.0","method":"{kind}","params":{args},"id":"{item}"}}'
         )
-        return Publication(TASKQUEUE, raw, body.encode())
+        return Publication(TASKQUEUE, raw, body.encode(), is_signed=True)  # so are its receipts
 
     def queued_of(self, workflow: int, after: int, most: int) -> list[tuple[int, str]]:
         """Return queued steps of a cancelled workflow by their numbers, with the ids of their workitems."""

@@ -143,3 +143,23 @@ def test_a_flow_daemon_that_stops_leaves_nothing_to_be_run_twice_by_the_next_one
     shop.dispatcher = shop.ground.start("dispatcher", shop.config)
     assert shop.wait(id_) == "succeeded"
     assert shop.noted("stop") == dict.fromkeys([*names, "join"], 1)
+
+
+def test_forged_messages_keep_the_flow_process_from_nothing(shop):
+    id_ = secrets.token_hex(16)
+    queue, foreign = shop.queue(id_), shop.ground.foreign
+    forged = {"workflow": id_, "step": "a", "run": 1, "proof": "another.database.1"}
+    foreign.publish(json.dumps({"kind": "receipt", "status": "failed", "ended": 1} | forged), queue)
+    call = {"jsonrpc": "2.0", "method": "double", "params": [1], "id": "1"}
+    headers = {f"x-taskqueue-{name}": value for name, value in forged.items()}
+    foreign.publish(json.dumps(call), application_headers=headers, content_type="application/json")
+    odd = '{"kind":"start","workflow":"a","steps":[{"step":"a","type":"a","params":[1e999]}]}'
+    foreign.publish(odd, queue)
+    step = {"step": "a", "type": "double", "params": [1]}
+    foreign.publish(json.dumps({"kind": "start", "workflow": "a", "tenant": None, "steps": [step]}), queue)
+    wait_until(lambda: foreign.depth(queue) == 0)
+    client.start(shop.amqp, {"workflow": "test", "id": id_, "steps": [step]})
+    assert shop.wait(id_) == "succeeded"
+    wait_until(lambda: foreign.depth("worker_double") == 0)  # the forged step has run, and has a receipt
+    assert shop.ask("extend", id_, steps=[step | {"step": "b"}])["state"] == "running"
+    assert shop.wait(id_) == "succeeded"

@@ -137,6 +137,15 @@ def test_a_step_whose_further_steps_cannot_be_read_fails(body):
     assert receipt.queue == f"taskqueue_flow_{shard_of('a' * 32)}"
 
 
+@pytest.mark.parametrize(
+    ("user", "publisher", "is_signed"),
+    [(None, None, False), ("ours", "ours", True), ("ours", "another", False), ("ours", None, False)],
+)
+def test_only_the_receipt_of_a_workitem_that_our_user_has_published_is_signed(user, publisher, is_signed):
+    properties = Properties(user_id=user).with_headers({**STEP, "x-taskqueue-user": publisher})
+    assert receipt_of(properties, Result(SUCCEEDED, JSON, b"1"), "", 1.0).is_signed is is_signed
+
+
 @pytest.mark.parametrize("depth", [200, 980, 985, 990, 991, 992, 993, 994, 995, 996, 5000])
 def test_a_chain_of_any_depth_fails_its_workitem_and_not_its_consumer(depth):
     one = '{"type":"t","params":[],"options":{}}'
