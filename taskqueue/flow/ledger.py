@@ -128,7 +128,9 @@ class Ledger:
                 if room > 0:
                     done.drawn = self._outbox.draw(self._shards_with_ready(incoming), room, besides)
                     self._graph.finish()
-                done.is_more = self._outbox.is_more or not room
+                else:
+                    self._outbox.is_more = True  # what has become ready is drawn once there is room
+                done.is_more = self._outbox.is_more
                 cancelled, self._commands.cancelled = self._commands.cancelled, []
         except BaseException:
             self._graph.forget()

@@ -120,6 +120,15 @@ def test_a_workitem_that_is_on_its_way_when_its_workflow_is_cancelled_is_cancell
     assert not mill.ledger.is_cancelling
 
 
+def test_a_step_that_is_ready_while_there_is_no_room_is_published_without_another_message(mill):
+    id_ = secrets.token_hex(16)
+    mill.ledger.apply([], room=10)  # nothing is ready
+    start = {"kind": "start", "workflow": "a", "id": id_, "steps": [step("a")]}
+    assert mill.ledger.apply([mill.incoming(start)], room=0).is_more
+    (drawn,) = mill.ledger.apply([], room=10).drawn
+    assert drawn.publication.queue == "taskqueue"
+
+
 STEP = {
     "x-taskqueue-workflow": "a" * 32,
     "x-taskqueue-step": "a",
