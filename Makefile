@@ -17,8 +17,8 @@ setup: ## install what is missing: Debian packages, system users, .venv, .venv-o
 demo: setup ## see it work: digest some files through a broker, dispatcher and pool of its own
 	@$(PYTHON) scripts/demo.py
 
-# Each process has a broker and databases of its own, and waits two thirds of its time.
-WORKERS = $(shell n=$$(($$(nproc) * 5 / 2)); [ $$n -le 16 ] || n=16; echo $$n)
+# Each process has a broker and databases of its own, and waits more than half of its time.
+WORKERS = $(shell n=$$(($$(nproc) * 2)); [ $$n -le 16 ] || n=16; echo $$n)
 # Files with long tests begin first, so that no process waits for the last of them.
 IN_PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
