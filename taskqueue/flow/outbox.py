@@ -22,6 +22,7 @@ from taskqueue.workflows.document import BODY
 from taskqueue.workflows.wire import decode_value
 
 _MOST_BYTES: Final = 32 * 1024 * 1024  # of arguments that are drawn at once
+_MOST_READ: Final = 100  # rows of steps that are read at once
 _NOTED_WITHIN: Final = 2.0  # seconds after a confirm
 _COLUMNS: Final = (
     "step.no, step.run, step.workflow, step.name, step.type, step.form, step.args, step.options, step.refs, "
@@ -118,23 +119,29 @@ class Outbox:
         """Yield rows of ready steps; their arguments are read in bounded pieces."""
         found = [*self._in_turn(shards, room, besides)]
         self.is_more = len(found) > room
-        for start in range(0, min(room, len(found)), 100):
+        for numbers in _pieces(found[:room]):
             yield from self._store.rows(
                 f"SELECT {_COLUMNS} FROM step JOIN workflow ON workflow.no = step.workflow "  # noqa: S608
                 "WHERE step.no IN ANY ? ORDER BY step.no",
-                (found[start : min(start + 100, room)],),
+                (numbers,),
             )
 
-    def _in_turn(self, shards: Collection[int], room: int, besides: Collection[Run]) -> Iterator[int]:
-        """Yield the numbers of ready steps, from each shard in turn."""
+    def _in_turn(
+        self, shards: Collection[int], room: int, besides: Collection[Run]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the numbers of ready steps, and the bytes of their arguments, from each shard in turn."""
         most = room + len(besides) + 1
-        statement = "SELECT no, run FROM step WHERE state = 1 AND shard = ? ORDER BY no LIMIT ?"
+        statement = "SELECT no, run, length(args) FROM step WHERE state = 1 AND shard = ? ORDER BY no LIMIT ?"
         rows = [
-            [no for no, run in self._store.rows(statement, (shard, most)) if (no, run) not in besides]
+            [
+                (no, size)
+                for no, run, size in self._store.rows(statement, (shard, most))
+                if (no, run) not in besides
+            ]
             for shard in shards
         ]
         for some in zip_longest(*rows):
-            yield from (no for no in some if no is not None)
+            yield from filter(None, some)
 
     def _publication(self, row: Any) -> Publication:
         no, run, workflow, name, kind, form, args, options, refs, id_, secret, tenant = row
@@ -182,3 +189,17 @@ class Outbox:
             "UPDATE step SET state = ? WHERE shard = ? AND state = ? AND published < ?",
             (int(State.READY), shard, int(State.QUEUED), before + _NOTED_WITHIN),
         )
+
+
+def _pieces(found: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Yield numbers of rows in pieces whose arguments are read at once: numbers and bytes are bounded."""
+    piece: list[int] = []
+    size = 0
+    for no, more in found:
+        if piece and (len(piece) == _MOST_READ or size + more > _MOST_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append(no)
+        size += more
+    if piece:
+        yield piece

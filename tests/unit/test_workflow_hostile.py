@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -127,6 +128,20 @@ def test_a_step_that_is_ready_while_there_is_no_room_is_published_without_anothe
     assert mill.ledger.apply([mill.incoming(start)], room=0).is_more
     (drawn,) = mill.ledger.apply([], room=10).drawn
     assert drawn.publication.queue == "taskqueue"
+
+
+def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill):
+    large = "x" * (12 * 1024 * 1024)
+    for _ in range(8):
+        start = {"kind": "start", "workflow": "a", "id": secrets.token_hex(16)}
+        mill.ledger.apply([mill.incoming(start | {"steps": [step("a", params=[large])]})])
+    tracemalloc.start()
+    try:
+        done = mill.ledger.apply([], room=1000)
+        assert tracemalloc.get_traced_memory()[1] < 9 * len(large)  # 12 of all rows at once
+    finally:
+        tracemalloc.stop()
+    assert (len(done.drawn), done.is_more) == (3, True)
 
 
 STEP = {
