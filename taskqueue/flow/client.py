@@ -12,9 +12,7 @@ from taskqueue.errors import BadWorkflow, FlowRefused, NoFlow
 from taskqueue.workflows.document import read
 from taskqueue.workflows.wire import KIND, LIST, MOST_DOCUMENT, START, STEPS, command, encode_json
 
-#: Of `newest`: before no workflow, and the maximum number of an answer.
-_NEWEST: Final = 2**62 - 1
-MOST_LISTED: Final = 200
+_NEWEST: Final = 2**62 - 1  # before no workflow
 #: What a user starts for a flow process, in words.
 _DAEMON: Final = "a dispatcher with a section [flow], or taskqueue flow"
 _TIMEOUT: Final = 10.0  # seconds; a message that nobody has taken by then is dropped by the broker
@@ -88,7 +86,7 @@ def newest(
 
     Args:
         amqp: the broker's address.
-        limit: how many at most, up to MOST_LISTED.
+        limit: how many at most, up to `MOST_LISTED`.
         before: what the call before has returned.
         is_open: only those that have not ended.
         tenants: only those of these tenants.

@@ -20,7 +20,6 @@ from taskqueue.texts import one_line
 from taskqueue.workflows import wire
 from taskqueue.workflows.document import Document
 
-_MOST_LISTED: Final = 200  # workflows or steps in an answer
 _MOST_NUMBER: Final = 2**62  # of a row
 _SHOWN: Final = ("no", "id", "name", "tenant", "state", "open", "started", "ended")
 _NAMED: Final = "SELECT name, kind, state, error FROM step WHERE workflow = ? AND name = ?"
@@ -104,7 +103,7 @@ class Commands:
 
         They may be only those that have not ended (`open`), and of some tenants (`tenants`).
         """
-        limit = max(1, min(_MOST_LISTED, _number(message.get("limit"), _MOST_LISTED)))
+        limit = max(1, min(wire.MOST_LISTED, _number(message.get("limit"), wire.MOST_LISTED)))
         tenants = message.get("tenants") or None
         if tenants is not None and not (isinstance(tenants, list) and all(map(_is_text, tenants))):
             raise FlowRefused("list: expected tenants, a list of texts")
@@ -149,18 +148,18 @@ class Commands:
         rows = self._store.rows(
             "SELECT no, name, state, run, kind, type, error, parent, hook, published, ended FROM step "
             "WHERE workflow = ? AND no > ? ORDER BY no LIMIT ?",
-            (row["no"], _number(message.get("after"), 0), _MOST_LISTED),
+            (row["no"], _number(message.get("after"), 0), wire.MOST_LISTED),
         )
         edges = self._store.rows(
             "SELECT edge.step, step.name FROM edge JOIN step ON step.no = edge.predecessor "
             "WHERE edge.step IN ANY ? ORDER BY edge.step, edge.predecessor LIMIT ?",
-            ([each[0] for each in rows if each[4] != Kind.SPREAD], 10 * _MOST_LISTED),
+            ([each[0] for each in rows if each[4] != Kind.SPREAD], 10 * wire.MOST_LISTED),
         )
         waits: dict[int, list[str]] = {}
         for no, name in edges:
             waits.setdefault(no, []).append(name)
         found = [_step(each, row["id"], waits.get(each[0], [])) for each in rows]
-        return {"steps": found, "after": rows[-1][0] if len(rows) == _MOST_LISTED else None}
+        return {"steps": found, "after": rows[-1][0] if len(rows) == wire.MOST_LISTED else None}
 
     def _result(self, row: dict[str, Any], message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         """Return the result of a step, or of the final one; of several final ones, the list."""

@@ -25,6 +25,7 @@ STATUSES: Final = ("succeeded", "failed", "rejected", "cancelled", "duplicate")
 
 MOST_DOCUMENT: Final = 16 * 1024 * 1024  # bytes of a workflow's document, and so of any message
 MOST_STEPS: Final = 100_000  # of a workflow
+MOST_LISTED: Final = 200  # workflows or steps in an answer
 #: Maximum bytes of a result that is passed on to other steps, as JSON.
 MOST_RESULT: Final = 1024 * 1024
 #: Maximum depth of lists and objects in a result or in a step's arguments.

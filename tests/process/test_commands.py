@@ -71,6 +71,7 @@ def test_a_crash_among_many_quick_workitems_is_charged_to_one(site, work):
     file.write_text(STREAM)
     file.chmod(0o755)
     site.pool(f"[count]\nworkers: 1\nmax_crashes: 2\nmode: stream\ncommand: {file}\n")
+    work.foreign.declare("worker_count")
     crash = 150
     for number in range(300):
         body = "crash" if number == crash else "quick"

@@ -348,7 +348,8 @@ def test_calls_have_keys(served: None, url: str) -> None:
     names["client"].close()
 
 
-def test_taskqueue_up_keeps_workflows_too(served: None, url: str) -> None:
+def test_taskqueue_up_keeps_workflows_too(desk: Desk, served: None, url: str) -> None:
+    desk.up.wait_for("flow process keeps workflows of 4 shards of 4", 60)
     with Client() as client:
         assert client.start(chain(("add", 2, 2), ("add", 4))).result(timeout=60) == 8
 

@@ -10,9 +10,9 @@ from taskqueue.cli.screens import lines
 from taskqueue.cli.screens.lines import Column, Row
 from taskqueue.cli.screens.screen import Screen, Seen, Want
 from taskqueue.cli.status import clock, span
-from taskqueue.flow.client import MOST_LISTED
 from taskqueue.monitor.client import Reader
 from taskqueue.monitor.web.workflows import progress
+from taskqueue.workflows.wire import MOST_LISTED
 
 #: Returns some workflows that have not ended, as the API has them; its argument is their maximum number.
 Ask = Callable[[int], Sequence[Mapping[str, Any]]]

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from taskqueue.flow.client import MOST_LISTED
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.parameters import BadRequest
 from taskqueue.monitor.web.rights import OPERATOR, VIEWER
 from taskqueue.monitor.web.wording import number
-from taskqueue.workflows.wire import CANCEL, ID, LIST, RETRY, SHOW
+from taskqueue.workflows.wire import CANCEL, ID, LIST, MOST_LISTED, RETRY, SHOW
 
 #: The least role for each verb.
 ROLE_OF: Final[Mapping[str, str]] = {
