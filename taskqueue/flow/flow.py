@@ -31,6 +31,7 @@ from taskqueue.workflows.wire import COMMAND, KIND, LIST, START, Receipt, decode
 _MOST_MESSAGES: Final = 500  # in a round
 _TICK: Final = 2.0  # seconds between two looks at whether this process is active
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0  # seconds until the database is tried again
+_STEADY: Final = 60.0  # seconds without trouble, after which the next one is tried again soon
 _AWAY: Final = 30.0  # seconds that a shard is left to the process that keeps its workflows
 _TIDY: Final = 30.0  # seconds between two looks at what is to be removed
 _TIDY_AGAIN: Final = 0.1
@@ -86,6 +87,7 @@ class Flow(StandbyProcess):
         self._in_flight = InFlight(self._loop, self._outbound, self._plan_round)
         self._has_round = False  # whether one is planned
         self._retry_delay = _FIRST_RETRY
+        self._failed = -_STEADY  # monotonic time of the last trouble with the database
         self._trouble = ""  # with the database, in words
         self._dropped = 0  # dropped messages that were logged in this minute
         self._dropped_from = time.monotonic()
@@ -273,6 +275,10 @@ class Flow(StandbyProcess):
 
     def _fail(self, error: FlowUnavailable) -> None:
         """Acknowledge nothing, and try again later: what is not applied goes back to its queue."""
+        now = time.monotonic()
+        if now - self._failed > _STEADY:
+            self._retry_delay = _FIRST_RETRY
+        self._failed = now
         if str(error) != self._trouble:
             self._log.error("%s; nothing is acknowledged, trying again", error)
         self._trouble = str(error)
@@ -291,7 +297,7 @@ class Flow(StandbyProcess):
             self._ledger = None
         if self._open_ledger():
             self._log.info("the database of workflows can be used again")
-            self._trouble, self._retry_delay = "", _FIRST_RETRY
+            self._trouble = ""
             if self._outbound.is_ready:  # else the next connection does it
                 self.stand_by()
 
