@@ -314,12 +314,15 @@ class Flow(StandbyProcess):
         return self._ledger is not None
 
     def _tidy(self) -> None:
-        """Remove what has ended long ago, while nothing else is to be done."""
+        """While nothing else is to be done, remove what has ended long ago, or cancel again what has not."""
         delay = _TIDY
-        if self._ledger is not None and not self._trouble and 0 in self._ledger.shards.led:
+        if self._ledger is not None and not self._trouble and not self._pending:
             try:
-                if not self._pending and self._ledger.remove_old(self._keep):
+                if 0 in self._ledger.shards.led and self._ledger.remove_old(self._keep):
                     delay = _TIDY_AGAIN
+                else:
+                    self._ledger.cancel_again()
+                    self._cancel(self._ledger)
             except FlowUnavailable as error:
                 self._fail(error)
         self._loop.call_later(delay, self._tidy)

@@ -159,6 +159,14 @@ class Ledger:
                 self._cancelling[workflow] = rows[-1][0]
         return found
 
+    def cancel_again(self) -> None:
+        """Have `cancels` return what is queued first of cancelled workflows: a pool may have begun since."""
+        for shard in self.shards.led:
+            for workflow in self._outbox.cancelled(shard):
+                if len(self._outbox.late) >= _MOST_CANCELS:
+                    return
+                self._outbox.late += [id_ for _, id_ in self._outbox.queued_of(workflow, 0, _MOST_CANCELS)]
+
     def remove_old(self, keep: float) -> bool:
         """Remove some old workflows; return whether there are more. Raises FlowUnavailable."""
         with self.store.transaction():

@@ -213,7 +213,13 @@ def test_cancel_ends_what_is_not_queued_and_nothing_starts_any_more(mill):
     (b, c) = mill.take("b", "c")
     assert mill.ask("cancel", id_)["state"] == "cancelled"
     assert sorted(mill.ledger.cancels()) == sorted((b.id, c.id))
-    mill.apply(b.receipt(), c.receipt("cancelled"))
+    assert not mill.ledger.is_cancelling
+    mill.apply(b.receipt())
+    mill.ledger.cancel_again()
+    assert mill.ledger.cancels() == [c.id]
+    mill.apply(c.receipt("cancelled"))
+    mill.ledger.cancel_again()
+    assert not mill.ledger.is_cancelling
     assert mill.names() == ["a", "b", "c", "always"]
     assert mill.states(id_)["d"] == "cancelled"
     assert mill.state(id_) == "cancelled"
