@@ -104,7 +104,7 @@ def _keep_daemons(path: str | None, amqp: AmqpSettings, broker: PrivateBroker | 
         command = [name, *as_words(config=path, foreground=True)]
         household.members.append(Child(name, partial(household.execute, command)))
     if not settings.flow.is_wanted:  # else the dispatcher daemon has one
-        household.members.append(_flow(household, path))
+        household.members += _flow(household, path)
     household.members += monitor
     return household.run(foreground())
 
@@ -122,12 +122,16 @@ class Optional(Child):
         return 0
 
 
-def _flow(household: Household, path: str | None) -> Child:
+def _flow(household: Household, path: str | None) -> list[Child]:
     """Return a flow process, whose database is beside the private broker's data."""
     is_in_home = os.geteuid() != 0 or os.environ.get("XDG_STATE_HOME")
-    directory = startup.state_home("workflows") / "taskqueue" / "flow" if is_in_home else place.ROOTS_UP
+    try:
+        directory = startup.state_home("workflows") / "taskqueue" / "flow" if is_in_home else place.ROOTS_UP
+    except TaskqueueError as error:
+        household.log.warning("no workflows are kept: %s", error)
+        return []
     command = ["flow", *as_words(config=path, foreground=True, database=directory / "flow.db")]
-    return Optional("flow", partial(household.execute, command))
+    return [Optional("flow", partial(household.execute, command))]
 
 
 def _monitor(household: Household, path: str | None, amqp: AmqpSettings) -> list[Child]:
