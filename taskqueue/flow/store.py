@@ -60,10 +60,15 @@ class SqliteStore(Store):
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY, isolation_level=None, cached_statements=500
             )
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16384"):
-                self._connection.execute(f"PRAGMA {pragma}")
-        with self.transaction():
-            self.id = prepare(self, str(path))
+        try:
+            with self._translated():
+                for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16384"):
+                    self._connection.execute(f"PRAGMA {pragma}")
+            with self.transaction():
+                self.id = prepare(self, str(path))
+        except BaseException:
+            self.close()
+            raise
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a statement."""

@@ -152,13 +152,15 @@ def check(broker, most):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_of_two_processes_that_both_believe_they_lead_only_the_later_one_changes_anything(tmp_path, first):
-    one = Mill(SqliteStore(tmp_path / "flow.db"))
-    id_ = one.start(step("a"), step("b"), step("join", ["a", "b"]))
-    a, b = one.take("a", "b")
-    other = Mill(SqliteStore(tmp_path / "flow.db"))
-    receipts = [a.receipt(), b.receipt()]
-    for mill in (one, other) if first else (other, one):
-        mill.apply(*receipts)
-    assert one.names() == ["a", "b"]
-    assert other.names() == ["join"]
-    assert other.states(id_)["join"] == "queued"
+    stores = [SqliteStore(tmp_path / "flow.db") for _ in range(2)]
+    with contextlib.closing(stores[0]), contextlib.closing(stores[1]):
+        one = Mill(stores[0])
+        id_ = one.start(step("a"), step("b"), step("join", ["a", "b"]))
+        a, b = one.take("a", "b")
+        other = Mill(stores[1])
+        receipts = [a.receipt(), b.receipt()]
+        for mill in (one, other) if first else (other, one):
+            mill.apply(*receipts)
+        assert one.names() == ["a", "b"]
+        assert other.names() == ["join"]
+        assert other.states(id_)["join"] == "queued"

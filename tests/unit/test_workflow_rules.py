@@ -1,5 +1,6 @@
 """The rules of workflows on a real SQLite database: each join, callback and end comes once."""
 
+import contextlib
 import random
 import time
 from collections import Counter
@@ -357,14 +358,15 @@ def test_workflows_are_removed_after_their_time_and_none_before(mill):
 def test_a_second_process_that_takes_a_shard_fences_the_first_one_out(mill, tmp_path):
     id_ = mill.start(step("a"), step("b", ["a"]))
     (a,) = mill.take("a")
-    other = Mill(SqliteStore(tmp_path / "flow" / "flow.db"))
-    incoming = mill.incoming(a.receipt())
-    done = mill.ledger.apply([incoming], room=10)
-    assert incoming.shard in done.lost
-    assert not done.drawn
-    assert other.states(id_)["a"] == "queued"
-    other.apply(a.receipt())
-    assert other.names() == ["b"]
+    with contextlib.closing(SqliteStore(tmp_path / "flow" / "flow.db")) as store:
+        other = Mill(store)
+        incoming = mill.incoming(a.receipt())
+        done = mill.ledger.apply([incoming], room=10)
+        assert incoming.shard in done.lost
+        assert not done.drawn
+        assert other.states(id_)["a"] == "queued"
+        other.apply(a.receipt())
+        assert other.names() == ["b"]
 
 
 def test_steps_are_published_again_whose_receipts_were_in_a_deleted_queue(mill):
@@ -379,8 +381,7 @@ def test_steps_are_published_again_whose_receipts_were_in_a_deleted_queue(mill):
 
 
 def test_a_database_of_a_later_release_is_refused_and_one_that_cannot_be_opened_is_tried_again(tmp_path):
-    store = SqliteStore(tmp_path / "flow.db")
-    with store.transaction():
+    with contextlib.closing(SqliteStore(tmp_path / "flow.db")) as store, store.transaction():
         store.execute("UPDATE version SET number = 99")
     with pytest.raises(FlowDamaged, match="have version 99; expected at most 1"):
         SqliteStore(tmp_path / "flow.db")
