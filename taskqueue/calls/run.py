@@ -26,7 +26,7 @@ _SUCCEEDED: Final = "succeeded"
 
 
 class RunStatus(NamedTuple):
-    """What a workflow has come to so far.
+    """The state of a workflow, and of its steps.
 
     Args:
         state: running, succeeded, failed or cancelled.

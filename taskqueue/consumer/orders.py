@@ -14,7 +14,7 @@ _LONGEST_STATE: Final = 500  # characters
 
 @dataclass(slots=True)
 class Orders:
-    """What administrators have paused.
+    """The pauses that administrators have ordered.
 
     Args:
         held: why nothing new is taken at all, as the state of the group; "" if it is taken.

@@ -1,4 +1,4 @@
-"""What administrators have told all pools to do until they say otherwise: pauses, drained hosts."""
+"""The standing commands of administrators to all pools: pauses, drained hosts."""
 
 import time
 from collections.abc import Mapping

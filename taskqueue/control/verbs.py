@@ -1,4 +1,4 @@
-"""What administrators have the pools do: each verb, as the command line and the monitor give it."""
+"""The commands of administrators to pools: each verb, for the command line and the monitor."""
 
 import time
 from typing import Final

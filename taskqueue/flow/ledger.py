@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class Round:
-    """What comes of a round, once its transaction is committed.
+    """The effects of a round, once its transaction is committed.
 
     Args:
         lost: shards that another process leads now; their messages are not applied.

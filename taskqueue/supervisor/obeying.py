@@ -1,6 +1,6 @@
-"""What a pool does for administrators: orders, numbers of workers, rolls, and answers to questions.
+"""Obeys administrators: orders, numbers of workers, rolls, and answers to questions.
 
-The supervisor heeds of what a controller or root says only what it knows.
+The supervisor ignores commands of a controller or root that it does not know.
 """
 
 from collections.abc import Mapping

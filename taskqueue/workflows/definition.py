@@ -74,7 +74,7 @@ class Step:
 
     @property
     def value(self) -> Any:
-        """What a step that follows it gets."""
+        """The argument for a step that follows it."""
         return self.result
 
     @property
@@ -93,7 +93,7 @@ class Map(Step):
 
     @property
     def value(self) -> Any:
-        """What a step that follows it gets."""
+        """The argument for a step that follows it."""
         return self.results
 
 
@@ -115,7 +115,7 @@ class Steps:
 
     @property
     def value(self) -> Any:
-        """What a step that follows them gets."""
+        """The argument for a step that follows them."""
         return self.results
 
     @property
