@@ -62,6 +62,7 @@ def _heeding_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # SIGALRM, too, which ends a test that hangs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +71,7 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HOME", str(Path.home()))  # which the environment may lack
         for variable in ("TASKQUEUE_AMQP", "TASKQUEUE_MONITOR", "TASKQUEUE_MONITOR_TOKEN"):
             patch.delenv(variable, raising=False)
         yield

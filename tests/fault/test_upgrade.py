@@ -16,7 +16,7 @@ WORKITEMS = 1000
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="another release's RabbitMQ takes root")
-@pytest.mark.timeout(900)  # seconds; the first run of a week fetches it
+@pytest.mark.timeout(600)  # seconds; the first run of a week fetches it
 def test_a_private_broker_that_cannot_read_its_data_says_so_and_leaves_it_to_the_older_one(
     rabbitmq_version, node_directory
 ):

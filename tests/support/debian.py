@@ -100,7 +100,9 @@ def _make_base(release: str, kept: Path) -> Path:
 
 
 def _run(command: Sequence[str | Path], variables: Mapping[str, str]) -> None:
-    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert ran.returncode == 0, f"{command[0]} ended with {ran.returncode}:\n{ran.stdout[-3000:]}{ran.stderr}"
 
 
