@@ -291,6 +291,12 @@ class FlowUnavailable(TaskqueueError):
     status = ExitStatus.SYSTEM
 
 
+class UnfitForDatabase(TaskqueueError):
+    """A database refuses values, and would refuse them again."""
+
+    status = ExitStatus.SOFTWARE
+
+
 class FlowDamaged(TaskqueueError):
     """The database of workflows is damaged, or a later release has written it."""
 

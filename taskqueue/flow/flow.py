@@ -5,28 +5,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from taskqueue.amqp.properties import Properties
-from taskqueue.amqp.tables import MalformedProperties
-from taskqueue.broker.broadcast import BroadcastExchange
-from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.standby import StandbyProcess
 from taskqueue.broker.subscription import Delivery
-from taskqueue.broker.topology import CANCEL, SHARDS
+from taskqueue.broker.topology import SHARDS
 from taskqueue.broker.trust import Trust
 from taskqueue.config import AmqpSettings
 from taskqueue.errors import BadFlowMessage, ExitStatus, FlowDamaged, FlowUnavailable
+from taskqueue.flow.answers import Answers
+from taskqueue.flow.aside import Aside
+from taskqueue.flow.cancels import Cancels
 from taskqueue.flow.in_flight import InFlight
-from taskqueue.flow.ledger import Answer, Incoming, Ledger, Round, decoded
+from taskqueue.flow.ledger import Incoming, Ledger, Round, encoded
 from taskqueue.flow.outbox import Run
+from taskqueue.flow.reading import read
 from taskqueue.flow.receipts import foreign
 from taskqueue.flow.shard_queue import ShardQueue
 from taskqueue.flow.store import Store
-from taskqueue.messages.content import JSON
 from taskqueue.messages.events import FLOW
-from taskqueue.messages.names import DIRECT_REPLY
 from taskqueue.process.daemon import Signals
 from taskqueue.texts import counted
-from taskqueue.workflows.wire import COMMAND, KIND, LIST, START, Receipt, decode, encode_json
+from taskqueue.workflows.wire import Receipt
 
 _MOST_MESSAGES: Final = 500  # in a round
 _TICK: Final = 2.0  # seconds between two looks at whether this process is active
@@ -35,7 +33,6 @@ _STEADY: Final = 60.0  # seconds without trouble, after which the next one is tr
 _AWAY: Final = 30.0  # seconds that a shard is left to the process that keeps its workflows
 _TIDY: Final = 30.0  # seconds between two looks at what is to be removed
 _TIDY_AGAIN: Final = 0.1
-_MOST_TOLD: Final = 20  # dropped messages that are logged in a minute
 
 
 class Pending(NamedTuple):
@@ -82,15 +79,15 @@ class Flow(StandbyProcess):
             )
             for number in range(SHARDS)
         ]
-        self._cancel_exchange = BroadcastExchange(self._loop, self._session, CANCEL)
+        self._cancels = Cancels(self._loop, self._session, self._outbound, self._log)
         self._pending: list[Pending] = []
+        self._singly = 0  # number of the pending messages, from the first, that are applied one by one
+        self._answers, self._aside = Answers(self._outbound, self._log), Aside(self._outbound, self._log)
         self._in_flight = InFlight(self._loop, self._outbound, self._plan_round)
         self._has_round = False  # whether one is planned
         self._retry_delay = _FIRST_RETRY
         self._failed = -_STEADY  # monotonic time of the last trouble with the database
         self._trouble = ""  # with the database, in words
-        self._dropped = 0  # dropped messages that were logged in this minute
-        self._dropped_from = time.monotonic()
         self._loop.call_later(_TICK, self._tick)
         self._loop.call_later(_TIDY, self._tidy)
 
@@ -114,42 +111,23 @@ class Flow(StandbyProcess):
 
     def _take(self, queue: ShardQueue, delivery: Delivery) -> None:
         try:
-            message: Incoming | None = self._read(queue, delivery)
+            database = "" if self._ledger is None else self._ledger.store.id
+            message = read(delivery, queue.number, self._trust, database)
         except BadFlowMessage as error:
-            self._tell_dropped(f"{error}, in taskqueue_flow_{queue.number}")
+            self._answers.drop(f"{error}, in taskqueue_flow_{queue.number}")
             message = None
+        except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
+            self._aside.put(queue, delivery, delivery.body, error)
+            return
         self._pending.append(Pending(queue, delivery, message))
         self._plan_round()
 
-    def _read(self, queue: ShardQueue, delivery: Delivery) -> Incoming | None:
-        plain = decode(delivery.body)
-        size, delivery.body = len(delivery.body), b""
-        if plain.get(KIND) == COMMAND and plain.get("action") == LIST and self._trust.fault(delivery):
-            return None  # whoever has a workflow's id may ask for it; all of them are for trusted users
-        found = decoded(queue.number, plain, _id_of(delivery) if plain.get(KIND) == START else "", size)
-        if self._is_foreign(found) and self._trust.fault(delivery):
-            return None  # forged, it would keep this process from its shard
-        return found
-
-    def _is_foreign(self, found: Incoming) -> bool:
-        """Tell whether a message is the receipt of a workflow that another database keeps."""
-        receipt = found.message
-        if self._ledger is None or not isinstance(receipt, Receipt):
-            return False
-        return any(foreign([receipt], self._ledger.store.id))
-
     def _lost(self, queue: ShardQueue) -> None:
         """Forget the deliveries of a shard: whoever is active gets them."""
+        self._singly = sum(each.queue is not queue for each in self._pending[: self._singly])
         self._pending = [each for each in self._pending if each.queue is not queue]
         if self._ledger is not None:
             self._ledger.shards.leave(queue.number)
-
-    def _tell_dropped(self, reason: str) -> None:
-        if time.monotonic() - self._dropped_from > 60:
-            self._dropped, self._dropped_from = 0, time.monotonic()
-        self._dropped += 1
-        if self._dropped <= _MOST_TOLD:
-            self._log.error("dropped: %s", reason)
 
     # --- rounds ---
 
@@ -163,6 +141,9 @@ class Flow(StandbyProcess):
         self._has_round = False
         ledger = self._ledger
         if ledger is None or self._trouble:
+            return
+        if self._singly:
+            self._apply_singly(ledger)
             return
         batch, self._pending = self._pending[:_MOST_MESSAGES], self._pending[_MOST_MESSAGES:]
         batch = self._leave_foreign(ledger, batch)
@@ -180,10 +161,42 @@ class Flow(StandbyProcess):
             self._in_flight.put_back(settled)
             self._fail(error)
             return
+        except Exception as error:
+            if not batch:
+                raise
+            self._log.error("a round of messages cannot be applied: %r; now one by one", error)
+            self._in_flight.put_back(settled)
+            self._pending[:0], self._singly = batch, len(batch)
+            self._start_over()
+            return
         self._settle(batch, done)
         self._in_flight.publish(done.drawn, is_more=done.is_more)
         self._cancel(ledger)
         if self._pending:
+            self._plan_round()
+
+    def _apply_singly(self, ledger: Ledger) -> None:
+        """Apply one message in a transaction of its own, and put it aside if that fails."""
+        each = self._pending.pop(0)
+        self._singly -= 1
+        try:
+            self._lead(ledger, [each], [])
+            done = ledger.apply([each.message] if each.message is not None else [])
+        except FlowUnavailable as error:
+            self._fail(error)
+        except Exception as error:
+            if each.message is None:
+                raise
+            self._aside.put(each.queue, each.delivery, encoded(each.message), error)
+            self._start_over()
+        else:
+            self._settle([each], done)
+            self._plan_round()
+
+    def _start_over(self) -> None:
+        """Open the database again after an error that left it in an unknown state, and go on."""
+        self._close_ledger()
+        if self._open_ledger():
             self._plan_round()
 
     def _leave_foreign(self, ledger: Ledger, batch: list[Pending]) -> list[Pending]:
@@ -225,31 +238,19 @@ class Flow(StandbyProcess):
 
     def _settle(self, batch: list[Pending], done: Round) -> None:
         for reason in done.refused:
-            self._tell_dropped(reason)
+            self._answers.drop(reason)
         lost = [self._queues[number] for number in done.lost]
         for each in batch:
             if each.queue not in lost:
                 each.queue.settle(each.delivery)
         deliveries = {id(each.message): each.delivery for each in batch}
         for answer in done.answers:
-            self._answer(answer, deliveries[id(answer.to)])
+            self._answers.give(answer.answer, deliveries[id(answer.to)])
         for queue in lost:
             self._log.warning("another flow process leads shard %d now; this one stands by", queue.number)
             queue.leave()
             queue.open()
             self.tell_state()
-
-    def _answer(self, answer: Answer, delivery: Delivery) -> None:
-        try:
-            properties = Properties.decode(delivery.properties)
-        except MalformedProperties:
-            return
-        if (properties.reply_to or "").startswith(DIRECT_REPLY):
-            said = Properties(content_type=JSON, correlation_id=properties.correlation_id).encode()
-            body = encode_json(answer.answer).encode()
-            self._outbound.send(Publication(properties.reply_to or "", said, body, mandatory=False), _ignore)
-        elif "error" in answer.answer:
-            self._tell_dropped(str(answer.answer["error"]))
 
     def _cancel(self, ledger: Ledger) -> None:
         """Tell consumers which workitems are cancelled; some in each round."""
@@ -261,13 +262,7 @@ class Flow(StandbyProcess):
             self._fail(error)
             return
 
-        def send() -> None:
-            for id_ in ids:
-                properties = Properties(correlation_id=id_, delivery_mode=1).encode()
-                said = Publication("", properties, b"", exchange=CANCEL, mandatory=False)
-                self._outbound.send(said, _ignore)
-
-        self._cancel_exchange.provide(send, lambda reason: self._log.error("%s", reason))
+        self._cancels.send(ids)
         if ledger.is_cancelling:
             self._loop.call_later(0, self._plan_round)
 
@@ -285,6 +280,7 @@ class Flow(StandbyProcess):
         for queue in self._queues:
             queue.leave()
         self._pending.clear()
+        self._singly = 0
         if self._session.is_up:
             self.tell_state()
         self._loop.call_later(self._retry_delay, self._try_again)
@@ -292,14 +288,17 @@ class Flow(StandbyProcess):
 
     def _try_again(self) -> None:
         """Open the database again, and stand by."""
-        if self._ledger is not None:
-            self._ledger.store.close()
-            self._ledger = None
+        self._close_ledger()
         if self._open_ledger():
             self._log.info("the database of workflows can be used again")
             self._trouble = ""
             if self._outbound.is_ready:  # else the next connection does it
                 self.stand_by()
+
+    def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            self._ledger.store.close()
+            self._ledger = None
 
     def _open_ledger(self) -> bool:
         """Open the database; return whether that has worked."""
@@ -357,21 +356,10 @@ class Flow(StandbyProcess):
         for queue in self._queues:
             queue.leave()
         self._pending.clear()
+        self._singly = 0
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:
         if not self._in_flight.runs and not self._is_leaving:
             self._round()
             super().end()
-
-
-def _id_of(delivery: Delivery) -> str:
-    """Return the id of a message; "" for none."""
-    try:
-        return Properties.decode(delivery.properties).message_id or ""
-    except MalformedProperties:
-        return ""
-
-
-def _ignore(_publication: Publication, _result: PublishResult, _reason: str) -> None:
-    pass

@@ -220,3 +220,9 @@ def decoded(shard: int, message: dict[str, Any], id_: str, size: int) -> Incomin
     if not isinstance(kind, str):
         raise BadFlowMessage("a message without kind")
     return Incoming(shard, message, id_, size)
+
+
+def encoded(incoming: Incoming) -> bytes:
+    """Return the body of a message."""
+    message = incoming.message
+    return message.encode() if isinstance(message, Receipt) else encode_json(message).encode()

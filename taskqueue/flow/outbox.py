@@ -9,7 +9,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import header_table
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.topology import TASKQUEUE
-from taskqueue.errors import BadWorkflow
+from taskqueue.errors import FlowUnavailable
 from taskqueue.flow.arguments import Arguments
 from taskqueue.flow.graph import End, Graph, error_text
 from taskqueue.flow.receipts import Proof
@@ -103,8 +103,10 @@ class Outbox:
         for row in self._ready(shards, room, besides):
             try:
                 publication = self._publication(row)
-            except BadWorkflow as error:
-                text = error_text("BadWorkflow", str(error))
+            except FlowUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 -- BadWorkflow, or a row as nobody has foreseen it
+                text = error_text(type(error).__name__, str(error))
                 self._graph.end([End(row[0], row[2], State.FAILED, error=text)])
                 self.is_more = True  # what waited for it may be ready now
                 continue

@@ -5,12 +5,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from taskqueue.errors import FlowUnavailable
+from taskqueue.errors import FlowUnavailable, UnfitForDatabase
 from taskqueue.flow.store import Store, prepare
 from taskqueue.postgresql.session import Purpose, Session
 
 _SCHEMA: Final = "taskqueue_flow"
-_PURPOSE: Final = Purpose("workflows in", "taskqueue flow", _SCHEMA, FlowUnavailable, FlowUnavailable)
+_PURPOSE: Final = Purpose(
+    "workflows in", "taskqueue flow", _SCHEMA, FlowUnavailable, FlowUnavailable, UnfitForDatabase
+)
 _LOCK: Final = 0x666C6F77  # of whoever makes the tables
 _WORDS: Final = {
     " WITHOUT ROWID": "",

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from taskqueue.broker.topology import SHARDS
-from taskqueue.errors import FlowDamaged, FlowUnavailable
+from taskqueue.errors import FlowDamaged, FlowUnavailable, TaskqueueError, UnfitForDatabase
 from taskqueue.flow.schema import VERSIONS
 
 _BUSY: Final = 5.0  # seconds that a transaction waits for that of another process
+_UNFIT: Final = (sqlite3.DataError, sqlite3.IntegrityError)
 
 
 class Store(Protocol):
-    """A database of workflows. Its errors are FlowUnavailable."""
+    """A database of workflows. Its errors are FlowUnavailable, and UnfitForDatabase."""
 
     #: Random; proofs begin with it.
     id: str
@@ -75,14 +76,14 @@ class SqliteStore(Store):
         try:
             return self._connection.execute(_sqlite(statement), _bound(values)).fetchall()
         except sqlite3.Error as error:
-            raise self._unavailable(error) from None
+            raise self._error_of(error) from None
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement; return the number of rows that it has changed."""
         try:
             return self._connection.execute(_sqlite(statement), _bound(values)).rowcount
         except sqlite3.Error as error:
-            raise self._unavailable(error) from None
+            raise self._error_of(error) from None
 
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each row of values."""
@@ -113,10 +114,11 @@ class SqliteStore(Store):
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise self._unavailable(error) from None
+            raise self._error_of(error) from None
 
-    def _unavailable(self, error: sqlite3.Error | OSError) -> FlowUnavailable:
-        return FlowUnavailable(f"workflows in {self._path}: {getattr(error, 'strerror', None) or error}")
+    def _error_of(self, error: sqlite3.Error | OSError) -> TaskqueueError:
+        kind = UnfitForDatabase if isinstance(error, _UNFIT) else FlowUnavailable
+        return kind(f"workflows in {self._path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _bound(values: Sequence[Any]) -> list[Any]:

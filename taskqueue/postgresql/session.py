@@ -45,6 +45,7 @@ class Purpose:
         schema: that of all tables.
         unavailable: the error of a session.
         refused: the error for a wrong user, password or database.
+        unfit: the error for values that a table refuses.
     """
 
     what: str
@@ -52,6 +53,7 @@ class Purpose:
     schema: str
     unavailable: type[TaskqueueError]
     refused: type[TaskqueueError]
+    unfit: type[TaskqueueError]
 
 
 class Session:
@@ -150,7 +152,9 @@ class Session:
             yield
         except psycopg.Error as error:
             what = "no answer" if self._line.is_cut else _text(error)
-            raise self._purpose.unavailable(f"{self._purpose.what} {self.shown}: {what}") from None
+            is_unfit = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
+            kind = self._purpose.unfit if is_unfit else self._purpose.unavailable
+            raise kind(f"{self._purpose.what} {self.shown}: {what}") from None
 
 
 def _text(error: psycopg.Error) -> str:

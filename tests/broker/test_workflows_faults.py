@@ -1,15 +1,17 @@
 """Workflows while their process is killed, its database fails, and its queue is deleted."""
 
+import contextlib
 import os
 import random
 import signal
 import sqlite3
 import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from support.postgresql import running_server
-from support.processes import children, command, kill
+from support.processes import children, command, kill, run_cli
 from support.waiting import wait_until
 from support.workflows import Flows
 
@@ -117,6 +119,66 @@ def test_a_full_disk_delays_workflows_and_loses_nothing(ground):
     finally:
         shop.dispatcher.stop()
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+POISON = {
+    "SQLite": "CREATE TRIGGER poison BEFORE UPDATE OF result ON step WHEN new.result LIKE '%poison%' "
+    "BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    "PostgreSQL": "ALTER TABLE taskqueue_flow.step ADD CONSTRAINT poison CHECK (result NOT LIKE '%poison%')",
+}
+ANTIDOTE = {
+    "SQLite": "DROP TRIGGER poison",
+    "PostgreSQL": "ALTER TABLE taskqueue_flow.step DROP CONSTRAINT poison",
+}
+
+
+@pytest.fixture
+def alter(ground, database, request):
+    """Change the database of workflows behind the back of their process: alter(statements by database)."""
+    kind = request.node.callspec.params["database"]
+
+    def change(statements):
+        if database:
+            request.getfixturevalue("postgresql").query(statements[kind], urlsplit(database).path[1:])
+            return
+        with contextlib.closing(sqlite3.connect(ground.open / "flow.db", isolation_level=None)) as file:
+            file.execute(statements[kind])
+
+    return change
+
+
+def test_a_receipt_that_cannot_be_applied_is_rejected_and_all_others_are_applied(ground, database, alter):
+    shop = Flows(ground, database=database or "")
+    alter(POISON)
+    bad = shop.start({"step": "bad", "type": "say", "params": ["poison"]}, shop.note("after", "bad", ["bad"]))
+    shapes_of = [shapes(shop, f"good{number}", 10) for number in range(8)]
+    good = [shop.start(*steps) for steps, _ in shapes_of]
+    for number, id_ in enumerate(good):
+        check(shop, id_, f"good{number}", shapes_of[number][1])
+    shop.dispatcher.wait_for("is put aside as rejected: the flow process cannot apply it", timeout=30)
+    wait_until(lambda: ground.foreign.depth("taskqueue_rejected") == 1)
+    assert shop.ask("show", bad)["state"] == "running"
+    assert ground.foreign.depth(shop.queue(bad)) == 0
+    alter(ANTIDOTE)
+    run_cli("rejected", "retry", "--all", env={"TASKQUEUE_AMQP": ground.url})
+    assert shop.wait(bad) == "succeeded"
+    assert shop.noted("bad") == {"after": 1}
+
+
+def test_a_step_that_cannot_be_published_fails_and_all_others_go_on(ground, database, alter):
+    shop = Flows(ground, database=database or "")
+    id_ = shop.start(
+        {"step": "first", "type": "linger", "params": [3]},
+        {"step": "broken", "type": "say", "params": [{"$result": "first"}]},
+        shop.note("last", "broken", ["first"]),
+    )
+    table = "taskqueue_flow.step" if database else "step"
+    alter(dict.fromkeys(POISON, f"UPDATE {table} SET args = '{{' WHERE name = 'broken'"))
+    assert shop.wait(id_) == "failed"
+    (broken,) = (step for step in shop.ask("steps", id_)["steps"] if step["step"] == "broken")
+    assert broken["state"] == "failed"
+    assert "JSONDecodeError" in broken["error"]["type"]
+    assert shop.noted("broken") == {"last": 1}
 
 
 def place_left(place):

@@ -33,6 +33,12 @@ def total(numbers: list[int]) -> int:
 
 
 @task
+def say(text: str) -> str:
+    """Return a text."""
+    return text
+
+
+@task
 def need(path: str) -> None:
     """Fail unless there is such a file."""
     Path(path).stat()

@@ -9,7 +9,9 @@ from taskqueue.postgresql.session import Session as AnySession
 __all__ = ["SCHEMA", "Session", "clean"]
 
 SCHEMA: Final = "taskqueue"
-_PURPOSE: Final = Purpose("record", "taskqueue monitor", SCHEMA, RecordUnavailable, RecordRefused)
+_PURPOSE: Final = Purpose(
+    "record", "taskqueue monitor", SCHEMA, RecordUnavailable, RecordRefused, RecordUnavailable
+)
 
 
 class Session(AnySession):
