@@ -25,6 +25,7 @@ from taskqueue.monitor.web.api import ActionRequest, action_of
 from taskqueue.monitor.web.bodies import BODY_ACTIONS, BodyRequest
 from taskqueue.monitor.web.parameters import BadRequest, json_of
 from taskqueue.monitor.web.pools import PoolRequest
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.schedules import ScheduleRequest
 from taskqueue.monitor.web.workflows import WorkflowRequest
 from taskqueue.process.logs import Log
@@ -72,7 +73,9 @@ class ActionServer:
         self._log = Log("monitor")
         self._open: set[_Connection] = set()
         self._thread = ThreadPoolExecutor(1, "actions")
-        self._others = {  # that do not wait for actions, which take long, or for one another
+        self._others: dict[
+            type, ThreadPoolExecutor
+        ] = {  # that do not wait for actions, which take long, or for one another
             ScheduleRequest: ThreadPoolExecutor(1, "schedules"),
             PoolRequest: ThreadPoolExecutor(1, "pools"),
             WorkflowRequest: ThreadPoolExecutor(1, "workflows"),
@@ -208,7 +211,7 @@ def _told(request: Request) -> tuple[str, str]:
     """Return what the audit says of a request: the action, and what it is about as JSON."""
     if isinstance(request, AccountRequest):
         return request.audit_action, request.about
-    if isinstance(request, BodyRequest | ScheduleRequest | PoolRequest | WorkflowRequest):
+    if isinstance(request, BodyRequest | VerbRequest):
         return request.action, request.about
     chosen = request.about if request.wanted is None else json_of(request.wanted)
     return request.action, json.dumps(chosen)
@@ -233,12 +236,9 @@ def _read(line: bytes) -> tuple[str, Request]:
         return user, account_request_of(action, content)
     if action in BODY_ACTIONS:
         return user, BodyRequest.of(action, content)
-    if ScheduleRequest.is_action(action):
-        return user, ScheduleRequest.of(action, content)
-    if PoolRequest.is_action(action):
-        return user, PoolRequest.of_action(action, content)
-    if WorkflowRequest.is_action(action):
-        return user, WorkflowRequest.of(action, content)
+    for kind in (ScheduleRequest, PoolRequest, WorkflowRequest):
+        if kind.is_action(action):
+            return user, kind.of_action(action, content)
     return user, action_of(action, content)
 
 

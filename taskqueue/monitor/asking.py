@@ -18,10 +18,8 @@ from taskqueue.monitor.web.accounts import AccountRequest
 from taskqueue.monitor.web.api import ActionRequest, NeverSeen
 from taskqueue.monitor.web.bodies import BodyAnswer, BodyRequest
 from taskqueue.monitor.web.parameters import BadRequest, json_of
-from taskqueue.monitor.web.pools import PoolRequest
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.rights import NoRight, Rights
-from taskqueue.monitor.web.schedules import ScheduleRequest
-from taskqueue.monitor.web.workflows import WorkflowRequest
 
 LONGEST_LINE: Final = 2 * 1024 * 1024  # bytes
 _TIMEOUT: Final = 300.0  # seconds; to read a long queue of dead letters takes its time
@@ -86,9 +84,7 @@ async def ask_body(path: Path, rights: Rights, request: BodyRequest) -> BodyAnsw
     return BodyAnswer(_count(answer), body, str(answer.get("content_type", "")), fields)
 
 
-async def ask_daemons(
-    path: Path, rights: Rights, request: ScheduleRequest | PoolRequest | WorkflowRequest
-) -> dict[str, Any]:
+async def ask_daemons(path: Path, rights: Rights, request: VerbRequest) -> dict[str, Any]:
     """Have the recorder ask or command the scheduler, the pools or a flow process; return its answer.
 
     Arguments and exceptions are those of `ask`; NeverSeen: there is no such schedule or workflow that the

@@ -17,13 +17,11 @@ from taskqueue.monitor.web.api import NeverSeen
 from taskqueue.monitor.web.clients import FORWARDED, behind_proxy, network
 from taskqueue.monitor.web.login import Refused
 from taskqueue.monitor.web.parameters import BadRequest
-from taskqueue.monitor.web.pools import PoolRequest
 from taskqueue.monitor.web.readers import TooSlow
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.rights import NoRight, Rights
-from taskqueue.monitor.web.schedules import ScheduleRequest
 from taskqueue.monitor.web.service import Service
 from taskqueue.monitor.web.view import View
-from taskqueue.monitor.web.workflows import WorkflowRequest
 from taskqueue.process.logs import Log
 
 _PRIVATE: Final = {
@@ -102,7 +100,7 @@ class Handler(RequestHandler):
         rights = self.rights
         return await self.service.readers.read(lambda record: answer(View(record, rights)))
 
-    async def ask(self, request: ScheduleRequest | PoolRequest | WorkflowRequest) -> dict[str, Any]:
+    async def ask(self, request: VerbRequest) -> dict[str, Any]:
         """Return the answer of the scheduler, the pools or a flow process, if the user may ask.
 
         Raises what `asking.ask_daemons` raises.

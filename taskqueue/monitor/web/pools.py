@@ -10,6 +10,7 @@ from taskqueue.config.checks import Refused, duration
 from taskqueue.control.directives import MOST_WORKERS
 from taskqueue.messages.routing import WORKER_TYPE
 from taskqueue.monitor.web.parameters import BadRequest
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.rights import ADMIN, OPERATOR, VIEWER
 
 SHOW, PAUSE, RESUME, SCALE, ROLL, DRAIN, UNDRAIN = (
@@ -29,12 +30,13 @@ COMMANDS: Final = tuple(MEMBERS)
 #: Paths of the API, below its prefix.
 PATH: Final = "/pools"
 COMMAND_PATH: Final = f"{PATH}/{{command}}"
-_PREFIX: Final = "pools "  # of the action, as the recorder and the audit have it
+#: The least role for each verb.
+ROLE_OF: Final[Mapping[str, str]] = {SHOW: VIEWER, **dict.fromkeys(COMMANDS, OPERATOR)}
 _LONGEST_HOST: Final = 255  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class PoolRequest:
+class PoolRequest(VerbRequest):
     """A request that is about pools.
 
     Args:
@@ -46,7 +48,9 @@ class PoolRequest:
         keep: with SCALE, whether the number is a standing command.
     """
 
-    verb: str
+    subject = "pools"
+    roles = ROLE_OF
+
     group: str = ""
     host: str = ""
     period: float | None = None
@@ -54,21 +58,9 @@ class PoolRequest:
     keep: bool = False
 
     @property
-    def action(self) -> str:
-        """The action, as the audit has it."""
-        return f"{_PREFIX}{self.verb}"
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether nothing changes, so that the audit has nothing to tell."""
-        return self.verb == SHOW
-
-    @property
     def role(self) -> str:
         """The least role: a number that wins over the configuration is for those who configure."""
-        if self.verb == SHOW:
-            return VIEWER
-        return ADMIN if self.keep else OPERATOR
+        return ADMIN if self.keep else self.roles[self.verb]
 
     @property
     def about(self) -> str:
@@ -89,19 +81,14 @@ class PoolRequest:
         return {name: told[name] for name in (*needed, *others) if name in needed or told[name]}
 
     @classmethod
-    def is_action(cls, action: str) -> bool:
-        """Return whether an action is about pools."""
-        return action.startswith(_PREFIX)
-
-    @classmethod
     def of_action(cls, action: str, content: Mapping[str, Any]) -> Self:
         """Return the request of an action and its JSON. Raises BadRequest."""
-        return cls.of(action.removeprefix(_PREFIX), content)
+        return cls.of(cls.verb_of(action), content)
 
     @classmethod
     def of(cls, verb: str, content: object) -> Self:
         """Return the request of a verb and its JSON. Raises BadRequest."""
-        if verb not in (SHOW, *COMMANDS):
+        if verb not in ROLE_OF:
             raise BadRequest(f"command: expected one of {', '.join(COMMANDS)}, found {verb[:80]!r}")
         needed, others = MEMBERS.get(verb, ((), ()))
         if not isinstance(content, dict):

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.parameters import BadRequest
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.rights import ADMIN, OPERATOR, VIEWER
 from taskqueue.schedules.definition import MOST_LISTED
 
@@ -36,13 +37,12 @@ TEXT: Final = parameters.text("name", "A part of the name, in upper or lower cas
 LIMIT: Final = parameters.whole("limit", "The maximum number of schedules.", 1, MOST_LISTED, MOST_LISTED)
 FORCE: Final = parameters.choice("force", "true: also one that a configuration defines.", ("true", "false"))
 NUMBER: Final = parameters.whole("number", "The number of times.", 1, MOST_TIMES, SHOWN_TIMES)
-_PREFIX: Final = "schedule "  # of the action, as the recorder and the audit have it
 _LONGEST_ENTRY: Final = 4096  # characters of the audit
 _LONGEST_NAME: Final = 255  # characters; no schedule has such a name
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleRequest:
+class ScheduleRequest(VerbRequest):
     """A request that is about schedules.
 
     Args:
@@ -56,7 +56,9 @@ class ScheduleRequest:
         force: with REMOVE, whether one that a configuration defines is removed, too.
     """
 
-    verb: str
+    subject = "schedule"
+    roles = ROLE_OF
+
     name: str = ""
     text: str = ""
     after: str = ""
@@ -64,21 +66,6 @@ class ScheduleRequest:
     times: int = SHOWN_TIMES
     definition: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
-
-    @property
-    def action(self) -> str:
-        """The action, as the audit has it."""
-        return f"{_PREFIX}{self.verb}"
-
-    @property
-    def role(self) -> str:
-        """The least role that it needs."""
-        return ROLE_OF[self.verb]
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether nothing changes, so that the audit has nothing to tell."""
-        return self.role == VIEWER
 
     @property
     def about(self) -> str:
@@ -95,14 +82,9 @@ class ScheduleRequest:
         return {"name": self.name, "times": self.times, "force": self.force, **listed, **added}
 
     @classmethod
-    def is_action(cls, action: str) -> bool:
-        """Return whether an action is about schedules."""
-        return action.startswith(_PREFIX) and action.removeprefix(_PREFIX) in ROLE_OF
-
-    @classmethod
-    def of(cls, action: str, content: Mapping[str, Any]) -> Self:
-        """Return the request of its JSON. Raises BadRequest."""
-        verb = action.removeprefix(_PREFIX)
+    def of_action(cls, action: str, content: Mapping[str, Any]) -> Self:
+        """Return the request of an action and its JSON. Raises BadRequest."""
+        verb = cls.verb_of(action)
         name, text, after = (content.get(each, "") for each in ("name", "text", "after"))
         if not all(isinstance(each, str) and len(each) <= _LONGEST_NAME for each in (name, text, after)):
             raise BadRequest(f"name, text and after: expected texts of at most {_LONGEST_NAME} characters")

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.parameters import BadRequest
+from taskqueue.monitor.web.requests import VerbRequest
 from taskqueue.monitor.web.rights import OPERATOR, VIEWER
 from taskqueue.monitor.web.wording import number
 from taskqueue.workflows.wire import CANCEL, ID, LIST, MOST_LISTED, RETRY, SHOW
@@ -25,7 +26,6 @@ FAILED: Final = ("failed", "rejected", "cancelled")
 PATH: Final = "/workflows"
 ONE_PATH: Final = f"{PATH}/{{id}}"
 OPERATION_PATH: Final = f"{ONE_PATH}/{{operation}}"
-_PREFIX: Final = "workflow "  # of the action, as the recorder and the audit have it
 _CURSOR: Final = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,19}){0,15}")
 
 
@@ -47,7 +47,7 @@ def cursor(before: tuple[int, ...] | list[int]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkflowRequest:
+class WorkflowRequest(VerbRequest):
     """A request that is about workflows.
 
     Args:
@@ -58,26 +58,13 @@ class WorkflowRequest:
         limit: with LIST, the maximum number.
     """
 
-    verb: str
+    subject = "workflow"
+    roles = ROLE_OF
+
     id: str = ""
     is_open: bool = False
     before: tuple[int, ...] = ()
     limit: int = MOST_LISTED
-
-    @property
-    def action(self) -> str:
-        """The action, as the audit has it."""
-        return f"{_PREFIX}{self.verb}"
-
-    @property
-    def role(self) -> str:
-        """The least role that it needs."""
-        return ROLE_OF[self.verb]
-
-    @property
-    def dry_run(self) -> bool:
-        """Whether nothing changes, so that the audit has nothing to tell."""
-        return self.role == VIEWER
 
     @property
     def about(self) -> str:
@@ -89,14 +76,9 @@ class WorkflowRequest:
         return {"id": self.id, "open": self.is_open, "before": cursor(self.before), "limit": self.limit}
 
     @classmethod
-    def is_action(cls, action: str) -> bool:
-        """Return whether an action is about workflows."""
-        return action.startswith(_PREFIX) and action.removeprefix(_PREFIX) in ROLE_OF
-
-    @classmethod
-    def of(cls, action: str, content: Mapping[str, Any]) -> Self:
-        """Return the request of its JSON. Raises BadRequest."""
-        verb = action.removeprefix(_PREFIX)
+    def of_action(cls, action: str, content: Mapping[str, Any]) -> Self:
+        """Return the request of an action and its JSON. Raises BadRequest."""
+        verb = cls.verb_of(action)
         id_, before, limit = content.get("id", ""), content.get("before", ""), content.get("limit", 1)
         if verb != LIST and not (isinstance(id_, str) and ID.match(id_)):
             raise BadRequest("id: expected the id of a workflow, 32 hexadecimal digits")
