@@ -1,5 +1,6 @@
 """Fixtures: a real RabbitMQ, a client of it, a line that can be cut, real processes."""
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -75,6 +76,23 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable in ("TASKQUEUE_AMQP", "TASKQUEUE_MONITOR", "TASKQUEUE_MONITOR_TOKEN"):
             patch.delenv(variable, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _ends_no_process(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fail a test that has ended its process before, as one that hangs does: pytest-xdist runs it anew."""
+    if not hasattr(request.config, "workerinput"):
+        yield
+        return
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
+    running = tmp_path_factory.getbasetemp().parent / f"running-{name}"
+    if running.exists():
+        pytest.fail("its process has ended while it ran")
+    running.touch()
+    yield
+    running.unlink()
 
 
 @pytest.fixture(scope="session")
