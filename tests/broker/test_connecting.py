@@ -94,7 +94,8 @@ def speaking_tls(ground: Ground, certificate: Path, authority: Path | None = Non
         context.load_verify_locations(authority)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(20)
-        serving = threading.Thread(target=serve, args=(server, context, urlsplit(ground.url).port))
+        port = urlsplit(ground.url).port
+        serving = threading.Thread(target=serve, args=(server, context, port), daemon=True)
         serving.start()
         yield server.getsockname()[1]
         serving.join()
@@ -108,7 +109,7 @@ def serve(server: socket.socket, context: ssl.SSLContext, port: int) -> None:
             context.wrap_socket(client, server_side=True) as plain,
             socket.create_connection(address) as broker,
         ):
-            back = threading.Thread(target=forward, args=(broker, plain))
+            back = threading.Thread(target=forward, args=(broker, plain), daemon=True)
             back.start()
             forward(plain, broker)
             back.join()

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
+PATIENCE = 30  # seconds until a call has had its effect
+
 # Closing a socket with this option set sends RST instead of FIN (socket(7), SO_LINGER).
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -42,7 +44,7 @@ class Proxy:
         self.ends: set[_End] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self.port = 0
         self.accept()
@@ -73,7 +75,7 @@ class Proxy:
         """Accept new connections again, on the same port."""
         if self._server is None:
             listening = self._loop.create_server(lambda: _End(self), "127.0.0.1", self.port)
-            self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+            self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(PATIENCE)
             self.port = self._server.sockets[0].getsockname()[1]
 
     def stall(self) -> None:
@@ -87,7 +89,7 @@ class Proxy:
     def close(self) -> None:
         """Refuse, cut and end the thread."""
         self.refuse()
-        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -114,7 +116,7 @@ class Proxy:
             await asyncio.sleep(0)
             return value
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
 
 
 class _End(asyncio.Protocol):
