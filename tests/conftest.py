@@ -1,5 +1,6 @@
 """Fixtures: a real RabbitMQ, a client of it, a line that can be cut, real processes."""
 
+import faulthandler
 import hashlib
 import itertools
 import os
@@ -22,6 +23,10 @@ _numbers = itertools.count(1)
 
 #: In its turn it would begin late, and last when all others have ended.
 LONGEST = "test_surroundings.py"
+
+#: Seconds; longer than the timeout of any test.
+AT_LAST = 660
+STDERR = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STDERR] = os.dup(2)  # before it is captured
     if version := config.getoption("--rabbitmq"):
         Node.start_script = rabbitmq_releases.server(version)
 
@@ -79,10 +85,13 @@ def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _ends_no_process(
+def _ended_at_last(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Fail a test that has ended its process before, as one that hangs does: pytest-xdist runs it anew."""
+    """End the process of a test that hangs once more while it is taken down, with a traceback.
+
+    pytest-xdist counts it as failed and goes on in another process, which gets the test again: it must fail.
+    """
     if not hasattr(request.config, "workerinput"):
         yield
         return
@@ -91,7 +100,9 @@ def _ends_no_process(
     if running.exists():
         pytest.fail("its process has ended while it ran")
     running.touch()
+    faulthandler.dump_traceback_later(AT_LAST, exit=True, file=request.config.stash[STDERR])
     yield
+    faulthandler.cancel_dump_traceback_later()
     running.unlink()
 
 
