@@ -24,12 +24,14 @@ if TYPE_CHECKING:
         FlowRefused,
         NoFlow,
         ReplyLost,
+        StoreFailed,
         TaskFailed,
         UnknownCall,
         UnknownTask,
         WorkflowFailed,
     )
     from taskqueue.messages.routing import Route
+    from taskqueue.worker.store import DirectoryStore, ResultStore
     from taskqueue.workflows.canvas import chain, group
     from taskqueue.workflows.definition import Batch, Extend, Workflow
 
@@ -47,15 +49,18 @@ __all__ = [
     "CallError",
     "CallTimeout",
     "Client",
+    "DirectoryStore",
     "DuplicateCall",
     "Extend",
     "FlowRefused",
     "NoFlow",
     "Reject",
     "ReplyLost",
+    "ResultStore",
     "Retry",
     "Route",
     "Run",
+    "StoreFailed",
     "Task",
     "TaskFailed",
     "TaskTimeout",
@@ -80,6 +85,8 @@ _LATER: Final = {
     "Task": "taskqueue.calls.task",
     "task": "taskqueue.calls.task",
     "Route": "taskqueue.messages.routing",
+    "DirectoryStore": "taskqueue.worker.store",
+    "ResultStore": "taskqueue.worker.store",
     "Workflow": "taskqueue.workflows.definition",
     "Batch": "taskqueue.workflows.definition",
     "Extend": "taskqueue.workflows.definition",

@@ -81,6 +81,12 @@ class PluginError(TaskqueueError):
     status = ExitStatus.PLUGIN
 
 
+class StoreFailed(TaskqueueError):
+    """A store cannot keep or return a large result of a step of a workflow."""
+
+    status = ExitStatus.FAILED
+
+
 class PrivilegeError(TaskqueueError):
     """A process could not give up its privileges, and refuses to continue with them."""
 

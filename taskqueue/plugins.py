@@ -15,6 +15,7 @@ from taskqueue.errors import PluginError
 WORKERS: Final = "worker.plugins"
 FORMATS: Final = "taskqueue.formats"
 TASKS: Final = "taskqueue.tasks"
+STORES: Final = "taskqueue.stores"
 
 _log = logging.getLogger(__name__)
 

@@ -10,6 +10,8 @@ from taskqueue.errors import CallTimeout, TaskFailed, WorkflowFailed
 from taskqueue.flow import client as flow
 from taskqueue.messages.forwarding import new_id
 from taskqueue.messages.options import Options
+from taskqueue.worker.passing import from_store
+from taskqueue.worker.store import ResultStore
 from taskqueue.workflows import wire
 from taskqueue.workflows.definition import Extend, Step, TaskLike, Workflow
 
@@ -78,22 +80,35 @@ class Run:
             time.sleep(pause)
         return self.status()
 
-    def result(self, step: Step | str | None = None, timeout: float | None = None) -> Any:
+    def result(
+        self,
+        step: Step | str | None = None,
+        timeout: float | None = None,
+        store: ResultStore | None = None,
+    ) -> Any:
         """Wait until it is over, and return the result of a step.
 
         Args:
             step: the step or its name; by default the last one. If several steps are the last ones, the list
                 of their results is returned.
             timeout: seconds to wait.
+            store: the store of the workers, from which large results are read.
 
         Raises:
             CallTimeout: it is not over within `timeout` seconds; it continues.
             WorkflowFailed: it has failed or was cancelled, and no step was named.
             TaskFailed: the named step has not succeeded.
+            StoreFailed: the result is in a store, and cannot be read there.
         """
-        return self.result_after(self.wait(timeout), step, timeout)
+        return self.result_after(self.wait(timeout), step, timeout, store)
 
-    def result_after(self, status: RunStatus, step: Step | str | None, timeout: float | None) -> Any:
+    def result_after(
+        self,
+        status: RunStatus,
+        step: Step | str | None,
+        timeout: float | None,
+        store: ResultStore | None = None,
+    ) -> Any:
         """Return or raise what `result` does, with the status that waiting has come to."""
         if not status.is_over:
             raise CallTimeout(f"workflow {self.id} is not over within {timeout:g} s; it continues")
@@ -104,7 +119,7 @@ class Run:
         name = step.name if isinstance(step, Step) else step
         found = self._ask(wire.RESULT, **({} if name is None else {"step": name}))
         if "result" in found:
-            return found["result"]
+            return from_store(found["result"], store)
         failure = found["failure"] or {"type": "", "message": f"the step is {found['state']}"}
         raise TaskFailed(failure["type"] or "Error", failure["message"])
 
@@ -175,9 +190,14 @@ class AsyncRun:
             await asyncio.sleep(pause)
         return await self.status()
 
-    async def result(self, step: Step | str | None = None, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    async def result(
+        self,
+        step: Step | str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        store: ResultStore | None = None,
+    ) -> Any:
         """Wait until it is over, and return the result of a step; as `Run.result` does."""
-        return await self._do(self._run.result_after, await self.wait(timeout), step, timeout)
+        return await self._do(self._run.result_after, await self.wait(timeout), step, timeout, store)
 
     async def steps(self) -> list[dict[str, Any]]:
         """Return all steps, as `Run.steps` does."""

@@ -50,6 +50,7 @@ _GROUP_TABLES: Final = {
     "Isolation of the groups": ("group", "private_tmp", "no_network", "read_only"),
     "Lanes and limits of the groups": ("group", "lanes", "max_wait", "weights", "limits"),
     "Records of the groups": ("group", "record_body", "redact", "record_result"),
+    "Large results of the groups": ("group", "result_store", "result_store_keep"),
     "Commands of the groups": ("group", "command", "mode", "result_type", "max_result"),
     "Results and own settings of the groups": (
         "group",

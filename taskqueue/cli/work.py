@@ -27,6 +27,12 @@ _DEPTH = 2  # chunks that a worker has at a time, so that it need not wait for t
 @jobs.type_option
 @jobs.pickle_options
 @jobs.output_option
+@click.option(
+    "--result-store",
+    metavar="DIRECTORY",
+    type=click.Path(file_okay=False, resolve_path=True),
+    help="Directory for results of steps of workflows that are too large to be passed on by value.",
+)
 @jobs.log_level_option("info")
 @options.broker_options
 def work(target: str, *, source: Source, **given: Any) -> None:
@@ -47,7 +53,8 @@ def work(target: str, *, source: Source, **given: Any) -> None:
     if ":" not in target and jobs.look_at(parsed, lambda: bool(load_tasks(parsed.load_module()))):
         if given["type"] or given["pickle"] or given["threads"] > 1:
             raise click.UsageError("--type, --pickle and --threads are for jobs; there are tasks in TARGET.")
-        blueprint = Blueprint(GroupSettings(parsed.module, parsed.module, number), plugin_for(target), None)
+        group = GroupSettings(parsed.module, parsed.module, number, result_store=given["result_store"])
+        blueprint = Blueprint(group, plugin_for(target), None)
     else:
         jobs.check(parsed)
         chunk_settings = ChunkWorkerSettings(

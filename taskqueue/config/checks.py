@@ -220,6 +220,17 @@ def directory(value: str) -> str:
     return value
 
 
+def result_store(value: str) -> str | None:
+    """Take the absolute path of a directory or the name of a plugin; none is None."""
+    if value.lower() == "none":
+        return None
+    if value.startswith("/"):
+        return directory(value)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", value):
+        refuse("the absolute path of a directory, the name of a plugin, or none", value)
+    return value
+
+
 def record_place(value: str) -> str:
     """Take the URL of a PostgreSQL database, or the absolute path of a directory."""
     return postgresql_url(value) if "://" in value else directory(value)

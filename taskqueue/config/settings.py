@@ -48,6 +48,7 @@ CHECKS: Final = {
     "cron": schedule_checks.cron,
     "destination": checks.destination,
     "directory": checks.directory,
+    "result_store": checks.result_store,
     "duration": checks.duration,
     "factor": checks.factor,
     "file": checks.readable_file,
@@ -278,6 +279,8 @@ class GroupSettings:
         results_routing_key: the queue that results go to.
         report_results: whether results are published.
         results_expire: seconds a result is kept; 0 is forever.
+        result_store: a directory or the name of a plugin, which keeps large results of steps; None is none.
+        result_store_keep: seconds that the directory keeps them.
         keep_failed: whether failed workitems are kept. No option: a feed keeps its failed jobs itself.
         max_prefetch: workitems a worker is given ahead at most, 1 or more.
         lanes: queues beside that of the worker type, by priority and tenant; 0 is none.
@@ -329,6 +332,8 @@ class GroupSettings:
     results_routing_key: str = _GROUP["results_routing_key"]
     report_results: bool = _GROUP["report_results"]
     results_expire: float = _GROUP["results_expire"]
+    result_store: str | None = _GROUP["result_store"]
+    result_store_keep: float = _GROUP["result_store_keep"]
     keep_failed: bool = True
     max_prefetch: int = _GROUP["max_prefetch"]
     lanes: int = _GROUP["lanes"]

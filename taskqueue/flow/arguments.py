@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from taskqueue.errors import BadWorkflow
 from taskqueue.flow.schema import Kind
 from taskqueue.flow.store import Store
 from taskqueue.workflows.document import reference_in, references
+from taskqueue.workflows.stored import Stored
 from taskqueue.workflows.wire import MOST_RESULT, MOST_STEPS, decode_value, encode_json
 
 #: Maximum bytes of a step's arguments with all results in them.
@@ -82,23 +84,34 @@ class Arguments:
         Raises BadWorkflow if the result is no list, or too large.
         """
         name, source = row["name"], row["source"]
-        elements = decode_value(self.result_of(workflow, source, name))
-        if not isinstance(elements, list):
-            kind = type(elements).__name__
-            raise BadWorkflow([f"the result of step {source} is a {kind}; map {name} needs a list"])
-        if len(elements) > MOST_STEPS:
-            raise BadWorkflow([f"map {name} has {len(elements):,} elements; at most {MOST_STEPS:,} are kept"])
+        elements = self._elements(workflow, source, name)
         rest = self.resolved(workflow, name, row["args"])[1:] if row["refs"] else row["args"][1:]
         texts: list[str] = []
         size = 0
-        for element in elements:
-            text = encode_json(element)
+        for text in elements:
             if row["form"] == "params":
-                text = f"[{text}{']' if rest == ']' else f',{rest}'}"
+                text = f"[{text}{']' if rest == ']' else f',{rest}'}"  # noqa: PLW2901
             size += len(text)
             _check_size(f"the arguments of all elements of map {name}", size, MOST_SPREAD)
             texts.append(text)
         return texts
+
+    def _elements(self, workflow: int, source: str, name: str) -> Iterable[str]:
+        """Return the elements of a map as JSON text; those of a list in a store as references."""
+        text = self.result_of(workflow, source, name)
+        stored = Stored.of_text(text)
+        elements = decode_value(text)
+        if stored is None and not isinstance(elements, list):
+            kind = type(elements).__name__
+            raise BadWorkflow([f"the result of step {source} is a {kind}; map {name} needs a list"])
+        if stored is not None and stored.count is None:
+            raise BadWorkflow([f"the result of step {source} is no list; map {name} needs a list"])
+        count = len(elements) if stored is None else stored.count or 0
+        if count > MOST_STEPS:
+            raise BadWorkflow([f"map {name} has {count:,} elements; at most {MOST_STEPS:,} are kept"])
+        if stored is not None:
+            return [replace(stored, element=number).encode() for number in range(count)]
+        return map(encode_json, elements)
 
 
 def missing_result(name: str, size: int) -> str:
@@ -107,7 +120,10 @@ def missing_result(name: str, size: int) -> str:
     size -- its bytes
     """
     if size > MOST_RESULT:
-        return f"the result of step {name} has {size:,} bytes; at most {MOST_RESULT:,} are passed on"
+        return (
+            f"the result of step {name} has {size:,} bytes; at most {MOST_RESULT:,} are passed on. Set "
+            "result_store in the configuration of its workers, or return a file's name"
+        )
     return f"the result of step {name} is no JSON, and is not passed on"
 
 

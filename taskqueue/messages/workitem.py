@@ -65,6 +65,10 @@ class Workitem:
         """Whether the message names a content encoding."""
         return has_content_encoding(self._raw)
 
+    def with_body(self, body: bytes) -> "Workitem":
+        """Return the same workitem with another body of the same content type."""
+        return Workitem(self.worker_type, self.attempt, self._raw, body)
+
     @property
     def headers(self) -> dict[str, Any]:
         """The message's headers, decoded."""

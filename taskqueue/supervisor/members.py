@@ -248,5 +248,7 @@ def run_worker(
         cgroup,
         plugin if isinstance(plugin, OwnPlugin) else None,
         explains=explains,
+        result_store=settings.result_store,
+        result_store_keep=settings.result_store_keep,
     )
     return run(spec, *ends, parent)

@@ -25,9 +25,11 @@ from taskqueue.worker import frames
 from taskqueue.worker.base import BaseWorker
 from taskqueue.worker.frames import Verdict
 from taskqueue.worker.limits import Limits
+from taskqueue.worker.passing import StepResults
 from taskqueue.workflows.definition import EXTENDED, Extend
 
 _NO_DELAY: Final = -1.0  # by the group's settings
+_BY_VALUE: Final = StepResults()
 _LARGEST_FAILURE: Final = frames.LONGEST_FRAME // 2  # bytes; a longer failure does not quote the workitem
 
 
@@ -40,16 +42,23 @@ def limits_of(worker: BaseWorker, limits: Limits) -> Mapping[str, Limits]:
     }
 
 
-def perform(worker: BaseWorker, task: frames.TaskFrame, limits: Limits) -> bytes:
-    """Run the handler on one workitem; return an outcome for everything but the end of the process."""
+def perform(
+    worker: BaseWorker, task: frames.TaskFrame, limits: Limits, results: StepResults = _BY_VALUE
+) -> bytes:
+    """Run the handler on one workitem; return an outcome for everything but the end of the process.
+
+    results -- passes results of steps on that are too large to be passed on by value
+    """
     started = time.time()
     workitem = Workitem(task.worker_type, task.attempt, task.properties, task.body)
     try:
         worker.workitem = workitem
         _check_accepted(worker, workitem)
         with limits.on_workitem():  # decoding a producer's body is limited, too
-            body = decode_body(workitem)
+            worker.workitem = filled = results.filled(workitem)
+            body = decode_body(filled)
             kind, data = _encoded(worker.handle_task(body), workitem, body)
+            kind, data = results.kept(workitem, kind, data)
         if len(data) > frames.LARGEST_BODY:
             raise ResultUnwritable(
                 f"the result has {len(data)} bytes; at most {frames.LARGEST_BODY} can be sent"

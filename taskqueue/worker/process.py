@@ -27,8 +27,10 @@ from taskqueue.worker import frames
 from taskqueue.worker.base import BaseWorker, listeners
 from taskqueue.worker.channels import label_as
 from taskqueue.worker.limits import Limits, Surroundings
+from taskqueue.worker.passing import StepResults
 from taskqueue.worker.perform import limits_of, perform
 from taskqueue.worker.scheduled import with_schedules
+from taskqueue.worker.store import open_store
 from taskqueue.worker.tasks import ForesightedWorker, Tasks
 
 _PROGRESS_DELAY: Final = 0.1  # seconds; more frequent progress is dropped
@@ -51,6 +53,8 @@ class WorkerSpec:
     cgroup: Cgroup | None = None  # its control group, if it has one of its own
     own: plugins.OwnPlugin | None = None  # None: the plugin installed for the worker type
     explains: bool = True  # whether it logs the traceback if the plugin's setup fails
+    result_store: str | None = None  # a directory, or the name of a plugin
+    result_store_keep: float = 0.0  # seconds that a directory keeps results; 0 for ever
 
 
 class ConsumerLink:
@@ -101,6 +105,7 @@ def run(spec: WorkerSpec, link: socket.socket, credit: socket.socket, parent: in
     try:
         _prepare_process(spec, parent)
         worker = _load(spec)
+        results = StepResults(open_store(spec.result_store, spec.result_store_keep, spec.settings))
     except TaskqueueError as error:
         cause = error.__cause__ if spec.explains else None
         logging.getLogger(__name__).error("cannot start: %s", shorten(str(error), 2000), exc_info=cause)
@@ -108,7 +113,7 @@ def run(spec: WorkerSpec, link: socket.socket, credit: socket.socket, parent: in
     try:
         _flush_output()
         link.sendall(frames.ready(worker.services))
-        _serve(worker, spec, link, credit)
+        _serve(worker, spec, link, credit, results)
     except ConnectionError:  # the consumer is dead and wants no outcome
         pass
     except OSError as error:
@@ -178,7 +183,9 @@ def _tear_down(worker: BaseWorker) -> ExitStatus:
     return ExitStatus.OK
 
 
-def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: socket.socket) -> None:
+def _serve(
+    worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: socket.socket, results: StepResults
+) -> None:
     """Read, perform, write, until the consumer closes its end or this process is to be replaced."""
     me, line, surroundings = os.getpid(), ConsumerLink(link), Surroundings()
     listeners.append(line.tell)
@@ -188,7 +195,7 @@ def _serve(worker: BaseWorker, spec: WorkerSpec, link: socket.socket, credit: so
         line.begin(task)
         if foresighted is not None:
             foresighted.look_ahead(task, tasks, 0 if is_last else spec.limits.left(performed))
-        outcome = perform(worker, task, limits.get(task.worker_type, spec.limits))
+        outcome = perform(worker, task, limits.get(task.worker_type, spec.limits), results)
         if os.getpid() != me:  # a forked child of the handler returned here; it is not the worker
             os._exit(ExitStatus.OK)
         is_flushed = _flush_output()

@@ -26,6 +26,7 @@ from taskqueue.texts import shorten
 from taskqueue.worker.commands import CommandOptions, CommandWorker, described
 from taskqueue.worker.frames import TaskFrame
 from taskqueue.worker.lines import BrokenLine, Ended, LineProgram
+from taskqueue.worker.passing import refers
 from taskqueue.worker.tasks import ForesightedWorker, Tasks
 
 _BASE64: Final = "base64"
@@ -107,7 +108,7 @@ class StreamWorker(CommandWorker, ForesightedWorker):
 
     def _short_line(self, item: Workitem) -> bytes | None:
         """Return the line of a workitem ahead; None if it must wait for its turn, and for its limits."""
-        if len(item.body) > _SHORT or item.has_content_encoding:
+        if len(item.body) > _SHORT or item.has_content_encoding or refers(item):
             return None
         id_ = item.id
         if any(each.id == id_ for each in self._written):

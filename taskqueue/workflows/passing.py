@@ -18,12 +18,28 @@ def passed_on(content_type: str, body: bytes) -> str:
 
     Raises ValueError if it is no JSON, too large or too deep, and Failed for a response with an error.
     """
+    try:
+        return checked_json(value_in(content_type, body))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def value_in(content_type: str, body: bytes, most: int = MOST_RESULT) -> Any:
+    """Return a result as a value of JSON.
+
+    Args:
+        content_type: of the result.
+        body: its bytes.
+        most: maximum bytes of it.
+
+    Raises ValueError if it is no JSON or too large, and Failed for a response with an error.
+    """
     kind = media_type(content_type)
     try:
         if kind.startswith("text/"):
-            return checked_json(_bounded(body).decode(charset_of(content_type)))
+            return _bounded(body, most).decode(charset_of(content_type))
         if kind == JSON or kind.endswith("+json"):
-            return checked_json(_result_in(_bounded(body, _ENVELOPE)))
+            return _result_in(_bounded(body, most + _ENVELOPE))
     except (LookupError, RecursionError) as error:
         raise ValueError(str(error)) from None
     raise ValueError(f"{kind} is no JSON")
@@ -36,8 +52,8 @@ def explained(size: int) -> str:
     return f"the result has {size:,} bytes; at most {MOST_RESULT:,} are passed on"
 
 
-def _bounded(body: bytes, more: int = 0) -> bytes:
-    if len(body) > MOST_RESULT + more:
+def _bounded(body: bytes, most: int) -> bytes:
+    if len(body) > most:
         raise ValueError("too large")
     return body
 

@@ -205,7 +205,8 @@ def test_a_result_that_is_wanted_but_cannot_be_passed_on_fails_its_step(mill):
     mill.apply(replace(a.receipt(), **large), replace(free.receipt(), **large))
     assert mill.states(id_) == {"a": "failed", "b": "skipped", "free": "succeeded"}
     message = mill.ask("steps", id_)["steps"][0]["error"]["message"]
-    assert message == "the result of step a has 2,000,000 bytes; at most 1,048,576 are passed on"
+    assert message.startswith("the result of step a has 2,000,000 bytes; at most 1,048,576 are passed on. ")
+    assert "Set result_store in the configuration of its workers" in message
 
 
 def test_cancel_ends_what_is_not_queued_and_nothing_starts_any_more(mill):
