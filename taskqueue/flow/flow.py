@@ -114,7 +114,7 @@ class Flow(StandbyProcess):
             database = "" if self._ledger is None else self._ledger.store.id
             message = read(delivery, queue.number, self._trust, database)
         except BadFlowMessage as error:
-            self._answers.drop(f"{error}, in taskqueue_flow_{queue.number}")
+            self._answers.give({"error": f"{error}, in taskqueue_flow_{queue.number}"}, delivery)
             message = None
         except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
             self._aside.put(queue, delivery, delivery.body, error)

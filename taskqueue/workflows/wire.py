@@ -179,8 +179,10 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         with collecting_nothing(len(body)):
             message = decode_value(body.decode())
-    except (ValueError, RecursionError):
-        raise BadFlowMessage("a message that is no JSON") from None
+    except RecursionError:
+        raise BadFlowMessage("a message that is nested too deep") from None
+    except ValueError as error:
+        raise BadFlowMessage(f"a message that is no JSON: {shorten(str(error), 200)}") from None
     if not isinstance(message, dict):
         raise BadFlowMessage("a message that is no JSON object")
     most = MOST_DEPTH + 20

@@ -3,6 +3,7 @@
 import json
 import secrets
 
+import amqp
 import pytest
 from support.ground import Ground
 from support.waiting import wait_until
@@ -122,6 +123,29 @@ def test_garbage_in_the_queue_of_a_shard_ends_nothing(shop):
     id_ = shop.start(shop.note("a", "garbage"))
     assert shop.wait(id_) == "succeeded"
     assert "Traceback" not in shop.dispatcher.output()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (
+            b'{"kind":"start","workflow":"a","steps":[{"step":"a","type":"a","params":[1e999]}]}',
+            "a message that is no JSON: 1e999 is too large for a number of JSON",
+        ),
+        (b'{"kind":"start","workflow":', "a message that is no JSON: Expecting value: line 1 column 28"),
+        (b'{"kind":"start","x":' + b"[" * 200_000, "a message that is nested too deep"),
+    ],
+)
+def test_whoever_sends_what_cannot_be_read_is_told_why(shop, body, error):
+    with shop.ground.foreign._do(lambda channel: channel.connection.channel()) as channel:
+        replies: list[amqp.Message] = []
+        channel.basic_consume("amq.rabbitmq.reply-to", no_ack=True, callback=replies.append)
+        message = amqp.Message(body, reply_to="amq.rabbitmq.reply-to", correlation_id="mine")
+        channel.basic_publish(message, "", "taskqueue_flow_1")
+        while not replies:
+            channel.connection.drain_events(timeout=20)
+    assert replies[0].correlation_id == "mine"
+    assert json.loads(replies[0].body)["error"].startswith(error)
 
 
 def test_without_a_flow_process_a_start_says_so_clearly(ground):
