@@ -13,6 +13,7 @@ from taskqueue.monitor.store.store import Store
 from taskqueue.monitor.web.pages import static
 
 HOSTILE = "</pre></textarea><script>alert(1)</script>\"'><img src=x onerror=alert(1)> \x1b[31m \u202e"
+WORKFLOW = "0123456789abcdef" * 2
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def routed():
     many = [Routed(f"many-{number:03}", "bulk", NOW - 20, 2, head="{}") for number in range(120)]
     bodies = {"whole": (7, "größe"), "part": (17, '{"key": "a'), "redacted": (18, '{"pin":     "***"}')}
     told = [Routed(name, "bulk", NOW - 19, size, head=head) for name, (size, head) in bodies.items()]
-    return [hostile, large, *many, *told]
+    steps = [Routed(f"{WORKFLOW}.{name}", "steps", NOW - 3000, 2) for name in ("sum", "each[0].2", "2")]
+    return [hostile, large, *many, *told, *steps]
 
 
 def runs():
@@ -67,6 +69,23 @@ def counts(answer):
     return dict(
         re.findall(r'<span class="state \w+">(\w+)</span> <span class="count">([^<]*)</span>', answer.text)
     )
+
+
+# --- steps ---
+
+
+@pytest.mark.parametrize(
+    ("id_", "is_step"),
+    [
+        (f"{WORKFLOW}.sum", True),
+        (f"{WORKFLOW}.each[0].2", True),
+        (f"{WORKFLOW}.2", False),  # the second request of a chain
+        ("large", False),
+    ],
+)
+def test_the_page_of_a_step_leads_to_its_workflow(root, id_, is_step):
+    page = root.get(f"/workitems/{quote(id_)}")
+    assert (f'<dd class="id"><a href="/workflows/{WORKFLOW}">{WORKFLOW}</a>' in page.text) == is_step
 
 
 # --- the list ---

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.parameters import BadRequest
@@ -103,6 +104,11 @@ class WorkflowRow:
     steps: dict[str, int]  # their number by state
     started: float
     ended: float | None
+
+
+def workflow_address(id_: str) -> str:
+    """Return the address of the page of a workflow."""
+    return f"{PATH}/{quote(id_, safe='')}"
 
 
 def progress(steps: Mapping[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 from taskqueue.monitor.asking import ActionFailed
 from taskqueue.monitor.web import parameters
@@ -23,6 +22,7 @@ from taskqueue.monitor.web.workflows import (
     WorkflowRequest,
     WorkflowRow,
     progress,
+    workflow_address,
 )
 from taskqueue.texts import counted
 from taskqueue.workflows.wire import LIST, RETRY, SHOW
@@ -113,11 +113,6 @@ def _address(workflow: str, step: StepRow) -> str:
     if step.workitem:
         return showing.workitem_address(step.workitem, "")
     return workitems_address(workflow, f"{step.step}[")
-
-
-def workflow_address(id_: str) -> str:
-    """Return the address of the page of a workflow."""
-    return f"{PATH}/{quote(id_, safe='')}"
 
 
 def workitems_address(id_: str, step: str = "") -> str:

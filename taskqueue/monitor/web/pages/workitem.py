@@ -18,7 +18,9 @@ from taskqueue.monitor.web.plain import time_line
 from taskqueue.monitor.web.rights import OPERATOR
 from taskqueue.monitor.web.schedules import LABEL
 from taskqueue.monitor.web.view import View
+from taskqueue.monitor.web.workflows import workflow_address
 from taskqueue.texts import is_safe
+from taskqueue.workflows.wire import ID
 
 _MOST_LINES: Final = 1000  # that the record keeps of a workitem
 _LOG: Final = 16_000  # characters of escaped output on the page
@@ -102,6 +104,8 @@ def values(view: View, id_: str, tenant: str | None) -> Mapping[str, Any]:
         "is_over": workitem.state in OVER,
         "schedule": schedule_of(workitem),
         "schedule_address": schedule_address,
+        "workflow": "" if view.rights.types else workflow_of(id_),
+        "workflow_address": workflow_address,
         "query": showing.address("", {"tenant": tenant} if tenant else {}),
     }
 
@@ -109,6 +113,15 @@ def values(view: View, id_: str, tenant: str | None) -> Mapping[str, Any]:
 def schedule_of(workitem: Workitem) -> str:
     """Return the name of the schedule that fired a workitem; "" for none."""
     return next((each.removeprefix(LABEL) for each in workitem.labels if each.startswith(LABEL)), "")
+
+
+def workflow_of(id_: str) -> str:
+    """Return the id of the workflow that a workitem with this id is a step of; "" for none.
+
+    The id of a request of a chain ends in a number, as only few steps do.
+    """
+    workflow, _, step = id_.partition(".")
+    return workflow if ID.match(workflow) and step and not step.isdecimal() else ""
 
 
 def _memory(view: View, workitem: Workitem) -> int | None:
