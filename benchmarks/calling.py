@@ -31,7 +31,7 @@ def trip(bench: Bench) -> Iterator[Finding]:
         with ground.running(passers(ground, "reply", 1)):
             asked = "taskqueue", ours.BODY % 1, "noop", bench.scale.calls
             limits.append(ground.module("benchmarks.bare", "call", *asked).result(120))
-        with _served(ground):
+        with served(ground):
             mine.append(_caller(ground, "trip", bench.scale.calls).result(120))
         rivals.run()
     for which, name in (("p50", "median"), ("p99", "99 %")):
@@ -51,7 +51,7 @@ def calls(bench: Bench) -> Iterator[Finding]:
     """Ten thousand calls of `add` at once, with AsyncClient."""
     rates = []
     for _ in range(bench.scale.rounds):
-        with _served(bench.ground):
+        with served(bench.ground):
             rates.append(_caller(bench.ground, "many", OUTSTANDING).result(120))
     rate = median(one["rate"] for one in rates)
     growth = max(one["growth"] for one in rates)
@@ -63,7 +63,7 @@ def calls(bench: Bench) -> Iterator[Finding]:
 
 
 @contextlib.contextmanager
-def _served(ground: Ground) -> Iterator[None]:
+def served(ground: Ground) -> Iterator[None]:
     """Have a dispatcher run, and two workers that perform `add`."""
     node = ground.module("taskqueue.node", "-n", 2)
     with ours.dispatcher(ground), ground.running([node.wait_for("takes work")]):

@@ -212,6 +212,12 @@ class Ground:
         for body in bodies:
             self._open().basic_publish("taskqueue_events", "", body)
 
+    def publish(self, queue: str, bodies: Iterable[bytes]) -> None:
+        """Publish persistent JSON, unconfirmed."""
+        kind = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+        for body in bodies:
+            self._open().basic_publish("", queue, body, kind)
+
     def delete_events(self) -> None:
         """Delete the stream of events."""
         self.delete("taskqueue_events")

@@ -69,7 +69,8 @@ def _peer(name: str, module: str, worker: str, submit: str, most: int = 1_000_00
     return Peer(name, _COMMON + textwrap.dedent(module), command, textwrap.dedent(submit), most)
 
 
-def _celery(name: str, backend: str, prefetch: int, queue: str, submit: str) -> Peer:
+def celery(name: str, backend: str, prefetch: int, queue: str, submit: str) -> Peer:
+    """Return Celery with a result backend, which is an expression of Python, and a prefetch of a process."""
     module = f"""
     from celery import Celery
     app = Celery("peer", broker=AMQP, backend={backend})
@@ -85,9 +86,10 @@ def _celery(name: str, backend: str, prefetch: int, queue: str, submit: str) -> 
     return _peer(name, module, f"-m celery -A mod worker -c {{processes}} {quiet}", submit)
 
 
-def _dramatiq(
+def dramatiq(
     name: str, queue: str, submit: str, *, more: str = "", options: str = "", threads: int = 1
 ) -> Peer:
+    """Return Dramatiq with `more` statements about its broker, and options of the actor."""
     module = f"""
     import dramatiq
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
@@ -101,7 +103,7 @@ def _dramatiq(
     return _peer(name, module, f"-m dramatiq mod -p {{processes}} -t {threads}", submit)
 
 
-_RESULTS: Final = (
+REDIS_RESULTS: Final = (
     "from dramatiq.results import Results; from dramatiq.results.backends import RedisBackend; "
     "b.add_middleware(Results(backend=RedisBackend(url=REDIS)))"
 )
@@ -109,18 +111,18 @@ _DELAY: Final = "from mod import t\nsubmit = t.delay\n"
 _SEND: Final = "from mod import t\nsubmit = t.send\n"
 
 PEERS: Final = (
-    _celery("Celery", "None", 4, "peer_celery_a", _DELAY),
-    _celery("Celery, prefetch 100", "None", 100, "peer_celery_b", _DELAY),
-    _celery(
+    celery("Celery", "None", 4, "peer_celery_a", _DELAY),
+    celery("Celery, prefetch 100", "None", 100, "peer_celery_b", _DELAY),
+    celery(
         "Celery, rpc results", '"rpc://"', 100, "peer_celery_c",
         _DELAY + "def call(x): return t.delay(x).get(timeout=30)\n",
     ),
-    _dramatiq("Dramatiq", "peer_dramatiq_a", _SEND),
-    _dramatiq("Dramatiq, 8 threads", "peer_dramatiq_b", _SEND, threads=8),
-    _dramatiq(
+    dramatiq("Dramatiq", "peer_dramatiq_a", _SEND),
+    dramatiq("Dramatiq, 8 threads", "peer_dramatiq_b", _SEND, threads=8),
+    dramatiq(
         "Dramatiq, Redis results", "peer_dramatiq_c",
         _SEND + "def call(x): return t.send(x).get_result(block=True, timeout=30000)\n",
-        more=_RESULTS, options=", store_results=True",
+        more=REDIS_RESULTS, options=", store_results=True",
     ),
     _peer(
         "TaskIQ, Redis results",

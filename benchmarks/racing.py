@@ -29,28 +29,39 @@ class PeerFigures:
     error: str = ""
 
 
+class Course:
+    """A directory with the files of a peer, and Python in it."""
+
+    def __init__(self, ground: Ground, peer: Peer, client: str) -> None:
+        """Write the files; `client` is the text of client.py."""
+        self._ground = ground
+        self._directory = Path(tempfile.mkdtemp(dir=ground.directory, prefix="peer-"))
+        self.done = self._directory / "done"
+        for name, text in (
+            ("mod.py", peer.module),
+            ("submit.py", peer.submit),
+            ("client.py", client),
+            ("done", ""),
+        ):
+            (self._directory / name).write_text(text)
+
+    def python(self, *arguments: str) -> Process:
+        """Start Python there."""
+        env = {"DONE": str(self.done), "PYTHONPATH": str(self._directory)}
+        return self._ground.start([sys.executable, *arguments], directory=self._directory, env=env)
+
+
 def race(ground: Ground, peer: Peer, tasks: int) -> PeerFigures:
     """Measure one peer with so many tasks; an error becomes part of the figures."""
-    directory = Path(tempfile.mkdtemp(dir=ground.directory, prefix="peer-"))
-    for name, text in (
-        ("mod.py", peer.module),
-        ("submit.py", peer.submit),
-        ("client.py", CLIENT),
-        ("done", ""),
-    ):
-        (directory / name).write_text(text)
     try:
-        return _race(ground, peer, min(tasks, peer.most), directory)
+        return _race(ground, peer, min(tasks, peer.most))
     except BenchmarkFailed as error:
         return PeerFigures(error=str(error))
 
 
-def _race(ground: Ground, peer: Peer, tasks: int, directory: Path) -> PeerFigures:
-    env, done = {"DONE": str(directory / "done"), "PYTHONPATH": str(directory)}, directory / "done"
-
-    def python(*arguments: str) -> Process:
-        return ground.start([sys.executable, *arguments], directory=directory, env=env)
-
+def _race(ground: Ground, peer: Peer, tasks: int) -> PeerFigures:
+    course = Course(ground, peer, CLIENT)
+    python, done = course.python, course.done
     submitted = python("client.py", "submit", str(tasks)).result(300)
     called: dict[str, float] = {}
     with ground.running([python(*peer.worker)]) as pids:
@@ -69,6 +80,8 @@ class Race:
     def __init__(self, ground: Ground, tasks: int, wanted: bool) -> None:  # noqa: FBT001
         """Prepare; nothing is measured where peers are not wanted."""
         self._ground, self._tasks = ground, tasks
+        #: Whether peers are measured.
+        self.is_wanted = wanted
         self._peers = {peer.name: peer for peer in PEERS if wanted}
         self._figures: dict[str, PeerFigures] | None = None
 

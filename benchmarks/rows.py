@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from benchmarks import ours
 from benchmarks.findings import Finding, Goal
@@ -27,6 +27,10 @@ class Scale:
     jobs: int = 20_000_000  # of a feed
     recorded: int = 1_000_000  # workitems
     ticks: int = 1_000  # of schedules
+    chain: int = 1_000  # steps
+    group: int = 10_000
+    workflows: int = 1_000  # at once
+    small: int = 100_000  # workflows
     killing: float = 600.0  # seconds in which processes are killed
     seconds: float = 2.0  # of work for each number of workers
 
@@ -40,9 +44,20 @@ QUICK: Final = Scale(
     jobs=5_000_000,
     recorded=100_000,
     ticks=300,
+    chain=300,
+    group=3_000,
+    workflows=200,
+    small=20_000,
     killing=20.0,
     seconds=1.0,
 )
+
+
+class Runs(Protocol):
+    """Peers that take part in the rounds of a row."""
+
+    def run(self) -> None:
+        """Measure each once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,7 @@ class Bench:
     scale: Scale
     race: Race
 
-    def rounds(self, *measures: Callable[[], Pace], rivals: Rivals | None = None) -> list[list[Pace]]:
+    def rounds(self, *measures: Callable[[], Pace], rivals: Runs | None = None) -> list[list[Pace]]:
         """Make measurements in turn, round by round, so that a change of the machine meets all of them."""
         taken = []
         for _ in range(self.scale.rounds):

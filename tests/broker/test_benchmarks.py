@@ -28,6 +28,10 @@ def test_the_redis_of_the_benchmarks_takes_a_password_that_no_command_line_shows
     [
         ("limiting.rates", ["starts in a second, 40 allowed"]),
         ("uniqueness.unique", ["relay, unique", "relay and drain, unique"]),
+        ("flows.chains", ["chain of 20", "chain of 20, in a header"]),
+        ("flows.groups", ["group of 200 with a join"]),
+        ("flows.workflows", ["20 workflows of 20 steps", "database, a step"]),
+        ("flows.keeping", ["flow process, 1,500 small workflows"]),
     ],
 )
 def test_a_row_of_the_benchmarks_finds_figures(
@@ -40,7 +44,9 @@ def test_a_row_of_the_benchmarks_finds_figures(
     )
     with ground.Ground() as prepared:
         plugins.install(prepared.directory / "plugins")
-        scale = rows.Scale(rounds=1, messages=5000, killing=5.0)
+        scale = rows.Scale(
+            rounds=1, messages=5000, killing=5.0, chain=20, group=200, workflows=20, small=1500
+        )
         bench = rows.Bench(prepared, scale, racing.Race(prepared, 0, wanted=False))
         found = list(getattr(module, row.partition(".")[2])(bench))
     assert [each.measure for each in found] == measures
