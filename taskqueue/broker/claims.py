@@ -7,7 +7,7 @@ from taskqueue.broker.publisher import Publication
 from taskqueue.broker.topology import CLAIMS
 from taskqueue.messages.content import JSON
 from taskqueue.unique import wire
-from taskqueue.unique.headers import scope_in
+from taskqueue.unique.headers import scope_in, token_in
 
 _PROPERTIES: Final = Properties(content_type=JSON, delivery_mode=2).encode()
 
@@ -31,4 +31,5 @@ def end_of(properties: Properties, worker_type: str, at: float, result: wire.Res
     scope = scope_in(properties, worker_type)
     if scope is None:
         return None
-    return to_log(wire.encode_end(scope, properties.message_id or "", at, result))
+    token = token_in(properties)
+    return to_log(wire.encode_end(scope, properties.message_id or "", at, result, token=token))

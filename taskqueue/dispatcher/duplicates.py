@@ -1,5 +1,6 @@
 """Duplicates of unique workitems: who wants the first one's result, and the answer that names it."""
 
+import secrets
 import time
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ def question(unique: Unique, properties: Properties, id_: str, body: bytes, wait
         debounce=unique.debounce,
         is_settled=unique.is_settled,
         follower=_follower(properties, id_, body),
+        token=secrets.token_hex(16),
     )
 
 

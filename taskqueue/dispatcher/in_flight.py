@@ -21,3 +21,4 @@ class InFlightMessage:
     is_bare: bool = False  # the broker refused it with its properties
     scope: Scope | None = None  # of the key that it has; None for none
     number: int = 0  # of the question for that key
+    token: str = ""  # of the claim on that key

@@ -17,7 +17,7 @@ from taskqueue.dispatcher.in_flight import InFlightMessage
 from taskqueue.dispatcher.record import DispatchRecord
 from taskqueue.dispatcher.replies import Replies
 from taskqueue.errors import TaskqueueError, Unroutable
-from taskqueue.messages import jsonrpc, results
+from taskqueue.messages import jsonrpc, names, results
 from taskqueue.messages.content import JSON
 from taskqueue.messages.forwarding import attributed, rejected
 from taskqueue.messages.results import Failure
@@ -91,6 +91,7 @@ class Rejections:
         told = [completion_of(in_flight.properties)]
         if in_flight.scope is not None:
             named = in_flight.properties.replace(message_id=in_flight.id)
+            named = named.with_headers({names.CLAIM: in_flight.token})  # instead of a producer's
             told.append(end_of(named, in_flight.scope[0], time.time(), result))
         for publication in filter(None, told):
             in_flight.unrecorded += 1

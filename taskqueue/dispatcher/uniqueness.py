@@ -91,12 +91,13 @@ class Uniqueness:
 
     def _answered(self, in_flight: InFlightMessage, ask: Ask, routed: Routed, answer: Answer) -> None:
         if answer.verdict is Verdict.MINE:
-            in_flight.scope = ask.scope
+            in_flight.scope, in_flight.token = ask.scope, ask.token
             if answer.wait:
                 self._record_waiting(in_flight, routed, answer.wait)
                 self._wait(in_flight, routed, answer.wait)
             else:
-                self._owner.route(in_flight, routed)
+                claimed = Properties.decode(routed.raw).with_headers({names.CLAIM: ask.token})
+                self._owner.route(in_flight, routed._replace(raw=claimed.encode()))
             return
         self._questions.forget(in_flight.number)
         in_flight.number = 0

@@ -32,7 +32,7 @@ def releases(claims: Claims, asked: Mapping[str, Any]) -> list[bytes]:
     body = results.encode_failure(Failure("KeyReleased", "an administrator has released the key"), None)
     result = Result(results.CANCELLED, JSON, body)
     return [
-        encode_end(scope, claim.id, time.time(), result, RELEASE)
+        encode_end(scope, claim.id, time.time(), result, kind=RELEASE)
         for claim in (claims.running.get(scope), claims.waiting.get(scope))
         if claim is not None
     ]

@@ -29,6 +29,7 @@ def dead_letter_properties(run: Run, reason: str, queue: str) -> Properties:
         names.POSSIBLY_DOUBLED: run.possibly_doubled or None,
         names.DUE: None,
         names.WAIT: None,
+        names.CLAIM: None,  # it has no key any more
     }
     return again(run.properties).with_headers(headers)
 

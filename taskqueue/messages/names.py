@@ -35,6 +35,8 @@ UNIQUE_FOR: Final = HEADER + "unique-for"
 DEBOUNCE: Final = HEADER + "debounce"
 DEBOUNCED: Final = HEADER + "debounced"
 DUPLICATE_OF: Final = HEADER + "duplicate-of"
+#: The token of a unique workitem's claim, set by its dispatcher: only an end with it frees the key.
+CLAIM: Final = HEADER + "claim"
 SCHEDULE: Final = HEADER + "schedule"
 TICK: Final = HEADER + "tick"
 COMPLETION: Final = HEADER + "completion"

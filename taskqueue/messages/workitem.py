@@ -17,13 +17,13 @@ from taskqueue.messages.content import (
     media_type,
 )
 from taskqueue.messages.forwarding import is_untravelable
-from taskqueue.messages.names import COMPLETION, NOTIFY, PROOF
+from taskqueue.messages.names import CLAIM, COMPLETION, NOTIFY, PROOF
 from taskqueue.texts import shorten
 
 #: Maximum bytes of a decompressed body: those of an uncompressed one.
 LARGEST_DECOMPRESSED: Final = 159 * 1024 * 1024
 
-_CONSUMERS: Final = (COMPLETION, PROOF)
+_CONSUMERS: Final = (CLAIM, COMPLETION, PROOF)
 
 
 class Workitem:
@@ -76,7 +76,7 @@ class Workitem:
 
 
 def _is_hidden(header: str) -> bool:
-    """Tell whether a handler must not see a header: its completion and receipt are the consumer's to send."""
+    """Tell whether a handler must not see a header: messages about its end are the consumer's to send."""
     return header in _CONSUMERS or is_untravelable(header)
 
 

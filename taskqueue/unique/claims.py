@@ -30,6 +30,7 @@ from taskqueue.unique.wire import (
 #: Maximum number of keys in use; a claim takes about a kilobyte.
 MOST_CLAIMS: Final = 100_000
 MOST_FOLLOWERS: Final = 1000  # of a workitem
+_MOST_TOKENS: Final = 10  # of a claim
 #: Seconds after which a claim counts as unrouted for good if its dispatcher has ended and nobody asked again:
 #: the broker redelivers what that dispatcher had, which is then asked for at once.
 _ORPHANED: Final = 300.0
@@ -52,6 +53,8 @@ class Claim:
     ended: float = 0.0
     wait: float = 0.0  # seconds until it asks again, while it waits
     rival: tuple[str, int] | None = None  # a later question for the same workitem
+    #: Those of its questions, any of which may have been routed; () if an earlier release may have.
+    tokens: tuple[str, ...] = ()
     reply: Follower | None = None  # its own caller, while it waits
     followers: dict[str, Follower] = field(default_factory=dict)  # by the ids of their workitems
 
@@ -60,6 +63,24 @@ class Claim:
         if now >= self.until or (self.ended and now >= self.kept_until):
             return True
         return not (self.asker or self.is_routed) and now >= self.asked + _ORPHANED
+
+    def add_token(self, token: str) -> None:
+        """Add the token of a further question, which may be routed in the place of the first one."""
+        if not token:
+            self.tokens = ()
+        elif self.tokens and token not in self.tokens:
+            first, *others = self.tokens
+            self.tokens = (first, *others[2 - _MOST_TOKENS :], token)
+
+    def is_ended_by(self, head: Mapping[str, Any]) -> bool:
+        """Return whether an end is that of the workitem which has the key, and not that of a copy.
+
+        Who knows the id may publish a copy past the dispatchers, but does not know the token. A consumer of
+        an earlier release does not tell tokens: its ends count, else the keys of its workitems stayed taken.
+        """
+        if self.id != str(head["id"]) or self.ended:
+            return False
+        return not self.tokens or "token" not in head or head["token"] in self.tokens
 
 
 class Effect(NamedTuple):
@@ -145,6 +166,7 @@ class Claims:
         if len(self) >= MOST_CLAIMS:
             return Effect(is_change=False, answers=((asker, Answer(ask.number, Verdict.FULL)),))
         claim = Claim(ask.id, asker, ask.number, ask.time, ask.kept_until, ask.until, followers=followers)
+        claim.tokens = (ask.token,) if ask.token else ()
         claims[ask.scope] = claim
         if claims is self.waiting:
             claim.wait, claim.reply = ask.debounce, ask.follower
@@ -181,6 +203,7 @@ class Claims:
         if claim.is_routed or claim.ended:
             return Effect(is_change=False, answers=((asker, Answer(ask.number, Verdict.HERE, claim.id)),))
         claim.asked = ask.time
+        claim.add_token(ask.token)
         if not claim.asker or (claim.asker, claim.number) == (asker, ask.number):
             claim.asker, claim.number = asker, ask.number
             return _granted(claim)
@@ -216,9 +239,9 @@ class Claims:
 
     def _take_end(self, head: Mapping[str, Any]) -> Effect:
         check_end(head)
-        scope, workitem, at = scope_of(head["scope"]), str(head["id"]), float(head["time"])
+        scope, at = scope_of(head["scope"]), float(head["time"])
         claim = self.running.get(scope)
-        if claim is None or claim.id != workitem or claim.ended:
+        if claim is None or not claim.is_ended_by(head):
             return _NOTHING
         followers, claim.followers = tuple(claim.followers.values()), {}
         answers = tuple(_tell_rival(claim))
@@ -266,6 +289,7 @@ class Claims:
             rival=None if rival is None else (queue_of(rival[0]), int(rival[1])),
             reply=None if reply is None else follower_of(reply),
             followers={str(name): follower_of(each) for name, each in fields["followers"].items()},
+            tokens=tuple(map(short_of, fields.get("tokens", ()))),  # earlier releases write none
         )
         (self.waiting if is_waiting else self.running)[scope_of(scope)] = claim
 

@@ -7,7 +7,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.errors import Unroutable
 from taskqueue.messages.lanes import tenant_of
-from taskqueue.messages.names import DEBOUNCE, DEBOUNCED, UNIQUE, UNIQUE_FOR
+from taskqueue.messages.names import CLAIM, DEBOUNCE, DEBOUNCED, UNIQUE, UNIQUE_FOR
 from taskqueue.messages.options import LONGEST_KEPT, key_fault
 from taskqueue.unique.wire import Scope
 
@@ -15,6 +15,7 @@ from taskqueue.unique.wire import Scope
 #: deletes from its queue never ends.
 LONGEST_CLAIM: Final = 86400.0
 
+_LONGEST_TOKEN: Final = 100  # characters
 _MARKS: Final = (UNIQUE.encode(), DEBOUNCE.encode())
 
 
@@ -59,6 +60,15 @@ def scope_in(properties: Properties, worker_type: str) -> Scope | None:
     except (Unroutable, MalformedProperties):
         return None
     return None if unique is None else unique.scope
+
+
+def token_in(properties: Properties) -> str:
+    """Return the token of a workitem's claim; "" if its dispatcher has set none."""
+    try:
+        token = properties.header(CLAIM)
+    except MalformedProperties:
+        return ""
+    return token if isinstance(token, str) and len(token) <= _LONGEST_TOKEN else ""
 
 
 def _seconds(properties: Properties, name: str) -> float:

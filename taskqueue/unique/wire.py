@@ -62,6 +62,8 @@ class Ask:
         debounce: seconds that the workitem waits for a later one; 0 for none.
         is_settled: whether it has waited so long.
         follower: who wants the result; None for nobody.
+        token: random; the workitem takes it along if it is routed, and its end has it. "" for none, as in
+            questions of earlier releases.
     """
 
     scope: Scope
@@ -73,6 +75,7 @@ class Ask:
     debounce: float = 0.0
     is_settled: bool = False
     follower: Follower | None = None
+    token: str = ""
 
     @classmethod
     def of_json(cls, plain: Mapping[str, Any]) -> Self:
@@ -88,6 +91,7 @@ class Ask:
             time_of(plain["debounce"]),
             is_settled=bool(plain["is_settled"]),
             follower=None if follower is None else follower_of(follower),
+            token=short_of(plain.get("token", "")),
         )
 
 
@@ -192,14 +196,23 @@ def encode_routed(claims: Iterable[tuple[Scope, str]]) -> bytes:
     return encode({KIND: ROUTED, "claims": list(claims)})
 
 
-def encode_end(scope: Scope, workitem: str, at: float, result: Result, kind: str = END) -> bytes:
+def encode_end(
+    scope: Scope, workitem: str, at: float, result: Result, *, token: str | None = None, kind: str = END
+) -> bytes:
     """Return that a workitem is over, with its result, which is left out if it is too large.
 
-    kind -- RELEASE frees its key in any case
+    Args:
+        scope: worker type, tenant and key.
+        workitem: its id.
+        at: when it was over, in seconds since 1970.
+        result: its result.
+        token: that came with the workitem; "" if none did. None: not told, as by earlier releases.
+        kind: RELEASE frees the key in any case.
     """
     status, content_type, body = result
     is_whole = len(body) <= LARGEST_RESULT
     head = {KIND: kind, "scope": scope, "id": workitem, "time": at, "status": status}
+    head |= {} if token is None else {"token": token}
     return encode(head | {"content_type": content_type, "is_whole": is_whole}, body if is_whole else b"")
 
 

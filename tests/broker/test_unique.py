@@ -11,6 +11,7 @@ from support.waiting import wait_until
 from taskqueue import AsyncClient, CallCancelled, Client, DuplicateCall, task
 
 UNIQUE, UNIQUE_FOR, DUPLICATE_OF = "x-taskqueue-unique", "x-taskqueue-unique-for", "x-taskqueue-duplicate-of"
+CLAIM = "x-taskqueue-claim"
 TENANT, STATUS = "x-taskqueue-tenant", "x-taskqueue-status"
 LOG = "taskqueue_claims"
 
@@ -82,6 +83,32 @@ def test_a_key_is_free_once_its_workitem_is_over(runs: Runs) -> None:
         runs.submit(number)
         assert runs.answer().correlation_id == f"call {number}"
     assert runs.number == 3
+
+
+@pytest.mark.parametrize("forged", [{}, {CLAIM: "guessed"}])
+def test_a_copy_that_is_published_past_the_dispatchers_does_not_free_the_key(runs: Runs, forged) -> None:
+    name = f"{runs.answers}-1"
+    key = f"known to others {len(forged)}"
+    runs.notes.unlink(missing_ok=True)
+    runs.gate.unlink(missing_ok=True)
+    runs.submit(1, key, **{CLAIM: "guessed"})  # which the dispatcher replaces
+    wait_until(lambda: runs.number == 1)
+    runs.foreign.declare("answer to the copy")
+    runs.foreign.publish(
+        json.dumps([str(runs.notes)]),  # instead of the gate: this file is there
+        "worker_wait",
+        message_id=name,
+        reply_to="answer to the copy",
+        application_headers={UNIQUE: key, **forged},
+    )
+    assert runs.foreign.get("answer to the copy", 20).headers[STATUS] == "succeeded"
+    runs.submit(2, key)
+    assert runs.answer().headers[DUPLICATE_OF] == name
+    runs.gate.touch()
+    assert {runs.answer().correlation_id for _ in range(2)} == {"call 1", "call 2"}
+    runs.submit(3, key)
+    assert runs.answer().headers[STATUS] == "succeeded"
+    assert runs.number == 2
 
 
 def test_a_tenant_has_its_own_keys(runs: Runs) -> None:
@@ -185,7 +212,9 @@ def test_a_key_stays_taken_while_its_call_waits_for_a_retry(served: Ground, runs
     with AsyncClient(served.url, unique="stubborn") as client:
         calls = [client.stubborn(str(runs.notes)) for _ in range(3)]  # each succeeds at the third run
         assert [call.result(20) for call in calls] == ["at last"] * 3
-    assert runs.number == 3
+        assert runs.number == 3
+        assert client.stubborn(str(runs.notes)).result(20) == "at last"  # the key is free again
+    assert runs.number == 4
 
 
 def test_a_cancelled_call_frees_its_key_and_ends_its_duplicates(served: Ground, runs: Runs) -> None:

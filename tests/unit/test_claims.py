@@ -54,8 +54,9 @@ class Desk:
     def void(self, asker, number=None):
         return self.apply(encode({"kind": "void", "asker": asker, "number": number}))
 
-    def end(self, workitem, at=0.0, scope=SCOPE):
-        return self.apply(encode_end(scope, workitem, at, Result("succeeded", "text/plain", b"done")))
+    def end(self, workitem, at=0.0, scope=SCOPE, *, token=None):
+        result = Result("succeeded", "text/plain", b"done")
+        return self.apply(encode_end(scope, workitem, at, result, token=token))
 
 
 @pytest.fixture
@@ -166,6 +167,88 @@ def test_a_void_after_the_routing_changes_nothing(desk):
     assert desk.verdict("a", asker="two") is Verdict.HERE
 
 
+# --- tokens ---
+
+
+def is_free(desk):
+    return desk.verdict("another", asker="another", token="another") is Verdict.MINE
+
+
+@pytest.mark.parametrize("token", ["", "guessed", ["t"], {"t": 1}, 5])
+def test_an_end_without_the_token_of_the_claim_frees_no_key_and_tells_no_follower(desk, token):
+    desk.ask("a", token="t")
+    desk.routed("a")
+    desk.ask("b", follower=FOLLOWER)
+    assert not desk.end("a", token=token).is_change
+    assert not is_free(desk)
+    assert desk.end("a", token="t").followers == (FOLLOWER,)
+    assert not desk.end("a", token="t").is_change  # it ran twice
+    assert is_free(desk)
+
+
+def test_each_question_that_may_have_been_routed_has_a_token_that_frees_the_key():
+    for token in ("first", "second"):
+        desk = Desk()
+        desk.ask("a", asker="one", token="first")
+        desk.ask("a", asker="two", token="second")
+        desk.void("one")  # it has ended; perhaps it had published the workitem before
+        desk.routed("a")
+        desk.ask("a", asker="three", token="third")  # a copy that is dropped
+        desk.end("a", token="third")
+        assert not is_free(desk)
+        desk.end("a", token=token)
+        assert is_free(desk)
+
+
+def test_of_many_questions_the_first_and_the_last_ones_count(desk):
+    for number in range(50):
+        desk.ask("a", asker=f"{number}", token=f"{number}")
+    (claim,) = desk.claims.running.values()
+    assert claim.tokens == ("0", *(str(number) for number in range(41, 50)))
+
+
+def test_a_consumer_of_an_earlier_release_tells_no_token_and_frees_the_key(desk):
+    desk.ask("a", token="t")
+    desk.end("a")
+    assert is_free(desk)
+
+
+@pytest.mark.parametrize("token", ["", "any", None])
+def test_a_workitem_that_an_earlier_release_may_have_routed_needs_no_token(token):
+    for askers in (("one", ""), ("one", "two")), (("one", "t"), ("two", "")):
+        desk = Desk()
+        for asker, said in askers:
+            desk.ask("a", asker=asker, token=said)
+        desk.routed("a")
+        desk.end("a", token=token)
+        assert is_free(desk)
+
+
+def test_a_question_and_a_snapshot_of_an_earlier_release_have_no_token():
+    first, second = Desk(), Desk()
+    plain = asdict(Ask(SCOPE, "a", 1, 0.0, 0.0, DAY))
+    del plain["token"]
+    first.apply(encode({"kind": "ask", "asker": "one", "asks": [plain]}))
+    first.routed("a")
+    ((is_waiting, scope, fields),) = first.claims.as_json()
+    assert fields.pop("tokens") == ()
+    second.claims.add_json([is_waiting, scope, fields])
+    for desk in (first, second):
+        assert not is_free(desk)
+        desk.end("a", token="")
+        assert is_free(desk)
+
+
+def test_a_debounced_workitem_has_the_token_of_its_second_question(desk):
+    desk.ask("a", debounce=5.0, token="waits")
+    desk.routed("a")
+    desk.ask("a", 5.0, debounce=5.0, is_settled=True, token="runs")
+    desk.end("a", token="waits")
+    assert not is_free(desk)
+    desk.end("a", token="runs")
+    assert is_free(desk)
+
+
 # --- debounce ---
 
 
@@ -198,7 +281,7 @@ ENTRIES = st.one_of(
     st.tuples(st.just("ask"), IDS, st.sampled_from(["one", "two"]), st.booleans(), st.booleans()),
     st.tuples(st.just("routed"), IDS),
     st.tuples(st.just("void"), st.sampled_from(["one", "two"])),
-    st.tuples(st.just("end"), IDS),
+    st.tuples(st.just("end"), IDS, st.sampled_from([None, "one", "two", "forged"])),
 )
 
 
@@ -207,6 +290,7 @@ def play(desk, entry, at):
         case ("ask", workitem, asker, is_debounced, is_settled):
             options = {"debounce": 5.0, "is_settled": is_settled} if is_debounced else {}
             options |= {"follower": replace(FOLLOWER, correlation_id=workitem)}
+            options |= {"token": "" if workitem == "c" else asker}
             return desk.ask(
                 workitem, at, asker=asker, kept_until=at + 3 if workitem == "d" else 0.0, **options
             )[1]
@@ -214,8 +298,8 @@ def play(desk, entry, at):
             return desk.routed(workitem)
         case ("void", asker):
             return desk.void(asker)
-        case (_, workitem):
-            return desk.end(workitem, at)
+        case (_, workitem, token):
+            return desk.end(workitem, at, token=token)
 
 
 def shown(claims):
@@ -237,7 +321,7 @@ def test_a_keeper_that_takes_over_at_any_entry_knows_the_same_and_no_key_is_give
         if number >= place:
             other.apply(desk.log[-1])
             assert shown(other.claims) == shown(desk.claims)
-        if entry[0] == "end":
+        if entry[0] == "end" and (entry[2] != "forged" or entry[1] == "c"):
             granted.discard(entry[1])
         for _, answer in effect.answers:
             if answer.verdict is Verdict.MINE and not answer.wait:
@@ -270,5 +354,5 @@ def test_an_entry_that_lacks_something_is_an_error(head):
 
 
 def test_asks_are_what_they_were_after_the_wire():
-    ask = Ask(SCOPE, "\udc80id", 1, 2.0, 3.0, 4.0, 5.0, is_settled=True, follower=FOLLOWER)
+    ask = Ask(SCOPE, "\udc80id", 1, 2.0, 3.0, 4.0, 5.0, is_settled=True, follower=FOLLOWER, token="t")
     assert Ask.of_json(json.loads(json.dumps(asdict(ask)))) == ask

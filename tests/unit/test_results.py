@@ -225,7 +225,8 @@ def test_a_result_expires_in_milliseconds_or_never(expire, written):
 
 
 def test_a_kept_copy_keeps_the_properties_and_says_why():
-    properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1})
+    token = {names.CLAIM: "of a key that is free"}
+    properties = Properties(message_id="m", reply_to="r", type="digest").with_headers({"mine": 1, **token})
     copy = dead_letter_properties(ran(properties), "a reason", "worker_digest")
     assert (copy.message_id, copy.reply_to, copy.type, copy.delivery_mode) == ("m", "r", "digest", 2)
     assert copy.headers == {
@@ -242,7 +243,8 @@ def test_a_kept_copy_keeps_the_properties_and_says_why():
 
 @pytest.mark.parametrize(("counter", "delay"), [(names.CRASHES, 0), (names.FAILURES, 12.5)])
 def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, delay):
-    old = {"mine": 1, names.ATTEMPT: 3, names.CRASHES: 1, names.FAILURES: 1, names.DUE: 3.5, names.WAIT: 3}
+    old = {"mine": 1, names.CLAIM: "token", names.ATTEMPT: 3}
+    old |= {names.CRASHES: 1, names.FAILURES: 1, names.DUE: 3.5, names.WAIT: 3}
     properties = Properties(message_id="m", user_id="joe").with_headers(old | {"x-death": [{}]})
     before = time.time()
     back = next_run(ran(properties), counter, 2, delay)
@@ -251,7 +253,7 @@ def test_a_workitem_goes_back_with_one_attempt_and_one_such_end_more(counter, de
         assert before + delay <= headers.pop(names.DUE) <= time.time() + delay
         assert headers.pop(names.WAIT) == delay
     counted = {names.ATTEMPT: 4, names.CRASHES: 1, names.FAILURES: 1} | {counter: 2}
-    assert headers == {"mine": 1} | counted
+    assert headers == {"mine": 1, names.CLAIM: "token"} | counted
     assert (back.message_id, back.user_id, back.delivery_mode) == ("m", None, 2)
 
 

@@ -73,7 +73,7 @@ def test_what_must_not_travel_is_taken_out():
 
 
 @pytest.mark.parametrize("name", ["attempt", "crashes", "failures", "history", "user", "status", "workitem",
-                                  "host", "reason", "queue", "original", "anything"])  # fmt: skip
+                                  "host", "reason", "queue", "original", "claim", "anything"])  # fmt: skip
 def test_a_producer_cannot_say_what_only_we_can_know(name):
     forged = {f"x-taskqueue-{name}": 5, "mine": 1}
     assert travelling(Properties().with_headers(forged), "t", login="us").headers == {"mine": 1}
@@ -113,7 +113,7 @@ def test_properties_that_say_nothing_of_a_user_stay_the_same_object():
 def test_a_handler_sees_neither_what_the_broker_noted_nor_our_own_user():
     noted = {"x-death": [{"count": 1}], "x-first-death-queue": "q", "x-last-death-reason": "expired",
              "x-delivery-count": 2, "CC": ["q"], "x-taskqueue-lease": "l",
-             "x-taskqueue-completion": "token"}  # fmt: skip
+             "x-taskqueue-completion": "token", "x-taskqueue-claim": "token"}  # fmt: skip
     raw = Properties(message_id="m", user_id="us").with_headers(noted | {"mine": 1}).encode()
     item = Workitem("t", 1, raw, b"")
     assert (item.headers, item.id, item.properties.user_id) == ({"mine": 1}, "m", None)
