@@ -154,7 +154,8 @@ class EventPublisher(SessionListener, Generic[T]):
             told = self._describe()
             version = f"{self._version}, {told.version}" if told.version else self._version
             told = told._replace(rss=rss, cpu=cpu, is_blocked=is_blocked, lost=self.lost)
-            told = told._replace(user=self.user, version=version)
+            broker_user = self._session.amqp.signature or ""
+            told = told._replace(user=self.user, version=version, broker_user=broker_user)
             self.emit(told._replace(state=events.ENDED) if self._has_ended else told)
 
     def _report_relatives(self) -> None:

@@ -28,6 +28,7 @@ from taskqueue.doctor import (
     rights,
     services,
     times,
+    trust,
 )
 from taskqueue.doctor.broker import BrokerFacts
 from taskqueue.doctor.finding import Finding, Level, Report, Unseen
@@ -44,6 +45,7 @@ from taskqueue.process.relatives import user_name
 
 _NAME: Final = "taskqueue doctor"
 _INSIDE: Final = "types and policies of queues, nodes and partitions of the broker, consumer_timeout"
+_OTHERS: Final = "clocks, versions and broker users of other hosts"
 
 
 def examine(source: Source, access: Access) -> Report:
@@ -76,8 +78,8 @@ class Examination:
         if (amqp := self._address(is_configured=is_configured)) is not None:
             self._look_at_broker(amqp, daemons)
         self._look_at_plugins()
-        if self._listener is not None:
-            self._look_at_others(self._listener)
+        if amqp is not None and self._listener is not None:
+            self._look_at_others(self._listener, amqp, daemons)
 
     # --- this host ---
 
@@ -165,6 +167,7 @@ class Examination:
         self.findings += queues.judge(facts, time.time())
         if inside is not None:
             self.findings += times.judge_deliveries(self._settings.groups, inside)
+            self.findings += trust.judge_entries(amqp, inside)
 
     def _look_inside(self, amqp: AmqpSettings, cluster: str) -> Inside | None:
         if amqp.owner is not None:  # a private broker has no policies, and settings that fit
@@ -221,18 +224,18 @@ class Examination:
     def _listen(self, amqp: AmqpSettings, sizes: dict[str, QueueSize | None]) -> None:
         """Begin to listen to events, if a monitor records them: otherwise none may come for half a minute."""
         if sizes.get(EVENTS) is None:
-            self._cannot_see(
-                "clocks and versions of other hosts", "events come only if a monitor records them"
-            )
+            self._cannot_see(_OTHERS, "events come only if a monitor records them")
         else:
             self._listener = Listener(amqp).start()
 
-    def _look_at_others(self, listener: Listener) -> None:
+    def _look_at_others(self, listener: Listener, amqp: AmqpSettings, daemons: Collection[str]) -> None:
         heard = listener.heard()
         if not heard:
             why = f"no event came within {LISTENS:g} s"
-            self._cannot_see("clocks and versions of other hosts", why)
+            self._cannot_see(_OTHERS, why)
         self.findings += times.judge_hosts(heard, HOST, own_version())
+        if rights.DISPATCHER in daemons:
+            self.findings += trust.judge_daemons(amqp, heard)
 
     def _cannot_see(self, what: str, why: str) -> None:
         self.unseen.append(Unseen(what, why))

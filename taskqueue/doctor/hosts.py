@@ -63,4 +63,4 @@ class Listener:
                 version = event.version.partition(",")[0]
                 before = self._heard.get(emitter)
                 ahead = event.at - now if before is None else max(event.at - now, before.ahead)
-                self._heard[emitter] = Heard(emitter.host, name, version, ahead)
+                self._heard[emitter] = Heard(emitter.host, name, version, ahead, event.broker_user)

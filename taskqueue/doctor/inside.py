@@ -87,6 +87,7 @@ class Inside:
         partition_handling: the setting cluster_partition_handling; None if it is not known.
         consumer_timeout: seconds after which a delivery that is not acknowledged returns to its queue;
             infinity if there is no limit, None if it is not known.
+        users: their names, if the broker alone knows them; None if they are not known.
     """
 
     source: str
@@ -96,6 +97,7 @@ class Inside:
     has_partitions: bool = False
     partition_handling: str | None = None
     consumer_timeout: float | None = None
+    users: frozenset[str] | None = None
 
     @property
     def is_cluster(self) -> bool:

@@ -43,6 +43,10 @@ Queue = fun(Q) -> #{
     policies => Names([rabbit_policy:name(Q), rabbit_policy:name_op(Q)])} end,
 Ours = fun(Q) -> case element(4, amqqueue:get_name(Q)) of
     <<"taskqueue", _/binary>> -> true; <<"worker_", _/binary>> -> true; _ -> false end end,
+Users = case application:get_env(rabbit, auth_backends) of
+    {ok, [rabbit_auth_backend_internal]} -> Or(fun() ->
+        Names([proplists:get_value(user, U) || U <- rabbit_auth_backend_internal:list_users()]) end, false);
+    _ -> false end,
 base64:encode_to_string(iolist_to_binary(rabbit_json:encode(#{
     cluster => rabbit_nodes:cluster_name(),
     nodes => [#{name => Text(N), running => lists:member(N, Running), version => Version(N)} || N <- Members],
@@ -50,6 +54,7 @@ base64:encode_to_string(iolist_to_binary(rabbit_json:encode(#{
     partitions => length(Or(fun() -> rabbit_node_monitor:partitions() end, [])),
     partition_handling => Env(cluster_partition_handling),
     consumer_timeout => Env(consumer_timeout),
+    users => Users,
     queues => [Queue(Q) || Q <- rabbit_amqqueue:list(base64:decode(<<"VHOST">>)), Ours(Q)]})))
 """
 #: As RabbitMQ names what has an alarm.
@@ -174,6 +179,7 @@ def inside(told: Mapping[str, Any]) -> Inside:
         has_partitions=told["partitions"] > 0,
         partition_handling=told["partition_handling"] or None,
         consumer_timeout=_seconds(told["consumer_timeout"]),
+        users=frozenset(told["users"]) if told["users"] else None,
     )
 
 

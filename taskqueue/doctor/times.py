@@ -24,12 +24,14 @@ class Heard:
         version: of taskqueue; "" if it has not told.
         ahead: seconds by which its host's clock is ahead of ours, at least; negative if it is behind, by at
             most so much.
+        user: its user at the broker; "" if it has not told.
     """
 
     host: str
     name: str
     version: str
     ahead: float
+    user: str = ""
 
 
 # --- the broker's limit on deliveries ---

@@ -201,6 +201,7 @@ class ProcessState(NamedTuple):
     crashes: int = 0  # workers that ended unexpectedly since its start
     crash: str = ""  # the cause of the last of these ends
     workers: str = ""  # of each worker NUMBER:PID:RSS, separated by spaces; RSS in bytes
+    broker_user: str = ""  # as whom it signs messages in internal queues
 
 
 Event = (

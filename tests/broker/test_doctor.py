@@ -51,7 +51,7 @@ def examine(ground, config=GROUPS, url=None):
     path = ground.write(config)
     done = subprocess.run(
         ground.command("doctor", "--format", "json", "-c", path),
-        env=os.environ | ground.environment | ({"TASKQUEUE_AMQP": url} if url else {}),
+        env=os.environ | ground.environment | ({} if url is None else {"TASKQUEUE_AMQP": url}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -197,6 +197,13 @@ def test_rabbitmqctl_and_the_management_api_tell_the_same(node, ground):
             5000, 9, "drop-head", True
         ]  # fmt: skip
         assert short.policy_name == "short"
+    assert (found.users, "taskqueue" in told.users, "nobody" in told.users) == (None, True, False)
+    backends = "application:set_env(rabbit, auth_backends, [{}])"
+    node.evaluate(backends.format("rabbit_auth_backend_internal, rabbit_auth_backend_internal"))
+    try:
+        assert rabbitmqctl.look(amqp, cluster, *ctl(node)).users is None  # perhaps another backend knows more
+    finally:
+        node.evaluate(backends.format("rabbit_auth_backend_internal"))
     with pytest.raises(NotTold, match="rabbitmqctl reaches the cluster taskqueue@"):
         rabbitmqctl.look(amqp, "another", *ctl(node))
     with pytest.raises(NotTold, match="and AMQP reaches the cluster another"):
@@ -271,6 +278,22 @@ def test_a_user_with_few_rights_and_an_alarm_are_told(node, ground):
     assert found["alarm"] == "the broker has an alarm and takes no messages"
     assert unseen["rights to write"] == "the broker has an alarm"
     assert "write taskqueue_events" not in found["right-missing"]
+
+
+def test_daemons_whose_user_is_not_trusted_here_are_told(node, ground):
+    for queue in [*QUEUES, "worker_evaluate", "taskqueue_events"]:
+        ground.foreign.declare(queue)
+    url = add_user(node, ground, "stranger", ".*", ".*", ".*")
+    ground.start("dispatcher", url=url).wait_for("takes work")
+    ground.foreign.bind("taskqueue_events")
+    _, found, _ = examine(ground)
+    assert "ignore what broker user 'stranger' reports" in found["untrusted-daemon"]
+    assert "dispatcher on " in found["untrusted-daemon"]
+    assert "keeper on " in found["untrusted-daemon"]
+    trusting = f"{GROUPS}[amqp]\nurl = {ground.url}\ntrusted_users = stranger\n"
+    _, found, unseen = examine(ground, trusting, url="")
+    assert "untrusted-daemon" not in found
+    assert not any("broker users of other hosts" in what for what in unseen)
 
 
 @pytest.fixture

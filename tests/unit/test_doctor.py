@@ -14,8 +14,20 @@ import pytest
 import taskqueue.doctor
 from taskqueue.broker.errands import QueueSize
 from taskqueue.broker.probe import CONFIGURE, READ, WRITE, Right
-from taskqueue.config import GroupSettings, MonitorSettings, Settings
-from taskqueue.doctor import api, broker, files, host, plugins, queues, rabbitmqctl, rights, services, times
+from taskqueue.config import AmqpSettings, GroupSettings, MonitorSettings, Settings
+from taskqueue.doctor import (
+    api,
+    broker,
+    files,
+    host,
+    plugins,
+    queues,
+    rabbitmqctl,
+    rights,
+    services,
+    times,
+    trust,
+)
 from taskqueue.doctor.broker import BrokerFacts
 from taskqueue.doctor.files import FileFacts
 from taskqueue.doctor.finding import AREAS, Finding, Level, Report, Unseen
@@ -80,6 +92,16 @@ def of_hosts(*heard):
     return times.judge_hosts([Heard(*each) for each in heard], "here", "taskqueue 1.0")
 
 
+def of_daemons(*heard, trusted=("friend",)):
+    amqp = AmqpSettings((), user="us", trusted_users=trusted)
+    return trust.judge_daemons(amqp, [Heard("other", name, "", 0.0, user) for name, user in heard])
+
+
+def of_trusted(*names, users=("us", "friend")):
+    known = None if users is None else frozenset(users)
+    return trust.judge_entries(AmqpSettings((), user="us", trusted_users=names), Inside("test", users=known))
+
+
 def of_files(mode=0o640, owner="root", **facts):
     return files.judge([FileFacts("/etc/taskqueue/config.ini", mode, owner, **facts)], "root")
 
@@ -138,6 +160,11 @@ FAULTS = [
      of_rights(Right(CONFIGURE, "taskqueue_lease_doctor"))),
     ("queue-missing", ERROR, "queue results does not exist",
      of_rights(Right(CONFIGURE, "results"), missing=["results"])),
+    ("untrusted-daemon", WARNING, "not trusted; consumer mail on other, gate on other have",
+     of_daemons(("consumer mail", "pool"), ("gate", "pool"), ("gate", "pool"), ("keeper", "us"))),
+    ("untrusted-daemon", WARNING, "consumer 4 on other and 2 more have",
+     of_daemons(*((f"consumer {number}", "pool") for number in range(7)))),
+    ("unknown-user", WARNING, "names 'freind', and", of_trusted("friend", "freind")),
     # --- queues ---
     ("no-dispatcher", ERROR, "no dispatcher runs, and 3 workitems wait",
      of_queues({"taskqueue": QueueSize(3, 0)})),
@@ -265,6 +292,12 @@ HEALTHY = [
     of_broker(inside=Inside("test", (NODE,), partition_handling="ignore")),
     of_rights(Right(READ, "taskqueue_gate")),  # no limit is configured
     of_rights(missing=["results"]),
+    of_daemons(
+        ("consumer mail", "friend"), ("dispatcher", "us"), ("dispatcher", ""), ("feeder", "joe"), ("", "joe")
+    ),
+    of_daemons(("consumer mail", "anybody"), trusted=("*",)),
+    of_trusted("friend", "*"),
+    of_trusted("who knows", users=None),
     of_queues(),
     of_queues({"taskqueue": QueueSize(0, 1)}, is_private=True),
     of_queues({"taskqueue_failed": QueueSize(0, 0)}, new_letters={"taskqueue_failed": 3}),
@@ -401,6 +434,7 @@ def test_the_arguments_that_amqp_tells_are_read():
 def test_the_alarms_and_times_that_rabbitmqctl_tells_are_read():
     told = {
         "nodes": [], "queues": [], "partitions": 1, "partition_handling": "", "consumer_timeout": "undefined",
+        "users": False,
         "alarms": ["{{resource_limit,memory,rabbit@one},[]}", "{{resource_limit,disk,'rabbit@a-b'},[]}", "x"],
     }  # fmt: skip
     found = rabbitmqctl.inside(told)
@@ -408,6 +442,7 @@ def test_the_alarms_and_times_that_rabbitmqctl_tells_are_read():
     assert (found.consumer_timeout, found.has_partitions, found.partition_handling) == (math.inf, True, None)
     assert rabbitmqctl.inside(told | {"consumer_timeout": "1800000"}).consumer_timeout == 1800
     assert rabbitmqctl.inside(told | {"consumer_timeout": ""}).consumer_timeout is None
+    assert (found.users, rabbitmqctl.inside(told | {"users": ["joe"]}).users) == (None, {"joe"})
     assert list(api.unseen())
 
 
