@@ -213,7 +213,7 @@ class Commands:
         """Run what has not succeeded again, and let what waited for it wait again."""
         no = row["no"]
         if row["state"] == Outcome.SUCCEEDED and not self._has_failed(no):
-            return self._described(row) | {"again": 0}  # its callbacks would run a second time
+            return self._described(row) | {"again": self._graph.retry_callbacks(no)}
         self._store.execute(
             "UPDATE workflow SET state = ?, ended = NULL WHERE no = ?", (int(Outcome.RUNNING), no)
         )
@@ -243,7 +243,8 @@ class Commands:
     def _has_failed(self, workflow: int) -> bool:
         return bool(
             self._store.rows(
-                "SELECT 1 FROM step WHERE workflow = ? AND state IN (?, ?, ?) LIMIT 1", (workflow, *_BAD)
+                "SELECT 1 FROM step WHERE workflow = ? AND state IN (?, ?, ?) AND kind <> ? LIMIT 1",
+                (workflow, *_BAD, int(Kind.CALLBACK)),
             )
         )
 

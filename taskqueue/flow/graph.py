@@ -26,6 +26,11 @@ _HOOKS: Final = {
     Outcome.FAILED: ["failed", "ended"],
     Outcome.CANCELLED: ["ended"],
 }
+#: Makes callbacks ready; one that has run before gets another run.
+_AGAIN: Final = (
+    "state = ?, run = CASE WHEN state = ? THEN run ELSE run + 1 END, result = NULL, size = NULL, "
+    "error = NULL, published = NULL, ended = NULL"
+)
 
 
 class End(NamedTuple):
@@ -100,6 +105,18 @@ class Graph:
         )
         for no, state in rows:
             self._finish(no, Outcome(state))
+
+    def retry_callbacks(self, workflow: int) -> int:
+        """Make the failed callbacks of a workflow that has succeeded ready again; return their number."""
+        hooks = _HOOKS[Outcome.SUCCEEDED]
+        return self._store.execute(
+            f"UPDATE step SET {_AGAIN} WHERE workflow = ? AND kind = ? AND state > ? "  # noqa: S608 -- a constant
+            "AND hook IN (?, ?)",
+            (
+                *(int(State.READY), int(State.IDLE), workflow, int(Kind.CALLBACK)),
+                *(int(State.SUCCEEDED), hooks[0], hooks[-1]),
+            ),
+        )
 
     # --- what follows from the end of a step ---
 
@@ -226,8 +243,7 @@ class Graph:
         )
         hooks = _HOOKS[outcome]
         self._store.execute(
-            "UPDATE step SET state = ?, run = CASE WHEN state = ? THEN run ELSE run + 1 END, result = NULL, "
-            "size = NULL, error = NULL, published = NULL, ended = NULL "
+            f"UPDATE step SET {_AGAIN} "  # noqa: S608 -- a constant
             "WHERE workflow = ? AND kind = ? AND state >= ? AND hook IN (?, ?)",
             (int(State.READY), int(State.IDLE), no, int(Kind.CALLBACK), int(State.IDLE), hooks[0], hooks[-1]),
         )

@@ -165,6 +165,30 @@ def test_callbacks_run_once_when_the_rest_has_ended(mill, failing, state, callba
     assert mill.state(id_) == state
 
 
+def test_retry_runs_only_the_callbacks_again_that_have_failed_if_all_else_has_succeeded(mill):
+    hooks = ("good", "succeeded"), ("always", "ended"), ("bad", "failed"), ("other", "succeeded")
+    id_ = mill.start(step("a"), *(step(name, on=hook) for name, hook in hooks))
+    mill.do_all(failing=["good", "always"])
+    answer = mill.ask("retry", id_)
+    assert (answer["again"], answer["state"], mill.state(id_)) == (2, "succeeded", "succeeded")
+    again = ["good", "always"]
+    assert mill.names() == ["a", "good", "always", "other", *again]
+    assert [item.id for item in mill.todo] == [f"{id_}.{name}.2" for name in again]
+    mill.do_all()
+    assert set(mill.states(id_).values()) == {"succeeded", "waiting"}  # one waits for a failure
+    assert mill.ask("retry", id_)["again"] == 0
+    assert mill.todo == []
+
+
+def test_retry_of_a_step_runs_all_callbacks_at_the_new_end(mill):
+    id_ = mill.start(step("a"), step("b", ["a"], allow_failed=["a"]), step("good", on="succeeded"))
+    mill.do_all(failing=["a"])
+    assert mill.state(id_) == "succeeded"
+    assert mill.ask("retry", id_)["again"] == 1
+    mill.do_all()
+    assert mill.names() == ["a", "b", "good", "a", "good"]
+
+
 def test_a_workflow_of_callbacks_alone_succeeds_at_once(mill):
     id_ = mill.start(step("good", on="succeeded"))
     assert mill.state(id_) == "succeeded"
