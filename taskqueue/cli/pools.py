@@ -76,7 +76,7 @@ def ps(timeout: float, style: str, source: Source) -> None:
 
     Pools without a control key take no commands and are not shown.
 
-    Exit status: 0 done; 69 no pool answers; 75 some hosts have not answered.
+    Exit status: 0 done; 1 a host refuses; 69 no pool answers; 75 some hosts have not answered.
     """
     answers = command(source, timeout).ask()
     if style == "json":
@@ -125,9 +125,9 @@ def tell_silent(answers: Answers) -> None:
     """Say which hosts have not answered or obeyed; exit with a status if there are any."""
     for line in answers.complaints:
         click.echo(line, err=True)
-    if answers.silent or answers.errors:
+    if answers.silent:
         raise SystemExit(ExitStatus.TIMEOUT)
-    if answers.faults:
+    if answers.errors or answers.faults:
         raise SystemExit(ExitStatus.FAILED)
 
 
@@ -145,7 +145,7 @@ def giver() -> str:
 def _tell(answers: Answers, obeyed: str) -> None:
     for line in sorted({f"{each['host']}: {obeyed}" for each in answers.pools}):
         click.echo(line)
-    if not answers.pools:
+    if not answers.pools and not answers.errors:
         click.echo("The command is kept; no pool runs that could obey it now.")
     tell_silent(answers)
 
@@ -170,8 +170,8 @@ def pause(worker_type: str, period: float | None, source: Source) -> None:
     Workitems stay in their queue; running ones go on. The pause outlives restarts of pools and broker, and
     hosts that start later obey it.
 
-    Exit status: 0 all hosts obey; 69 the broker cannot keep the command; 75 some hosts have not answered.
-    They obey once they run.
+    Exit status: 0 all hosts obey; 1 a host refuses; 69 the broker cannot keep the command; 75 some hosts have
+    not answered. They obey once they run.
     """
     now = time.time()
     directive = Directive(giver(), now, None if period is None else now + period)
@@ -185,7 +185,7 @@ def pause(worker_type: str, period: float | None, source: Source) -> None:
 def resume(worker_type: str, source: Source) -> None:
     """Have the pools of all hosts take workitems of TYPE again.
 
-    Exit status: as of `taskqueue pause`; 1 the type is not paused.
+    Exit status: as of `taskqueue pause`; 1 also if the type is not paused.
     """
     _tell(verbs.resume(change(source), worker_type), f"{worker_type} is resumed.")
 
@@ -198,8 +198,8 @@ def drain(host: str, source: Source) -> None:
 
     The command outlives restarts of the host.
 
-    Exit status: 0 all hosts obey; 1 no pool has run on HOST; 69 the broker cannot keep the command; 75 some
-    hosts have not answered.
+    Exit status: 0 all hosts obey; 1 no pool has run on HOST, or it refuses; 69 the broker cannot keep the
+    command; 75 some hosts have not answered.
     """
     directive = Directive(giver(), time.time())
     _change_host(source, host, directive, "is drained")
@@ -218,7 +218,8 @@ def undrain(host: str, source: Source) -> None:
 
 def _change_host(source: Source, host: str, directive: Directive | None, obeyed: str) -> None:
     answers = verbs.set_drain(change(source), host, directive)
-    click.echo(f"{host} {obeyed}." if answers.pools else f"The command is kept until {host} runs.")
+    if not answers.errors:
+        click.echo(f"{host} {obeyed}." if answers.pools else f"The command is kept until {host} runs.")
     tell_silent(answers)
 
 
@@ -250,7 +251,7 @@ def make_key(path: str | None) -> None:
 def forget(host: str, source: Source) -> None:
     """Expect no answers of HOST any more, until a pool runs there again.
 
-    Exit status: 0 done; 1 no pool has run on HOST; 75 some hosts have not answered.
+    Exit status: 0 done; 1 no pool has run on HOST, or a host refuses; 75 some hosts have not answered.
     """
     seen: list[bool] = []
 

@@ -15,7 +15,7 @@ from taskqueue.control.answers import Answers
 from taskqueue.control.controller import ANSWER, COMMAND
 from taskqueue.control.directives import Directives
 from taskqueue.control.register import Change, ControlRegister, RegisterListener
-from taskqueue.control.seal import Unsealed, seal, unseal
+from taskqueue.control.seal import OtherVersion, Unsealed, seal, unseal
 from taskqueue.errors import CommandRefused, NoPool, NoRegister
 from taskqueue.messages.content import JSON
 from taskqueue.messages.forwarding import new_id
@@ -49,6 +49,7 @@ class Command(OutboundListener, RegisterListener):
         self._sequence = 0  # of the document that the pools must know before they answer
         self._known: set[str] = set()  # hosts with a pool, by the registers of those that have answered
         self._is_asked = False
+        self._is_known = False  # whether a register has named the hosts
         self._is_ending = False
         self.answers = Answers()
 
@@ -143,6 +144,7 @@ class Command(OutboundListener, RegisterListener):
         if self._register is not None:
             self._sequence = self._register.directives.sequence
             self._known |= self._register.directives.hosts.keys()
+            self._is_known = True
         self._ask()
 
     # --- the question and the answers ---
@@ -164,6 +166,8 @@ class Command(OutboundListener, RegisterListener):
     def _take(self, _raw: bytes, body: bytes) -> None:
         try:
             answer = unseal(self._key, ANSWER, body)
+        except OtherVersion as error:
+            answer = {"error": str(error), **error.content}
         except Unsealed:
             return
         if answer.get("to") != self.id:
@@ -174,15 +178,19 @@ class Command(OutboundListener, RegisterListener):
         else:
             self.answers.pools.append(answer)
             self._known |= answer["register"]["hosts"].keys()
-        answered = {each["host"] for each in self.answers.pools} | self.answers.errors.keys()
-        if self._known <= answered and not self._is_ending:
+            self._is_known = True
+        if self._have_all_answered() and not self._is_ending:
             self._is_ending = True
             self._loop.call_later(_OTHER_POOLS, self._end)
 
+    def _have_all_answered(self) -> bool:
+        """Tell whether no more answers are expected; a host that refuses a command names no others."""
+        answered = {each["host"] for each in self.answers.pools} | self.answers.errors.keys()
+        return self._is_known and self._known <= answered
+
     def _end(self) -> None:
         """Stop unless another host has become known meanwhile."""
-        answered = {each["host"] for each in self.answers.pools} | self.answers.errors.keys()
-        self._is_ending = self._known <= answered
+        self._is_ending = self._have_all_answered()
         if self._is_ending:
             self._loop.stop()
 

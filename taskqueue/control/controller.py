@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
@@ -23,7 +24,7 @@ from taskqueue.config import AmqpSettings
 from taskqueue.consumer import control
 from taskqueue.consumer.control import Reports
 from taskqueue.control.register import ControlRegister, RegisterListener
-from taskqueue.control.seal import LIFETIME, Guard, Stale, Unsealed, seal, unseal
+from taskqueue.control.seal import LIFETIME, Guard, OtherVersion, Stale, Unsealed, seal, unseal
 from taskqueue.control.survey import Survey
 from taskqueue.errors import BrokerRefused, BrokerUnavailable, ExitStatus
 from taskqueue.messages.content import JSON
@@ -71,6 +72,7 @@ class Controller(SessionListener, OutboundListener, RegisterListener):
             loop, self._session, CONTROL, on_message=self._take, on_settled=lambda: None
         )
         self._guard = Guard()
+        self._release = version("taskqueue")  # of this process: a newer one may be installed while it runs
         self._refused = Tally(self._log, "refused %d commands, the last one because %s")
         self._surveys: dict[int, Survey] = {}  # by number
         self._number = 0  # of the last survey
@@ -142,16 +144,25 @@ class Controller(SessionListener, OutboundListener, RegisterListener):
 
     def _take(self, raw: bytes, body: bytes) -> None:
         try:
-            command = unseal(self._key, COMMAND, body)
-            properties = Properties.decode(raw)
-            reply_to = properties.reply_to or ""
-            if not reply_to.startswith(DIRECT_REPLY):
-                raise Unsealed("it has no direct reply-to")
+            command = self._unsealed(raw, body)
+            reply_to = _reply_to(raw)
             self._check(command, reply_to)
         except (Unsealed, MalformedProperties, KeyError, TypeError, ValueError) as error:
             self._refused.count(str(error))
         else:
             self._obey(command, reply_to)
+
+    def _unsealed(self, raw: bytes, body: bytes) -> dict[str, Any]:
+        """Return a command; to one of another version, answer that."""
+        try:
+            return unseal(self._key, COMMAND, body)
+        except OtherVersion as error:
+            reply_to = _reply_to(raw)
+            self._check(error.content, reply_to)
+            advice = "update it" if error.is_later else "update the host that gave it"
+            reason = f"it runs taskqueue {self._release}, which does not know this command; {advice}"
+            self._send(error.content, reply_to, {"error": reason})
+            raise
 
     def _check(self, command: Mapping[str, Any], reply_to: str) -> None:
         try:
@@ -210,6 +221,14 @@ class Controller(SessionListener, OutboundListener, RegisterListener):
         body = seal(self._key, ANSWER, {"to": command["id"], "host": HOST, **content})
         properties = Properties(content_type=JSON).encode()
         self._outbound.send(Publication(reply_to, properties, body, mandatory=False), _ignore)
+
+
+def _reply_to(raw: bytes) -> str:
+    """Return the queue for the answer; raise Unsealed if it is no direct reply-to."""
+    reply_to = Properties.decode(raw).reply_to or ""
+    if not reply_to.startswith(DIRECT_REPLY):
+        raise Unsealed("it has no direct reply-to")
+    return reply_to
 
 
 def _ignore(_publication: Publication, _result: PublishResult, _reason: str) -> None:

@@ -1,4 +1,8 @@
-"""Signed messages: JSON behind an HMAC of it by the control key (RFC 2104, with SHA-256)."""
+"""Signed messages: JSON behind an HMAC of it by the control key (RFC 2104, with SHA-256).
+
+All versions have the signature, and the members version, kind, id and time; an answer also has to and host,
+and one that refuses a command, error. So a host can tell one of another version why it refuses its command.
+"""
 
 import hmac
 import json
@@ -8,7 +12,7 @@ from typing import Any, Final
 
 from taskqueue.messages.forwarding import new_id
 
-#: The version of all messages of this package; another one is refused.
+#: The version of all messages of this package; another one is refused, with an answer to a command.
 VERSION: Final = 1
 
 #: Seconds that a command is valid, and that clocks may differ.
@@ -27,6 +31,20 @@ class Stale(Unsealed):
     """A command was signed by the key, but too long ago, or by a clock that is ahead."""
 
 
+class OtherVersion(Unsealed):
+    """A message is signed by the key, but of another version; it has the message's content."""
+
+    def __init__(self, text: str, content: dict[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.content = content or {}
+
+    @property
+    def is_later(self) -> bool:
+        """Whether its version is a later one."""
+        version = self.content.get("version")
+        return not isinstance(version, int) or version > VERSION
+
+
 def seal(key: bytes, kind: str, content: Mapping[str, Any]) -> bytes:
     """Return a message of a kind with the time, a new id and the content, signed."""
     fixed = {"version": VERSION, "kind": kind, "id": new_id(), "time": time.time()}
@@ -35,17 +53,23 @@ def seal(key: bytes, kind: str, content: Mapping[str, Any]) -> bytes:
 
 
 def unseal(key: bytes, kind: str, body: bytes) -> dict[str, Any]:
-    """Return the content of a signed message; raise Unsealed if it is none of that kind."""
+    """Return the content of a signed message of a kind.
+
+    Raises:
+        OtherVersion: it is of another version.
+        Unsealed: the key has not signed it so.
+    """
     if len(body) > LARGEST:
         raise Unsealed(f"it has {len(body)} bytes")
     signature, _, text = body.partition(b"\n")
     if len(signature) != _SIGNATURE or not hmac.compare_digest(signature, _sign(key, text)):
         raise Unsealed("it is not signed by this host's control key")
     content: dict[str, Any] = json.loads(text)  # of somebody who has the key
-    if content.get("version") != VERSION:
-        raise Unsealed(f"it has version {content.get('version')!r:.20}, and this host knows {VERSION}")
     if content.get("kind") != kind:
         raise Unsealed(f"it is no {kind}")
+    if content.get("version") != VERSION:
+        found = content.get("version")
+        raise OtherVersion(f"it has version {found!r:.20}, and this host knows {VERSION}", content)
     return content
 
 

@@ -57,7 +57,7 @@ def scale(command: Commanding, group: str, workers: int | None, host: str) -> An
         BrokerRefused: wrong user, password or virtual host.
     """
     answers = command.ask(verb=SCALE, name=group, workers=workers, host=host).of(host)
-    if not answers.with_group(group) and not answers.faults:
+    if not answers.with_group(group) and not answers.faults and not answers.errors:
         raise CommandRefused(f"no pool has a group {group}")
     return answers
 
@@ -77,6 +77,6 @@ def keep_size(command: Commanding, group: str, size: Size | None, host: str) -> 
 def roll(command: Commanding, group: str, host: str) -> Answers:
     """Begin to replace the workers of a group or type, "" for all; arguments and exceptions as of `scale`."""
     answers = command.ask(verb=ROLL, name=group, host=host).of(host)
-    if not answers.rolling(command.id) and not answers.faults:
+    if not answers.rolling(command.id) and not answers.faults and not answers.errors:
         raise CommandRefused(f"no pool has a group {group}" if group else "no pool has a group with workers")
     return answers

@@ -1,10 +1,13 @@
 """Commands to pools that are forged, replayed or stale, and a register that is damaged, lost or missing."""
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.hosts import hosts
+from support.processes import children, name
 from support.site import AS_ROOT
 from support.waiting import wait_until
 
@@ -60,12 +63,59 @@ def test_commands_that_are_forged_or_come_again_are_refused_and_counted(hosts, w
     assert pool.stop() == 0
 
 
-def test_commands_and_documents_of_another_version_are_refused(hosts, work):
+def test_a_host_of_another_release_says_so_and_the_others_obey(hosts):
+    pool = hosts.pool("web1", "[good]\nworkers: 1")
+    older = hosts.other_release("0.9", seal.VERSION - 1)
+    hosts.pool("web2", env=older, answers=False)
+    why = "web2 refuses the command: it runs taskqueue 0.9, which does not know this command; update it\n"
+    wait_until(lambda: hosts.ask().errors)
+    shown = hosts.run("ps", status=1)
+    assert shown.endswith(why)
+    assert "web1  good" in shown
+    paused = hosts.run("pause", "good", status=1)
+    assert paused.startswith("web1: good is paused.\n")
+    assert paused.endswith(why)
+    assert hosts.run("scale", "good", "2", "--host", "web2", status=1) == why
+    assert hosts.run("roll", "good", "--host", "web2", status=1) == why
+
+    (consumer,) = [pid for pid in children(pool.pid) if name(pid) == "tq:good"]
+    os.kill(consumer, signal.SIGSTOP)  # web1 waits half a second for it, and web2 answers at once
+    answers = hosts.ask()
+    os.kill(consumer, signal.SIGCONT)
+    assert ([pool["host"] for pool in answers.pools], list(answers.errors)) == (["web1"], ["web2"])
+
+    *_, release = hosts.site.run("--version").stdout.split()
+    shown = hosts.run("ps", status=1, **older)
+    assert "web2  good" in shown
+    assert shown.endswith(
+        f"web1 refuses the command: it runs taskqueue {release}, which does not know this command; "
+        "update the host that gave it\n"
+    )
+
+
+def test_what_another_version_commands_is_answered_once_and_only_if_the_key_has_signed_it(hosts, work):
+    pool = hosts.pool("web1", "[good]\nworkers: 1")
+    secret = key.read(hosts.key)
+
+    def command(signer, name, **changed):
+        return seal.seal(signer, "command", {"version": seal.VERSION + 1, "id": name, **changed})
+
+    first, last = command(secret, "first"), command(secret, "last")
+    forged = command(b"o" * 43, "forged"), first.replace(b'"first"', b'"other"'), first.partition(b"\n")[2]
+    old = command(secret, "old", time=time.time() - 100)
+    sent = [first, first, *forged, command(secret, "document", kind="document"), old, last]
+    replies = work.foreign.ask("taskqueue_control", sent, lambda reply: '"last"' in reply)
+    answers = [seal.unseal(secret, "answer", reply.encode()) for reply in replies]
+    assert [answer["to"] for answer in answers] == ["first", "old", "last"]
+    assert "which does not know this command; update it" in answers[0]["error"]
+    assert "do the clocks of the hosts agree?" in answers[1]["error"]
+    pool.wait_for("it has version 2, and this host knows 1")
+
+
+def test_documents_of_another_version_are_refused(hosts, work):
     pool = hosts.pool("web1", "[good]\nworkers: 1")
     secret, newer = key.read(hosts.key), {"version": seal.VERSION + 1}
     hosts.run("pause", "good")
-    work.foreign.publish_to("taskqueue_control", "", seal.seal(secret, "command", newer))
-    pool.wait_for("refused 1 commands, the last one because it has version 2, and this host knows 1")
     document = Directives(9, "newer").as_json() | newer
     work.foreign.publish(seal.seal(secret, "document", document), REGISTER)
     pool.wait_for("refused 1 documents in the register, the last one because it has version 2")

@@ -14,6 +14,7 @@ T = TypeVar("T")
 #: Queues in which daemons believe only users that they trust; `Foreign` is one of them.
 SIGNED = ("taskqueue_schedules", "taskqueue_claims", "taskqueue_gate", "taskqueue_gate_reports")
 
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
 PATIENCE = 30.0  # seconds until a broker that is away is back
 POLL_DELAY = 0.005
 
@@ -189,6 +190,24 @@ class Foreign:
             return texts
 
         return self._do(read)
+
+    def ask(self, exchange: str, bodies: Iterable[str | bytes], is_last: Callable[[str], bool]) -> list[str]:
+        """Publish messages with a direct reply-to; return the replies up to the one that is the last."""
+        replies: list[str] = []
+
+        def take(message: amqp.Message) -> None:
+            replies.append(message.body if isinstance(message.body, str) else message.body.decode())
+
+        def ask(channel: amqp.Channel) -> list[str]:
+            consumer = channel.basic_consume(DIRECT_REPLY, no_ack=True, callback=take)
+            for body in bodies:
+                channel.basic_publish(amqp.Message(body, reply_to=DIRECT_REPLY), exchange)
+            while not replies or not is_last(replies[-1]):
+                channel.connection.drain_events(timeout=PATIENCE)
+            channel.basic_cancel(consumer)
+            return replies
+
+        return self._do(ask)
 
     def depth(self, queue: str) -> int | None:
         """Return how many messages of a queue are ready to be taken; None if there is no such queue."""

@@ -1,9 +1,12 @@
 """Pools on several hosts: processes of this machine with other names for it (uts_namespaces(7))."""
 
-from collections.abc import Iterable
+import re
+import shutil
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
+from stage import ROOT
 from support.processes import Daemon
 from support.site import Site
 from support.waiting import wait_until
@@ -38,13 +41,14 @@ class Hosts:
         ready: str = "ready:",
         *,
         answers: bool = True,
+        env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Daemon:
         """Start the pool of a host, and wait until it works and, unless it cannot, answers commands."""
         if sections is not None:
             self.site.configure(sections, **settings)
         words = self.site.command("workerpool", "-f", "-c", str(self.site.config))
-        started = self.site.launch(on_host(host, words))
+        started = self.site.launch(on_host(host, words), **env or {})
         started.wait_for(ready)
         if answers:
             wait_until(lambda: host in self._answering(), 20, f"an answer of {host}")
@@ -56,9 +60,23 @@ class Hosts:
         except NoPool:
             return []
 
-    def run(self, *words: str, status: int = 0) -> str:
+    def other_release(self, release: str, version: int) -> dict[str, str]:
+        """Install another release beside this one; return the environment in which it is used.
+
+        version -- of its commands to pools
+        """
+        place = self.site.directory / release
+        shutil.copytree(ROOT / "taskqueue", place / "taskqueue")
+        seal = place / "taskqueue/control/seal.py"
+        seal.write_text(re.sub("(?m)^(VERSION: Final = ).*$", rf"\g<1>{version}", seal.read_text()))
+        metadata = place / f"taskqueue-{release}.dist-info/METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: taskqueue\nVersion: {release}\n")
+        return {"PYTHONPATH": f"{place}:{self.site.plugins}"}
+
+    def run(self, *words: str, status: int = 0, **env: str) -> str:
         """Run a command; return what it prints."""
-        done = self.site.run(*words, "-c", str(self.site.config))
+        done = self.site.run(*words, "-c", str(self.site.config), **env)
         assert done.returncode == status, done
         return done.stdout + done.stderr
 
