@@ -72,7 +72,7 @@ timeout_option: Final = click.option(
 @tables.format_option
 @options.broker_options
 def ps(timeout: float, style: str, source: Source) -> None:
-    """Ask all worker pools what each of their workers does.
+    """Ask all worker pools what each of their workers does, and show rolls and standing commands.
 
     Pools without a control key take no commands and are not shown.
 
@@ -83,7 +83,7 @@ def ps(timeout: float, style: str, source: Source) -> None:
         tables.show_json(answers.plain())
     else:
         tables.show_table("Processes", _COLUMNS, [row for each in answers.pools for row in _rows(each)])
-        for line in standing_lines(answers.standing):
+        for line in (*_rolls(answers), *standing_lines(answers.standing)):
             click.echo(line)
     tell_silent(answers)
 
@@ -97,6 +97,19 @@ def _rows(pool: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
                 does = f"works on {worker['workitem']} of {worker['type']}"
                 age = str(timedelta(seconds=max(0, round(time.time() - worker["since"]))))
             yield pool["host"], group["group"], worker["name"], worker["pid"] or "", does, age
+
+
+def _rolls(answers: Answers) -> Iterator[str]:
+    """Yield a line for each pool with a roll that is under way or has stopped."""
+    for pool in answers.pools:
+        roll = pool["roll"]
+        if roll is None:
+            continue
+        done = f"{roll['done']} of {counted(roll['total'], 'worker')}"
+        if roll["failure"]:
+            yield f"{pool['host']}: the last roll has stopped after {done}: {roll['failure']}."
+        elif roll["group"]:
+            yield f"{pool['host']} rolls {roll['group']}: {done} replaced."
 
 
 def standing_lines(standing: Directives) -> Iterator[str]:

@@ -47,7 +47,10 @@ class Roll:
     def described(self) -> dict[str, Any]:
         """Return how far it is, for administrators."""
         total = self.done + len(self._steps)
-        return {"name": self.name, "done": self.done, "total": total, "failure": self.failure}
+        group = self._steps[0][0].name if self._steps else ""  # whose workers are being replaced
+        return {
+            "name": self.name, "group": group, "done": self.done, "total": total, "failure": self.failure
+        }  # fmt: skip
 
     def due(self) -> float | None:
         """Return when `advance` must be called at the latest (monotonic); None for no time."""

@@ -126,6 +126,9 @@ def test_a_drained_host_finishes_what_runs_stays_and_takes_nothing_after_a_resta
     site.gate().touch()
     assert work.result().workitem == running
     assert hosts.states() == {"web1": ["is drained"]}
+    shown = hosts.run("ps")
+    assert re.search(r"^web1 is drained, by .+ since .+\.$", shown, re.MULTILINE)
+    assert re.search(r"^web1 +gated +consumer +\d+ +is drained", shown, re.MULTILINE)
     assert pool.stop() == 0
     assert "The command is kept until web1 runs.\nweb1 does not answer." in hosts.run(
         "drain", "web1", status=75

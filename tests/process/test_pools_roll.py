@@ -1,6 +1,7 @@
 """The replacement of workers, one after the other: taskqueue roll."""
 
 import os
+import re
 
 import pytest
 from support.documentation import commands, example
@@ -24,6 +25,9 @@ def test_workers_are_replaced_one_after_the_other_and_what_runs_finishes(hosts, 
     # All of `good` come first; of `gated`, the idle one may come before the busy one.
     rolling.wait_for("3 of 5 workers replaced")
     hosts.run("pause", "gated")
+    shown = hosts.run("ps")
+    assert re.search(r"^web1 rolls gated: [34] of 5 workers replaced\.$", shown, re.MULTILINE), shown
+    assert re.search(r"^gated is paused, by .+ since .+\.$", shown, re.MULTILINE)
     assert "another roll is going on" in hosts.run("roll", "good", status=1)
     wait_until(lambda: "ends" not in {each["does"] for each in workers_of(hosts, "good")})
     assert exists(busy)
@@ -36,6 +40,7 @@ def test_workers_are_replaced_one_after_the_other_and_what_runs_finishes(hosts, 
     assert not workers(pool) & before
     pool.wait_for("the roll has replaced 5 workers")
     work.ask("good")
+    assert "roll" not in hosts.run("ps")
     assert "ended: " not in pool.output()
     assert hosts.run("roll", "nothing", status=1) == "taskqueue: no pool has a group nothing\n"
 
@@ -83,6 +88,8 @@ def test_a_new_worker_that_does_not_become_ready_stops_the_roll(hosts, work):
     assert "web1: the roll has stopped: the new worker good/1 ended before it was ready\n" in said
     assert "replaced" in said
     assert len(workers(pool) & before) == 2
+    why = "the new worker good/1 ended before it was ready."
+    assert f"web1: the last roll has stopped after 0 of 3 workers: {why}" in hosts.run("ps").splitlines()
     work.ask("good")
     module.write_text(text)
     wait_until(lambda: len(workers(pool)) == 3)
