@@ -154,29 +154,29 @@ def test_who_does_not_answer_is_named_in_the_answer_and_in_the_audit(hosts, desk
     assert desk.audit()[0].action.startswith("pools scale: web1: all groups would have 5000 workers")
 
 
-@pytest.mark.parametrize(
-    ("command", "content", "expected"),
-    [
-        ("pause", {}, "expected the member 'type'"),
-        ("pause", {"type": ""}, "type: expected a worker type, found none"),
-        ("pause", {"type": "a b"}, "type: expected a worker type or group, found 'a b'"),
-        ("pause", {"type": "good", "for": "soon"}, "for: expected a time such as 90d"),
-        ("pause", {"type": "good", "host": "web1"}, "expected type, for, found 'host'"),
-        ("resume", {"type": "good"}, "worker type 'good' is not paused"),
-        ("scale", {"group": "good", "workers": -1}, "workers: expected a number from 0 to 100000, or null"),
-        ("scale", {"group": "good", "workers": True}, "workers: expected a number from 0 to 100000, or null"),
-        ("scale", {"group": "none", "workers": 1}, "no pool has a group none"),
-        ("scale", {"group": "good", "workers": 1, "keep": "yes"}, "keep: expected true or false"),
-        ("roll", {"group": "none"}, "no pool has a group none"),
-        ("drain", {"host": "web9"}, "no pool with a control key has run on host 'web9'; known are: web1"),
-        ("drain", {"host": 1}, "host: expected a host's name, found 1"),
-        ("roll", [], "expected a JSON object"),
-    ],
-)
-def test_a_bad_command_is_refused_in_one_line(hosts_with_one_pool, web, command, content, expected):
-    answer = web.post(f"{POOLS}/{command}", content, login=basic("root", PASSWORD))
-    assert (answer.status, "\n" in answer.error) == (400, False), answer
-    assert expected in answer.error
+BAD_COMMANDS = [
+    ("pause", {}, "expected the member 'type'"),
+    ("pause", {"type": ""}, "type: expected a worker type, found none"),
+    ("pause", {"type": "a b"}, "type: expected a worker type or group, found 'a b'"),
+    ("pause", {"type": "good", "for": "soon"}, "for: expected a time such as 90d"),
+    ("pause", {"type": "good", "host": "web1"}, "expected type, for, found 'host'"),
+    ("resume", {"type": "good"}, "worker type 'good' is not paused"),
+    ("scale", {"group": "good", "workers": -1}, "workers: expected a number from 0 to 100000, or null"),
+    ("scale", {"group": "good", "workers": True}, "workers: expected a number from 0 to 100000, or null"),
+    ("scale", {"group": "none", "workers": 1}, "no pool has a group none"),
+    ("scale", {"group": "good", "workers": 1, "keep": "yes"}, "keep: expected true or false"),
+    ("roll", {"group": "none"}, "no pool has a group none"),
+    ("drain", {"host": "web9"}, "no pool with a control key has run on host 'web9'; known are: web1"),
+    ("drain", {"host": 1}, "host: expected a host's name, found 1"),
+    ("roll", [], "expected a JSON object"),
+]
+
+
+def test_a_bad_command_is_refused_in_one_line(hosts_with_one_pool, web):
+    for command, content, expected in BAD_COMMANDS:
+        answer = web.post(f"{POOLS}/{command}", content, login=basic("root", PASSWORD))
+        assert (answer.status, "\n" in answer.error) == (400, False), answer
+        assert expected in answer.error
 
 
 @pytest.fixture
