@@ -1,9 +1,11 @@
 """The packages on a new machine with nothing but the base system: installed, used, upgraded, removed."""
 
 import json
+from pathlib import Path
 
 import pytest
 from stage import ROOT
+from support.documentation import commands, example
 from support.packages import DAEMONS, LICENSE, digest_of_license, readme_commands
 from support.waiting import wait_until
 
@@ -232,6 +234,57 @@ def test_what_the_administrator_has_made_of_owners_and_modes_stays(running):
             "dpkg-statoverride --quiet --remove /etc/taskqueue/config.ini || true; "
             "chown root:taskqueue /etc/taskqueue/config.ini; chmod 0750 /var/log/taskqueue"
         )
+
+
+KEY = "/etc/taskqueue/control.key"
+MONITOR = example("docs/monitor.md", "control_key: /etc/taskqueue/control.key")
+
+
+def reads_key(host, process):
+    """Tell whether the users and groups of a process may read the control key."""
+    [pid] = host.processes(process)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    uid, gid = status["Uid"].split()[1], status["Gid"].split()[1]
+    groups = ",".join(status["Groups"].split())
+    switch = [f"--reuid={uid}", f"--regid={gid}", f"--groups={groups}" if groups else "--clear-groups"]
+    return host.run("setpriv", *switch, "cat", KEY, status=None).returncode == 0
+
+
+def test_the_monitor_commands_pools_with_a_key_that_its_web_process_cannot_read(running):
+    owned = example("docs/operations.md", "chown taskqueue:root /etc/taskqueue/control.key")
+    running.configure(f"{CONFIG}{MONITOR}[digest]\nworkers: 1\n")
+    try:
+        running.shell(example("docs/operations.md", "taskqueue control key"))
+        made = running.shell(f"stat -c '%U %a' {KEY}")
+        running.shell(f"install -o root -g taskqueue-monitor -m 0640 {KEY} copy; mv copy {KEY}")
+        warning = f"{KEY} is the control key, and the monitor's web process can read it: taskqueue-monitor"
+        assert warning in running.shell("taskqueue config")
+        running.shell(owned)
+        assert (made, running.shell(f"stat -c '%U %a' {KEY}")) == ("taskqueue 400\n", "taskqueue 400\n")
+        assert warning not in running.shell("taskqueue config")
+        for name in ("workerpool", "monitor"):
+            running.daemon(name, "restart")
+        assert (reads_key(running, "tq:recorder"), reads_key(running, "tq:web")) == (True, False)
+        assert_commanded(running)
+    finally:
+        running.shell(f"rm -f {KEY}")
+
+
+def assert_commanded(host):
+    """Run the documented requests, and look on the host for what has become of them."""
+    token = host.shell("taskqueue monitor token add deployer --role operator 2>/dev/null").strip()
+    host.shell("apt install curl")
+    env = f"TOKEN={token}; MONITOR=http://127.0.0.1:8672; "
+    page = example("docs/monitor.md", 'curl -s -H "Authorization: Bearer $TOKEN" "$MONITOR/api/v1/pools"')
+    wait_until(lambda: host.shell("taskqueue ps --format json || true").startswith("{"), 60)
+    *_, scaled = (json.loads(host.shell(env + request)) for request in commands(page))
+    assert scaled["complaints"] == []
+    shown = json.loads(host.shell("taskqueue ps --format json"))
+    assert shown["paused"]["digest"]["by"] == "deployer (monitor on machine)"
+    groups = [each for each in shown["pools"][0]["groups"] if not each["ends"]]
+    assert [(each["state"], len(each["workers"])) for each in groups] == [("is paused", 6)]
+    host.shell("taskqueue resume digest")
+    assert digest_of_license(host) in host.submit()
 
 
 #: With nobody to answer a question; the later ones are upgrades of the former ones.

@@ -74,7 +74,7 @@ def share_key(maker, *others):
     maker.shell(example("docs/operations.md", "taskqueue control key"))
     for host in others:
         shutil.copyfile(maker.tree / KEY, host.tree / KEY)
-        host.shell(f"chown taskqueue /{KEY}; chmod 0400 /{KEY}")
+        host.shell(example("docs/operations.md", "chown taskqueue:root /etc/taskqueue/control.key"))
     for host in (maker, *others):
         host.daemon("workerpool", "reload")
 

@@ -49,7 +49,9 @@ def fetched(release: str, dist: Path, directory: Path, *, extra: str = "") -> Pa
     shutil.copytree(dist, tree / "root/dist")
     with online(tree) as chroot:
         chroot.shell(f"apt-get update; apt-get install {extra}" if extra else "apt-get update")
-        chroot.shell("apt-get install --download-only ./dist/*.deb rabbitmq-server logrotate python3-amqp")
+        chroot.shell(
+            "apt-get install --download-only ./dist/*.deb rabbitmq-server logrotate python3-amqp curl"
+        )
     return tree
 
 
