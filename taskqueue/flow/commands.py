@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -128,9 +129,11 @@ class Commands:
         return self._described(row)
 
     def _described(self, row: dict[str, Any]) -> dict[str, Any]:
-        counts = self._store.rows(
+        counts: Counter[str] = Counter()  # callbacks are waiting, too
+        for state, count in self._store.rows(
             "SELECT state, count(*) FROM step WHERE workflow = ? GROUP BY state ORDER BY state", (row["no"],)
-        )
+        ):
+            counts[state_name(state)] += count
         return {
             "number": row["no"],
             "id": row["id"],
@@ -140,7 +143,7 @@ class Commands:
             "open": bool(row["open"]),
             "started": row["started"],
             "ended": row["ended"],
-            "steps": {state_name(state): count for state, count in counts},
+            "steps": dict(counts),
         }
 
     def _steps(self, row: dict[str, Any], message: Mapping[str, Any], _shard: int) -> dict[str, Any]:

@@ -165,6 +165,11 @@ def test_callbacks_run_once_when_the_rest_has_ended(mill, failing, state, callba
     assert mill.state(id_) == state
 
 
+def test_callbacks_are_counted_among_the_waiting_steps(mill):
+    id_ = mill.start(step("a"), step("b", ["a"]), step("good", on="succeeded"), step("bad", on="failed"))
+    assert mill.ask("show", id_)["steps"] == {"queued": 1, "waiting": 3}
+
+
 def test_retry_runs_only_the_callbacks_again_that_have_failed_if_all_else_has_succeeded(mill):
     hooks = ("good", "succeeded"), ("always", "ended"), ("bad", "failed"), ("other", "succeeded")
     id_ = mill.start(step("a"), *(step(name, on=hook) for name, hook in hooks))
