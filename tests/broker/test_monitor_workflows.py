@@ -14,6 +14,7 @@ import pytest
 from support.desk import Desk
 from support.foreign import Foreign
 from support.forked import Forked
+from support.pages import stream
 from support.processes import Daemon
 from support.waiting import wait_until
 from support.web import Answer, Browser, Web, basic
@@ -317,6 +318,23 @@ def test_buttons_of_a_workflow_act_without_a_script(works: Works, web: Web) -> N
     assert "one is cancelled" in eve.post(f"/workflows/{id_}", {"verb": "cancel"}, on=page).text
     assert eve.post(f"/workflows/{id_}", {"verb": "explode"}, on=page).status == 400
     assert browser(web, "bob").post(f"/workflows/{id_}", {"verb": "retry"}, on="/workflows").status == 403
+
+
+def test_the_page_of_a_workflow_follows_it_until_its_callbacks_have_ended(works: Works, web: Web) -> None:
+    id_ = works.start("one", step("a"), step("b", "a"), step("tell", on="ended"), step("bad", on="failed"))
+    eve = browser(web, "eve")
+    page = eve.get(f"/workflows/{id_}")
+    assert f'<div id="live" data-live="/live/workflows/{id_}">' in page.text
+    with stream(eve, f"/live/workflows/{id_}") as following:
+        assert "Steps over</dt><dd>0 of 4, 1 queued" in (following() or "")
+        for done, left in (("1 of 4", True), ("2 of 4", True), ("3 of 4", False)):
+            works.do()
+            while f"<dd>{done}" not in (html := following() or ""):
+                pass
+            assert ('<p class="over" hidden>' not in html) == left, html
+    assert 'data-live="/live/workflows' not in eve.get(f"/workflows/{id_}").text
+    assert browser(web, "tom").get(f"/live/workflows/{id_}").status == 403
+    assert eve.get(f"/live/workflows/{'0' * 32}").status == 404
 
 
 def test_the_page_says_so_if_no_flow_process_has_run(web: Web) -> None:

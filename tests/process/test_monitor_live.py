@@ -1,13 +1,10 @@
 """Live parts of the monitor's pages, as a browser receives them."""
 
-import contextlib
-import http.client
-import json
 import re
 import time
 
 import pytest
-from support.pages import add_users, logged_in
+from support.pages import add_users, logged_in, stream
 from support.recorded import CONSUMER, ENDED, batch, write_record
 from support.waiting import wait_until
 from support.web import Browser, Web
@@ -28,32 +25,6 @@ def record(tmp_path):
 @pytest.fixture
 def web(daemon, record):
     return Web(daemon, record)
-
-
-@contextlib.contextmanager
-def stream(browser, path, name=""):
-    """Give a function that returns the next message of a name of a stream; None after its end."""
-    connection = http.client.HTTPConnection("127.0.0.1", browser.web.port, timeout=30)
-    try:
-        cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
-        connection.request("GET", path, headers={"Cookie": cookies, "Accept": "text/event-stream"})
-        response = connection.getresponse()
-        assert (response.status, response.getheader("Content-Type")) == (200, "text/event-stream")
-
-        def following():
-            its = ""
-            while line := response.readline().decode():
-                if line.startswith("event: "):
-                    its = line[7:].strip()
-                elif line.startswith("data: ") and its == name:
-                    return json.loads(line[6:])
-                elif line == "\n":
-                    its = ""
-            return None
-
-        yield following
-    finally:
-        connection.close()
 
 
 def write(record, position, number, *events):

@@ -1,5 +1,9 @@
 """The common parts of the tests of the monitor's pages: users, a login, and the elements of a page."""
 
+import contextlib
+import http.client
+import json
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
@@ -30,6 +34,32 @@ def logged_in(web: Web, name: str = "root") -> Browser:
     browser = Browser(web)
     assert browser.log_in(name, PASSWORD).status == 303
     return browser
+
+
+@contextlib.contextmanager
+def stream(browser: Browser, path: str, name: str = "") -> Iterator[Callable[[], str | None]]:
+    """Give a function that returns the next message of a name of a stream; None after its end."""
+    connection = http.client.HTTPConnection("127.0.0.1", browser.web.port, timeout=30)
+    try:
+        cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        connection.request("GET", path, headers={"Cookie": cookies, "Accept": "text/event-stream"})
+        response = connection.getresponse()
+        assert (response.status, response.getheader("Content-Type")) == (200, "text/event-stream")
+
+        def following() -> str | None:
+            its = ""
+            while line := response.readline().decode():
+                if line.startswith("event: "):
+                    its = line[7:].strip()
+                elif line.startswith("data: ") and its == name:
+                    return str(json.loads(line[6:]))
+                elif line == "\n":
+                    its = ""
+            return None
+
+        yield following
+    finally:
+        connection.close()
 
 
 class Tags(HTMLParser):

@@ -60,6 +60,12 @@ class Stream:
         return None if self._is_over else "".join(messages.values())
 
 
+def message_of(html: str, name: str = "") -> str:
+    """Return the message that carries a part; name -- of its event."""
+    event = f"event: {name}\n" if name else ""
+    return f"{event}data: {json.dumps(html)}\n\n"  # JSON has no line ends
+
+
 @dataclass(slots=True)
 class _Channel:
     """The streams of a part."""
@@ -132,8 +138,7 @@ class Hub:
             return channel.make(View(record, part.rights)), time.thread_time() - begun
 
         html, used = await self._readers.read(make)
-        name = f"event: {part.name}\n" if part.name else ""
-        message = f"{name}data: {json.dumps(html)}\n\n"  # JSON has no line ends
+        message = message_of(html, part.name)
         if message != channel.message:
             channel.message = message
             for stream in channel.streams:

@@ -11,14 +11,18 @@ from tornado.template import Loader
 
 from taskqueue.errors import TaskqueueError
 from taskqueue.monitor.web import parameters
-from taskqueue.monitor.web.hub import Make, Part, Stream
-from taskqueue.monitor.web.pages import notices, overview, running, showing, static, workitem
+from taskqueue.monitor.web.hub import Make, Part, Stream, message_of
+from taskqueue.monitor.web.pages import notices, overview, running, showing, static, workflows, workitem
 from taskqueue.monitor.web.pages.page import Page
 from taskqueue.monitor.web.view import View
+from taskqueue.monitor.web.workflows import WorkflowRequest
+from taskqueue.workflows.wire import SHOW
 
 #: The address of the notices alone.
 NOTICES: Final = "/live/notices"
 _HEARTBEAT: Final = 15.0  # seconds after which a quiet stream says that it lives
+_ASK_DELAY: Final = 2.0  # seconds between two questions to a flow process
+_ASKING: Final = 0.1  # of the time is spent on questions, at most
 _LONGEST: Final = 600.0  # seconds of a stream; the browser then asks for a new one
 _templates: Final = Loader(str(static.TEMPLATES))
 
@@ -32,10 +36,18 @@ class Live(Page):
         template -- of the part; "" for the notices alone
         """
         rights = replace(self.rights, user="")
-        parts = {Part(NOTICES, rights, "notices"): _maker("notices.html", _notices)}
-        if template:
-            parts[Part(self.request.uri or "", rights)] = _maker(template, values)
-        with self.service.hub.stream(parts) as stream, contextlib.suppress(StreamClosedError):
+        part = Part(self.request.uri or "", rights)
+        with self.stream({part: _maker(template, values)} if template else {}) as stream:
+            await self.send_all(stream)
+
+    def stream(self, parts: Mapping[Part, Make]) -> contextlib.AbstractContextManager[Stream]:
+        """Give a stream of some parts, and of the notices. Raises TooSlow if there are too many."""
+        of_notices = Part(NOTICES, replace(self.rights, user=""), "notices")
+        return self.service.hub.stream({of_notices: _maker("notices.html", _notices), **parts})
+
+    async def send_all(self, stream: Stream) -> None:
+        """Answer with the messages of a stream, until the browser goes or the rights change."""
+        with contextlib.suppress(StreamClosedError):
             self.set_header("Content-Type", "text/event-stream")
             self.set_header("X-Accel-Buffering", "no")  # nginx would wait for more
             await self.flush()
@@ -67,6 +79,38 @@ def _maker(template: str, values: Callable[[View], Mapping[str, Any]]) -> Make:
 
 def _notices(view: View) -> Mapping[str, Any]:
     return {"notices": notices.notices(view)}
+
+
+class LiveWorkflow(Live):
+    """Follows a workflow, of which a flow process tells; each stream asks for itself."""
+
+    async def get(self, id_: str) -> None:
+        """Answer."""
+        parameters.read((), self.query())
+        first = await self._part(id_)
+        with self.stream({}) as stream:
+            stream.put(id_, message_of(first))
+            asking = asyncio.create_task(self._ask_again(stream, id_, first))
+            try:
+                await self.send_all(stream)
+            finally:
+                asking.cancel()
+
+    async def _part(self, id_: str) -> str:
+        answer = await self.ask(WorkflowRequest(SHOW, id_))
+        shown = workflows.values(answer)
+        return _templates.load("workflow_live.html").generate(show=showing, **shown).decode()
+
+    async def _ask_again(self, stream: Stream, id_: str, last: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            with contextlib.suppress(TaskqueueError):  # a flow process may answer later
+                html = await self._part(id_)
+                if html != last:
+                    last = html
+                    stream.put(id_, message_of(html))
+            await asyncio.sleep(max(_ASK_DELAY, (loop.time() - begun) / _ASKING))
 
 
 class LiveNotices(Live):

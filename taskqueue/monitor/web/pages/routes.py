@@ -1,6 +1,6 @@
 """The pages' paths, and what Tornado must know to make them."""
 
-from typing import Any
+from typing import Any, Final
 
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Matcher
@@ -15,7 +15,14 @@ from taskqueue.monitor.web.pages.broker import Broker
 from taskqueue.monitor.web.pages.dead_letters import DeadLetters
 from taskqueue.monitor.web.pages.finding import Find, Suggest
 from taskqueue.monitor.web.pages.hosts import Hosts
-from taskqueue.monitor.web.pages.live import NOTICES, LiveNotices, LiveOverview, LiveRunning, LiveWorkitem
+from taskqueue.monitor.web.pages.live import (
+    NOTICES,
+    LiveNotices,
+    LiveOverview,
+    LiveRunning,
+    LiveWorkflow,
+    LiveWorkitem,
+)
 from taskqueue.monitor.web.pages.logging_in import LogIn, LogOut
 from taskqueue.monitor.web.pages.metrics import Metrics
 from taskqueue.monitor.web.pages.overview import Overview
@@ -28,6 +35,14 @@ from taskqueue.monitor.web.pages.workflows import WorkflowPage, Workflows
 from taskqueue.monitor.web.pages.workitem import WorkitemLog, WorkitemPage, WorkitemResult
 from taskqueue.monitor.web.pages.workitems import Workitems
 from taskqueue.monitor.web.service import Service
+
+_LIVE: Final[tuple[tuple[str, type[Page]], ...]] = (
+    (NOTICES, LiveNotices),
+    ("/live/overview", LiveOverview),
+    ("/live/running", LiveRunning),
+    ("/live/workitems/{id}", LiveWorkitem),
+    ("/live/workflows/{id}", LiveWorkflow),
+)
 
 
 def routes(service: Service) -> list[Any]:
@@ -58,12 +73,9 @@ def routes(service: Service) -> list[Any]:
         ("/workflows/{id}", WorkflowPage),
         ("/actions", Act),
         ("/account", AccountPage),
-        (NOTICES, LiveNotices),
-        ("/live/overview", LiveOverview),
-        ("/live/running", LiveRunning),
-        ("/live/workitems/{id}", LiveWorkitem),
         ("/running", Running),
         ("/dead-letters", DeadLetters),
+        *_LIVE,
     )
     found: list[Any] = [(pattern(path), handler, {"service": service}) for path, handler in pages]
     return [

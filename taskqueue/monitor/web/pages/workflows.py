@@ -65,23 +65,13 @@ class WorkflowPage(Page):
     async def get(self, id_: str) -> None:
         """Answer."""
         parameters.read((), self.query())
-        answer = await self.ask(WorkflowRequest(SHOW, id_))
-        row = WorkflowRow(**answer["workflow"])
-        steps = [StepRow(**each) for each in answer["steps"]]
-        addresses = {each.step: _address(row.id, each) for each in steps}
+        shown = values(await self.ask(WorkflowRequest(SHOW, id_)))
+        row = shown["row"]
         may_operate = self.rights.may(OPERATOR)
         await self.show_with_notices(
             "workflow.html",
             row.name,
-            row=row,
-            steps=steps,
-            addresses=addresses,
-            picture=graph_html(f"The steps of {row.name}, as the table below has them", steps, addresses),
-            left_out=_left_out(answer),
-            progress=progress(row.steps),
-            state_of=state_of,
-            on_of=on_of,
-            workitems=workitems_address(row.id),
+            **shown,
             here=workflow_address(row.id),
             may_cancel=may_operate and row.state == "running",
             may_retry=may_operate and any(row.steps.get(state) for state in FAILED),
@@ -100,6 +90,26 @@ class WorkflowPage(Page):
         await self.show_with_notices(
             "done.html", title, workitem="", workitem_address="", back=workflow_address(id_)
         )
+
+
+def values(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the template of the live part shows of an answer to SHOW."""
+    row = WorkflowRow(**answer["workflow"])
+    steps = [StepRow(**each) for each in answer["steps"]]
+    addresses = {each.step: _address(row.id, each) for each in steps}
+    return {
+        "row": row,
+        "steps": steps,
+        "addresses": addresses,
+        "picture": graph_html(f"The steps of {row.name}, as the table below has them", steps, addresses),
+        "left_out": _left_out(answer),
+        "progress": progress(row.steps),
+        "state_of": state_of,
+        "on_of": on_of,
+        "workitems": workitems_address(row.id),
+        # Its callbacks run after its end.
+        "is_over": row.ended is not None and not any(row.steps.get(state) for state in ("ready", "queued")),
+    }
 
 
 def _left_out(answer: Mapping[str, Any]) -> str:
