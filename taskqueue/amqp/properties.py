@@ -238,3 +238,15 @@ _WRITERS: Final = tuple(
 def _announced(flags: int) -> tuple[tuple[int, Callable[[bytes, int], tuple[Any, int]]], ...]:
     """Return the position and the reader of each field that the flags announce."""
     return tuple((place, read) for place, (bit, _, read) in enumerate(_LAYOUT) if flags & bit)
+
+
+_USER: Final = 1 << 4
+_FROM_USER_ON: Final = (1 << 5) - 1  # the flags of user_id and of what stands behind it
+
+
+def with_user(raw: bytes, user: str) -> bytes:
+    """Return an encoded property list with the property user_id; most lists end before its place."""
+    (flags,) = _SHORT.unpack_from(raw)
+    if flags & _FROM_USER_ON:
+        return Properties.decode(raw).replace(user_id=user).encode()
+    return _SHORT.pack(flags | _USER) + raw[2:] + write_known(user)

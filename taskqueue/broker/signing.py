@@ -3,12 +3,9 @@
 https://www.rabbitmq.com/docs/validated-user-id
 """
 
-from functools import lru_cache
-
-from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.properties import with_user
 
 
-@lru_cache(maxsize=64)  # most messages of a process have the same properties
 def signed(properties: bytes, user: str | None) -> bytes:
     """Return encoded properties with the property user_id; unchanged if `user` is None."""
-    return properties if user is None else Properties.decode(properties).replace(user_id=user).encode()
+    return properties if user is None else with_user(properties, user)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from amqp import Message
 
-from taskqueue.amqp.properties import Properties
+from taskqueue.amqp.properties import Properties, with_user
 from taskqueue.amqp.tables import MAX_DEPTH, MalformedProperties
 
 HEADERS = {
@@ -253,3 +253,12 @@ def test_a_property_of_more_than_255_bytes_is_a_value_error():
 def test_replace_changes_and_removes_fields():
     properties = Properties(type="a", user_id="u").replace(type="b", user_id=None)
     assert properties == Properties(type="b")
+
+
+@pytest.mark.parametrize(
+    "there", [[], ["type", "message_id"], [*FIELDS], ["delivery_mode", "app_id"], ["user_id"]]
+)
+def test_a_user_stands_at_its_place_among_any_properties(there):
+    fields = {name: FIELDS[name] for name in there}
+    expected = written_by_pyamqp(HEADERS, **(fields | {"user_id": "worker"}))
+    assert with_user(written_by_pyamqp(HEADERS, **fields), "worker") == expected
