@@ -155,6 +155,9 @@ class Dispatcher(SessionListener, OutboundListener):
             route = find_route(received, delivery.body, self._formats)
             named = received if received.message_id else received.replace(message_id=in_flight.id)
             unique = unique_of(named, route.worker_type)
+            if unique is not None and named is not received:
+                self._give_id(in_flight, named)
+                return
             properties = travelling(
                 named,
                 route.worker_type,
@@ -173,6 +176,15 @@ class Dispatcher(SessionListener, OutboundListener):
             self.route(in_flight, routed)
         else:
             self._uniqueness.ask(in_flight, unique, routed)
+
+    def _give_id(self, in_flight: InFlightMessage, named: Properties) -> None:
+        """Publish a unique workitem that has come without an id again, with one.
+
+        The keeper knows by the id whose key it is. With another id after a redelivery, the workitem would be
+        taken for a duplicate of itself, and dropped.
+        """
+        raw = renewed(named, self._publishing.amqp.user).encode()
+        self.publish(in_flight, TASKQUEUE, raw, in_flight.delivery.body)
 
     def route(self, in_flight: InFlightMessage, routed: Routed) -> None:
         """Publish a workitem to the queue of its worker type."""

@@ -1,14 +1,18 @@
 """Unique work: a second workitem with a key is not run, and its caller gets the first one's result."""
 
 import json
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.foreign import Foreign
 from support.ground import Ground
-from support.processes import run_cli
+from support.processes import dispatchers, run_cli
 from support.waiting import wait_until
 
 from taskqueue import AsyncClient, CallCancelled, Client, DuplicateCall, task
+from taskqueue.broker.topology import CLAIMS
 
 UNIQUE, UNIQUE_FOR, DUPLICATE_OF = "x-taskqueue-unique", "x-taskqueue-unique-for", "x-taskqueue-duplicate-of"
 CLAIM = "x-taskqueue-claim"
@@ -187,6 +191,20 @@ def test_a_key_that_is_none_is_rejected_with_the_reason(served: Ground, headers,
     served.foreign.publish("[1, 2]", type="add", application_headers=headers)
     kept = served.foreign.get("taskqueue_rejected", 20)
     assert fault in kept.headers["x-taskqueue-reason"]
+
+
+def test_a_workitem_without_an_id_outlives_a_dispatcher_that_has_asked_for_its_key(ground: Ground) -> None:
+    ground.foreign.declare("worker_echo")
+    ground.foreign.declare(LOG, arguments=dict(CLAIMS.arguments))
+    with Foreign(ground.url) as holder:
+        entries = holder.hold(LOG)  # in the place of a keeper, which answers
+        daemon = ground.start("dispatcher")
+        ground.foreign.publish(b"x", type="echo", message_id=None, application_headers={UNIQUE: "key"})
+        holder.drain(lambda: any("ask" in str(each.body)[:20] for each in entries))
+        (dispatcher,) = dispatchers(daemon.pid)
+        os.kill(dispatcher, signal.SIGKILL)
+        daemon.wait_for("takes work", times=2)
+    assert ground.foreign.get("worker_echo", 60).properties["message_id"]
 
 
 # --- clients ---

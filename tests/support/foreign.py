@@ -138,9 +138,19 @@ class Foreign:
 
         return self._do(poll)
 
-    def hold(self, queue: str) -> None:
-        """Take all messages of a queue, now and later, without acknowledging them; see `close`."""
-        self._do(lambda channel: channel.basic_consume(queue, callback=lambda _message: None))
+    def hold(self, queue: str) -> list[amqp.Message]:
+        """Take all messages of a queue, now and later, without acknowledging them; see `close`.
+
+        Return a list to which `drain` adds them.
+        """
+        held: list[amqp.Message] = []
+        self._do(lambda channel: channel.basic_consume(queue, callback=held.append))
+        return held
+
+    def drain(self, is_enough: Callable[[], object]) -> None:
+        """Wait for messages of the queues that are held, until they are enough."""
+        while not is_enough():
+            self._open_channel().connection.drain_events(timeout=PATIENCE)
 
     def wear(self, queue: str, times: int) -> None:
         """Take the first message of a queue, which must be its only one, and return it; so many times."""
