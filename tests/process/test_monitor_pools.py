@@ -144,14 +144,14 @@ def test_only_an_admin_keeps_a_number_and_who_has_limits_sees_no_pool(hosts, des
 
 def test_who_does_not_answer_is_named_in_the_answer_and_in_the_audit(hosts, desk, web):
     hosts.pool("web1", "[good]\nworkers: 1")
+    too_many = post(web, "scale", group="good", workers=5000).json
+    assert too_many["complaints"][0].startswith("web1: all groups would have 5000 workers")
+    assert desk.audit()[0].action.startswith("pools scale: web1: all groups would have 5000 workers")
     hosts.pool("web2").kill()
     paused = post(web, "pause", type="good").json
     assert (paused["silent"], paused["complaints"]) == (["web2"], ["web2 does not answer."])
     assert [each["host"] for each in paused["pools"]] == ["web1"]
     assert desk.audit()[0].action == "pools pause: web2 does not answer."
-    too_many = post(web, "scale", group="good", workers=5000).json
-    assert too_many["complaints"][0].startswith("web1: all groups would have 5000 workers")
-    assert desk.audit()[0].action.startswith("pools scale: web1: all groups would have 5000 workers")
 
 
 BAD_COMMANDS = [
