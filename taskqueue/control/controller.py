@@ -9,12 +9,12 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from typing import Any, Final
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.broadcast import BroadcastConsumer
+from taskqueue.broker.events import own_version
 from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.outbound import Outbound, OutboundListener
 from taskqueue.broker.publisher import Publication, PublishResult
@@ -72,7 +72,7 @@ class Controller(SessionListener, OutboundListener, RegisterListener):
             loop, self._session, CONTROL, on_message=self._take, on_settled=lambda: None
         )
         self._guard = Guard()
-        self._release = version("taskqueue")  # of this process: a newer one may be installed while it runs
+        self._release = own_version()  # of this process: a newer one may be installed while it runs
         self._refused = Tally(self._log, "refused %d commands, the last one because %s")
         self._surveys: dict[int, Survey] = {}  # by number
         self._number = 0  # of the last survey
@@ -160,7 +160,7 @@ class Controller(SessionListener, OutboundListener, RegisterListener):
             reply_to = _reply_to(raw)
             self._check(error.content, reply_to)
             advice = "update it" if error.is_later else "update the host that gave it"
-            reason = f"it runs taskqueue {self._release}, which does not know this command; {advice}"
+            reason = f"it runs {self._release}, which does not know this command; {advice}"
             self._send(error.content, reply_to, {"error": reason})
             raise
 
