@@ -1,7 +1,7 @@
 """The arguments of steps, with the results that they refer to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from taskqueue.workflows.wire import MOST_RESULT, MOST_STEPS, decode_value, enco
 MOST_PASSED: Final = 16 * 1024 * 1024
 #: Maximum bytes of the arguments of all elements of a map.
 MOST_SPREAD: Final = 64 * 1024 * 1024
+_MOST_READ: Final = 20  # results that are read at once, of MOST_RESULT bytes each
 
 
 class Arguments:
@@ -31,9 +32,12 @@ class Arguments:
         """
         value = decode_value(args)
         counts = Counter(each for _, each in references(value))
-        found = {each: self.result_of(workflow, each, name) for each in counts}
-        size = len(args) + sum(count * len(found[each]) for each, count in counts.items())
-        _check_size(f"the arguments of step {name}", size, MOST_PASSED)
+        found = dict.fromkeys(counts, "null")
+        size = len(args)
+        for each, text in self._results(workflow, list(counts), name):
+            found[each] = text
+            size += counts[each] * len(text)
+            _check_size(f"the arguments of step {name}", size, MOST_PASSED)
         text = encode_json(_replaced(value, {each: decode_value(text) for each, text in found.items()}))
         _check_size(f"the arguments of step {name}", len(text), MOST_PASSED)
         return text
@@ -43,31 +47,37 @@ class Arguments:
 
         Raises BadWorkflow if it is too large, or is no JSON.
         """
-        row = self._store.rows(
-            "SELECT no, kind, result, size FROM step WHERE workflow = ? AND name = ?", (workflow, name)
-        )
-        if not row:
-            return "null"
-        ((no, kind, result, size),) = row
-        if kind in (Kind.MAP, Kind.SPREAD):
-            return self._results_of(no, name, asker)
-        if result is None and size is not None:
-            raise BadWorkflow([missing_result(name, size)])
-        return "null" if result is None else str(result)
+        found = dict(self._results(workflow, [name], asker))
+        return found.get(name, "null")
 
     def results_of(self, workflow: int, names: Iterable[str]) -> list[str]:
         """Return the results of several steps as JSON text.
 
         Raises BadWorkflow as `result_of` does, or if they are too large together.
         """
-        texts: list[str] = []
+        names = list(names)
+        texts: dict[str, str] = {}
         size = 0
-        for name in names:
-            text = self.result_of(workflow, name)
+        for name, text in self._results(workflow, names):
+            texts[name] = text
             size += len(text)
             _check_size("the results", size, MOST_PASSED)
-            texts.append(text)
-        return texts
+        return [texts.get(name, "null") for name in names]
+
+    def _results(self, workflow: int, names: list[str], asker: str = "") -> Iterator[tuple[str, str]]:
+        """Yield the names of steps and their results, which are read a few at a time: they may be large."""
+        for start in range(0, len(names), _MOST_READ):
+            rows = self._store.rows(
+                "SELECT name, no, kind, result, size FROM step WHERE workflow = ? AND name IN ANY ?",
+                (workflow, names[start : start + _MOST_READ]),
+            )
+            for name, no, kind, result, size in rows:
+                if kind in (Kind.MAP, Kind.SPREAD):
+                    yield name, self._results_of(no, name, asker)
+                elif result is None and size is not None:
+                    raise BadWorkflow([missing_result(name, size)])
+                else:
+                    yield name, "null" if result is None else str(result)
 
     def _results_of(self, no: int, name: str, asker: str) -> str:
         ((size,),) = self._store.rows("SELECT sum(length(result)) FROM step WHERE parent = ?", (no,))

@@ -144,6 +144,23 @@ def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill):
     assert (len(done.drawn), done.is_more) == (3, True)
 
 
+def test_a_join_of_many_large_results_fails_and_few_of_them_are_read_at_once(mill):
+    names = [f"s{number}" for number in range(100)]
+    id_ = mill.start(*map(step, names), step("join", params=[{"$result": name} for name in names]))
+    large = "x" * 1_000_000
+    *others, last = mill.todo
+    for item in others:
+        mill.apply(item.receipt(result=large))
+    receipt = last.receipt(result=large)
+    tracemalloc.start()
+    try:
+        mill.apply(receipt)
+        assert tracemalloc.get_traced_memory()[1] < 50 * len(large)  # 100 of all results at once
+    finally:
+        tracemalloc.stop()
+    assert mill.states(id_)["join"] == "failed"
+
+
 STEP = {
     "x-taskqueue-workflow": "a" * 32,
     "x-taskqueue-step": "a",
