@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support import rabbitmq as rabbitmq_releases
 from support.foreign import Foreign
@@ -20,6 +21,12 @@ from support.processes import Daemon
 from support.proxy import Proxy
 
 _numbers = itertools.count(1)
+
+# A busy machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 #: In its turn it would begin late, and last when all others have ended.
 LONGEST = "test_surroundings.py"

@@ -171,5 +171,5 @@ class Gate(RuleBasedStateMachine):
         assert not list(self.occupancy.in_use())
 
 
-Gate.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None, database=None)
+Gate.TestCase.settings = settings(max_examples=30, stateful_step_count=40, database=None)
 TestGate = Gate.TestCase

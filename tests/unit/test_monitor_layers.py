@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskqueue.monitor.web.layers import HEIGHT, WIDTH, Layout, layout
@@ -39,6 +39,7 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
     }
 
 
+@settings(max_examples=50)
 @given(graphs(), st.data())
 def test_boxes_do_not_overlap_and_lines_go_down(graph: dict[str, list[str]], data: st.DataObject) -> None:
     shuffled = dict(data.draw(st.permutations(list(graph.items()))))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -97,11 +96,9 @@ def test_all_faults_are_told_at_once_up_to_a_hundred():
     assert len(faults(*(step(f"s{number}", after=["x"]) for number in range(1000)))) == 101
 
 
-def test_a_chain_of_a_hundred_thousand_steps_is_read_in_seconds():
-    started = time.process_time()
+def test_a_chain_of_a_hundred_thousand_steps_is_read_and_a_longer_one_refused():
     chain = [step(f"s{number}", after=[f"s{number - 1}"] if number else []) for number in range(100_000)]
     assert len(read(*chain).steps) == 100_000
-    assert time.process_time() - started < 20
     assert faults(*chain, step("more")) == ["steps: expected at most 100,000, found 100,001"]
 
 
@@ -152,7 +149,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     steps=st.lists(JSON, max_size=4), others=st.dictionaries(st.sampled_from(["id", "tenant", "open"]), JSON)
 )

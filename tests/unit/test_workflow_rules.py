@@ -454,7 +454,7 @@ def expected(steps, ends):
     return sorted([*ran, "bad" if fatal else "good", "end"]), "failed" if fatal else "succeeded"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(graph=graphs(), random=st.randoms(use_true_random=False))
 def test_in_any_graph_each_step_runs_once_when_it_may_whatever_the_order_of_receipts(
     graph, random, tmp_path_factory
