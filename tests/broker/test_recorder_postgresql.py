@@ -150,7 +150,9 @@ def line() -> Iterator[tuple[int, Callable[[str], None]]]:
     """A host of its own for a server: a process in its network, and what sets the line to it up or down."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("only root makes networks, by iproute2")
-    with subprocess.Popen(["unshare", "--net", "sleep", "infinity"]) as holder:
+    with subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]
+    ) as holder:
         inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
         own = Path("/proc/self/ns/net").readlink()
         wait_until(lambda: Path(f"/proc/{holder.pid}/ns/net").readlink() != own, what="the network")

@@ -15,6 +15,7 @@ from support.processes import children, command, kill, run_cli
 from support.waiting import wait_until
 from support.workflows import Flows
 
+HELD = 500  # messages that a flow process holds of a shard at most
 FLOW_ARGUMENTS = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 
 
@@ -70,12 +71,14 @@ def test_workflows_end_as_they_should_though_their_process_is_killed_again_and_a
 @pytest.mark.parametrize("is_declared", [False, True], ids=["deleted", "declared again"])
 def test_a_deleted_queue_leaves_no_workflow_waiting(ground, is_declared):
     shop = Flows(ground)
-    steps, once = shapes(shop, "deleted", 40)
+    shop.workers.stop()
+    steps, once = shapes(shop, "deleted", HELD + 100)
     id_ = shop.start(*steps)
+    wait_until(lambda: shop.ask("show", id_)["steps"].get("queued") == HELD + 100, 30)
     flow = flow_process(shop.dispatcher)
-    wait_until(lambda: shop.noted("deleted"))
     os.kill(flow, signal.SIGSTOP)
-    wait_until(lambda: len(shop.noted("deleted")) >= 40, 30)
+    shop.work()
+    wait_until(lambda: shop.ground.foreign.depth(shop.queue(id_)) >= 100, 60)  # the others are on the line
     for number in range(4):
         shop.ground.foreign.delete(f"taskqueue_flow_{number}")
         if is_declared:  # as by a consumer with a receipt

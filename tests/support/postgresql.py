@@ -62,7 +62,8 @@ class PostgreSQL:
             "max_connections": 50,
         }
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        command = [_BINARIES[-1], "-D", self.data, *options]
+        with_tests = ("setpriv", "--pdeathsig", "QUIT")
+        command = [*with_tests, _BINARIES[-1], "-D", self.data, *options]
         if network is not None:
             become = ("setpriv", "--reuid", self._user, "--regid", self._user, "--clear-groups")
             command = ["nsenter", f"--net=/proc/{network}/ns/net", *become, *command]
@@ -117,7 +118,9 @@ def running_server(network: int | None = None) -> Iterator[PostgreSQL]:
     directory = Path(tempfile.mkdtemp(prefix="tq-pg-"))
     directory.chmod(0o755)
     server = PostgreSQL(directory / "server")
-    server.start(network)
-    yield server
-    server.stop()
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        server.start(network)
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -25,7 +25,11 @@ class Flows:
         self.config = f"[flow]\ndatabase: {database or ground.open / 'flow.db'}\n"
         self.dispatcher = ground.start("dispatcher", self.config)
         self.dispatcher.wait_for("flow process keeps workflows of 4 shards of 4", timeout=30)
-        self.workers = ground.work(TASKS, "-n", "2")
+        self.work()
+
+    def work(self) -> None:
+        """Start two workers."""
+        self.workers = self.ground.work(TASKS, "-n", "2")
 
     def start(self, *steps: dict[str, Any], **others: Any) -> str:
         """Start a workflow; return its id."""
