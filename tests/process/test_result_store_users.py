@@ -49,9 +49,9 @@ act("mailer", lambda store: os.unlink(f"{PATH}/{first}"))
 act("stranger", lambda store: store.get(first))
 age()
 act("mailer", lambda store: store.put(second, b"more"))
-print(sorted(os.listdir(PATH)) == [first, second])
+print(sorted(os.listdir(PATH)) == [first, second], flush=True)
 act("taskqueue-worker", lambda store: store.put("3" * 32, b"last"))
-print(first in os.listdir(PATH))
+print(first in os.listdir(PATH), flush=True)
 """
 
 
