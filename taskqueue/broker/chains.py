@@ -13,7 +13,7 @@ from taskqueue.messages.content import JSON
 from taskqueue.messages.forwarding import login_of
 from taskqueue.messages.results import Failure
 from taskqueue.unique.wire import Result
-from taskqueue.workflows.chains import Remaining
+from taskqueue.workflows.chains import Link
 from taskqueue.workflows.passing import Failed, explained, passed_on
 from taskqueue.workflows.wire import value_of
 
@@ -33,14 +33,14 @@ def following(properties: Properties, result: Result) -> Publication | Failure |
         return None  # the most frequent case
     try:
         header = properties.header(names.CHAIN)
-        return None if header is None else _next(properties, Remaining.decode(header), result)
+        return None if header is None else _next(properties, Link.decode(header), result)
     except Failed as error:
         return Failure("Error", str(error))
     except (ValueError, TypeError, KeyError, Unroutable, MalformedProperties) as error:
         return Failure("BadWorkflow", f"{names.CHAIN}: {error}")
 
 
-def _next(properties: Properties, chain: Remaining, result: Result) -> Publication | Failure:
+def _next(properties: Properties, chain: Link, result: Result) -> Publication | Failure:
     try:
         text = passed_on(result.content_type, result.body)
     except ValueError:

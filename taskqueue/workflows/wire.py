@@ -168,8 +168,11 @@ def _finite(text: str) -> float:
     return number
 
 
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 #: Decodes JSON text; ValueError or RecursionError for anything else.
-decode_value: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite).decode
+decode_value: Final = _DECODER.decode
+#: Decodes the value at an index of a text; returns it and the index behind it.
+decode_at: Final = _DECODER.raw_decode
 
 
 def decode(body: bytes) -> dict[str, Any]:
