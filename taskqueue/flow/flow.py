@@ -181,17 +181,26 @@ class Flow(StandbyProcess):
         self._singly -= 1
         try:
             self._lead(ledger, [each], [])
-            done = ledger.apply([each.message] if each.message is not None else [])
+            done = self._applied(ledger, each)
         except FlowUnavailable as error:
             self._fail(error)
-        except Exception as error:
-            if each.message is None:
-                raise
-            self._aside.put(each.queue, each.delivery, encoded(each.message), error)
-            self._start_over()
-        else:
+            return
+        if done is not None:
             self._settle([each], done)
             self._plan_round()
+
+    def _applied(self, ledger: Ledger, each: Pending) -> Round | None:
+        """Return the effects of one message; None if it is put aside."""
+        if each.message is None:
+            return Round()
+        try:
+            return ledger.apply([each.message])
+        except FlowUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
+            self._aside.put(each.queue, each.delivery, encoded(each.message), error)
+            self._start_over()
+            return None
 
     def _start_over(self) -> None:
         """Open the database again after an error that left it in an unknown state, and go on."""

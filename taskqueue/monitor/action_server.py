@@ -73,9 +73,8 @@ class ActionServer:
         self._log = Log("monitor")
         self._open: set[_Connection] = set()
         self._thread = ThreadPoolExecutor(1, "actions")
-        self._others: dict[
-            type, ThreadPoolExecutor
-        ] = {  # that do not wait for actions, which take long, or for one another
+        # Requests that do not wait for actions, which take long, or for one another.
+        self._others: dict[type, ThreadPoolExecutor] = {
             ScheduleRequest: ThreadPoolExecutor(1, "schedules"),
             PoolRequest: ThreadPoolExecutor(1, "pools"),
             WorkflowRequest: ThreadPoolExecutor(1, "workflows"),

@@ -16,7 +16,7 @@ class VerbRequest(ABC):
         verb: one of `roles`.
     """
 
-    #: What it is about, as the recorder and the audit have it.
+    #: The first word of its action.
     subject: ClassVar[str]
     #: The least role for each verb.
     roles: ClassVar[Mapping[str, str]]
