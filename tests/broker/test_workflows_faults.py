@@ -168,6 +168,21 @@ def test_a_receipt_that_cannot_be_applied_is_rejected_and_all_others_are_applied
     assert shop.noted("bad") == {"after": 1}
 
 
+def test_no_message_is_rejected_because_a_shard_cannot_be_led(ground):
+    shop = Flows(ground)
+    with contextlib.closing(sqlite3.connect(ground.open / "flow.db", isolation_level=None)) as file:
+        file.execute(
+            "CREATE TRIGGER poison BEFORE UPDATE OF epoch ON shard BEGIN SELECT RAISE(ABORT, 'poison'); END"
+        )
+        kill(flow_process(shop.dispatcher))
+        document = shop.document(shop.note("only", "led"), id_="2" * 32)
+        ground.foreign.publish(document, shop.queue("2" * 32))
+        shop.dispatcher.wait_for("internal error", timeout=40)
+        assert ground.foreign.depth("taskqueue_rejected") in (0, None)
+        file.execute("DROP TRIGGER poison")
+    wait_until(lambda: shop.noted("led") == {"only": 1}, 60)
+
+
 def test_a_step_that_cannot_be_published_fails_and_all_others_go_on(ground, database, alter):
     shop = Flows(ground, database=database or "")
     id_ = shop.start(
