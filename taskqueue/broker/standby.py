@@ -48,8 +48,9 @@ class StandbyProcess(SessionListener, OutboundListener):
         self._session = Session(self._loop, amqp, f"taskqueue {self.kind}", on_error=self._on_error)
         self._outbound = Outbound(self._loop, self._session, self)
         # Of its own, as publications of an active process are forgotten once another one is active.
-        self._told = Outbound(self._loop, self._session, _Progress(self._leave))
-        self._events = EventPublisher[None](self._loop, self._session, self._told, self.kind)
+        self._told = Outbound(self._loop, self._session, _Progress(self._events_settled))
+        self._events = EventPublisher[Callable[[], None]](self._loop, self._session, self._told, self.kind)
+        self._events.on_recorded = lambda recorded: recorded()
         self._is_leaving = False
 
     @abstractmethod
@@ -78,6 +79,10 @@ class StandbyProcess(SessionListener, OutboundListener):
         """
         self._is_leaving = True
         self._events.say_goodbye()
+        self._leave()
+
+    def _events_settled(self) -> None:
+        self.outbound_progress()  # for what waited for them
         self._leave()
 
     def _leave(self) -> None:

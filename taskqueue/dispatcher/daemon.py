@@ -165,7 +165,15 @@ class DispatcherDaemon(SupervisorLoop):
         def make(amqp: AmqpSettings, signals: Signals) -> Flow:
             keep, place = settings.flow.keep, partial(open_store, settings.flow)
             own_path(settings.flow)  # raises before the process waits for it
-            return Flow(amqp, place, signals, _reporter("flow process"), keep=keep)
+            return Flow(
+                amqp,
+                place,
+                signals,
+                _reporter("flow process"),
+                keep=keep,
+                records=dict(settings.records),
+                lanes=dict(settings.lanes),
+            )
 
         return self._be("flow", "flow", settings, SIGNALS, make)
 

@@ -1,7 +1,6 @@
 """The flow process: it takes messages about workflows, applies them in rounds, and publishes steps."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -9,7 +8,7 @@ from taskqueue.broker.standby import StandbyProcess
 from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import SHARDS
 from taskqueue.broker.trust import Trust
-from taskqueue.config import AmqpSettings
+from taskqueue.config import AmqpSettings, RecordSettings
 from taskqueue.errors import BadFlowMessage, ExitStatus, FlowDamaged, FlowUnavailable
 from taskqueue.flow.answers import Answers
 from taskqueue.flow.aside import Aside
@@ -19,6 +18,8 @@ from taskqueue.flow.ledger import Incoming, Ledger, Round, encoded
 from taskqueue.flow.outbox import Run
 from taskqueue.flow.reading import read
 from taskqueue.flow.receipts import foreign
+from taskqueue.flow.retrying import RetryDelay
+from taskqueue.flow.routing import Routing
 from taskqueue.flow.shard_queue import ShardQueue
 from taskqueue.flow.store import Store
 from taskqueue.messages.events import FLOW
@@ -28,8 +29,6 @@ from taskqueue.workflows.wire import Receipt
 
 _MOST_MESSAGES: Final = 500  # in a round
 _TICK: Final = 2.0  # seconds between two looks at whether this process is active
-_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0  # seconds until the database is tried again
-_STEADY: Final = 60.0  # seconds without trouble, after which the next one is tried again soon
 _AWAY: Final = 30.0  # seconds that a shard is left to the process that keeps its workflows
 _TIDY: Final = 30.0  # seconds between two looks at what is to be removed
 _TIDY_AGAIN: Final = 0.1
@@ -57,6 +56,8 @@ class Flow(StandbyProcess):
         on_state: Callable[[str], None],
         *,
         keep: float,
+        records: Mapping[str, RecordSettings],
+        lanes: Mapping[str, int],
         away: float = _AWAY,
     ) -> None:
         """Prepare to `run`.
@@ -67,6 +68,8 @@ class Flow(StandbyProcess):
             signals: the source of SIGTERM and SIGHUP.
             on_state: takes the process's state in words.
             keep: seconds that workflows are kept after their end.
+            records: what events contain of bodies, by worker type.
+            lanes: the number of lanes, by worker type.
             away: seconds that a shard is left whose workflows another database keeps.
         """
         super().__init__(amqp, signals, on_state)
@@ -83,10 +86,10 @@ class Flow(StandbyProcess):
         self._pending: list[Pending] = []
         self._singly = 0  # number of the pending messages, from the first, that are applied one by one
         self._answers, self._aside = Answers(self._outbound, self._log), Aside(self._outbound, self._log)
-        self._in_flight = InFlight(self._loop, self._outbound, self._plan_round)
+        routing = Routing(self._outbound, self._events, records=records, lanes=lanes)
+        self._in_flight = InFlight(self._loop, self._outbound, routing, self._plan_round)
         self._has_round = False  # whether one is planned
-        self._retry_delay = _FIRST_RETRY
-        self._failed = -_STEADY  # monotonic time of the last trouble with the database
+        self._retry_delay = RetryDelay()
         self._trouble = ""  # with the database, in words
         self._loop.call_later(_TICK, self._tick)
         self._loop.call_later(_TIDY, self._tidy)
@@ -279,10 +282,6 @@ class Flow(StandbyProcess):
 
     def _fail(self, error: FlowUnavailable) -> None:
         """Acknowledge nothing, and try again later: what is not applied goes back to its queue."""
-        now = time.monotonic()
-        if now - self._failed > _STEADY:
-            self._retry_delay = _FIRST_RETRY
-        self._failed = now
         if str(error) != self._trouble:
             self._log.error("%s; nothing is acknowledged, trying again", error)
         self._trouble = str(error)
@@ -292,8 +291,7 @@ class Flow(StandbyProcess):
         self._singly = 0
         if self._session.is_up:
             self.tell_state()
-        self._loop.call_later(self._retry_delay, self._try_again)
-        self._retry_delay = min(self._retry_delay * 2, _LONGEST_RETRY)
+        self._loop.call_later(self._retry_delay.after_failure(), self._try_again)
 
     def _try_again(self) -> None:
         """Open the database again, and stand by."""
@@ -312,7 +310,7 @@ class Flow(StandbyProcess):
     def _open_ledger(self) -> bool:
         """Open the database; return whether that has worked."""
         try:
-            self._ledger = Ledger(self._open_store())
+            self._ledger = Ledger(self._open_store(), self._session.amqp.signature)
         except FlowUnavailable as error:
             self._fail(error)
         except FlowDamaged as error:

@@ -1,6 +1,7 @@
 """Workitems on their way to the broker: published, confirmed, and noted in the database."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -8,24 +9,37 @@ from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.flow.outbox import Drawn, Run
+from taskqueue.flow.routing import Routing
 
 _WINDOW: Final = 1000  # unconfirmed workitems
 _MOST_BYTES: Final = 64 * 1024 * 1024  # of unconfirmed workitems
 _NOTE_DELAY: Final = 0.2  # seconds until confirms are noted though nothing else is
 
 
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A workitem on its way."""
+
+    run: Run
+    size: int  # bytes
+    is_confirmed: bool = False
+    is_unrecorded: bool = False  # whether the event on it is not recorded
+
+
 class InFlight:
     """Publishes workitems within a window, and keeps what the next transaction has to note."""
 
-    def __init__(self, loop: EventLoop, outbound: Outbound, on_change: Callable[[], None]) -> None:
-        """Publish over `outbound`.
+    def __init__(
+        self, loop: EventLoop, outbound: Outbound, routing: Routing, on_change: Callable[[], None]
+    ) -> None:
+        """Publish with `routing` over `outbound`.
 
         on_change -- called when there is something to note, or room for more
         """
-        self._loop, self._outbound, self._on_change = loop, outbound, on_change
-        #: Runs whose workitems are not confirmed, with their bytes.
-        self.runs: dict[Run, int] = {}
-        self._bytes = 0  # of them
+        self._loop, self._outbound, self._routing, self._on_change = loop, outbound, routing, on_change
+        #: Runs whose workitems are not confirmed, or whose events are not recorded.
+        self.runs: dict[Run, _Flight] = {}
+        self._bytes = 0  # of their workitems
         self.noted: list[Run] = []
         self.refused: list[tuple[Run, str]] = []
         self.is_more = False  # whether there may be ready steps that are not drawn
@@ -53,10 +67,13 @@ class InFlight:
         is_more -- whether there may be ready steps that are not drawn
         """
         self.is_more = is_more
-        for run, publication in drawn:
-            self.runs[run] = len(publication.body)
-            self._bytes += len(publication.body)
-            self._outbound.send(publication, partial(self._published, run))
+        for each in drawn:
+            size = len(each.publication.body)
+            flight = self.runs[each.run] = _Flight(each.run, size)
+            self._bytes += size
+            flight.is_unrecorded = self._routing.publish(
+                each, partial(self._published, flight), partial(self._recorded, flight)
+            )
 
     def forget(self) -> None:
         """Forget what is not confirmed: it is still in the database."""
@@ -64,15 +81,33 @@ class InFlight:
         self._bytes = 0
         self.is_more = True
 
-    def _published(self, run: Run, publication: Publication, result: PublishResult, reason: str) -> None:
+    def _published(
+        self, flight: _Flight, publication: Publication, result: PublishResult, reason: str
+    ) -> None:
         if result is PublishResult.CONFIRMED:
-            self.noted.append(run)
+            flight.is_confirmed = True
+            if not flight.is_unrecorded:
+                self._land(flight)
         elif result is PublishResult.REFUSED:
-            self.refused.append((run, reason))
+            self._land(flight, reason)
         else:
-            self._outbound.send_later(publication, partial(self._published, run))
-            return
-        self._bytes -= self.runs.pop(run, 0)
+            self._outbound.send_later(publication, partial(self._published, flight))
+
+    def _recorded(self, flight: _Flight) -> None:
+        flight.is_unrecorded = False
+        if flight.is_confirmed:
+            self._land(flight)
+
+    def _land(self, flight: _Flight, refusal: str | None = None) -> None:
+        """Have it noted that the broker has a workitem, or why it has refused it."""
+        if self.runs.get(flight.run) is not flight:
+            return  # forgotten
+        if refusal is None:
+            self.noted.append(flight.run)
+        else:
+            self.refused.append((flight.run, refusal))
+        del self.runs[flight.run]
+        self._bytes -= flight.size
         if self.is_more and self.room:
             self.is_more = False
             self._on_change()

@@ -60,14 +60,18 @@ class Round:
 class Ledger:
     """Applies rounds to a database of workflows."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, signature: str | None = None) -> None:
+        """Keep workflows in `store`.
+
+        signature -- the broker user that workitems name as their publisher; None for none
+        """
         self.store = store
         self.shards = Shards(store)
         planting = Planting(store, self.shards)
         self._graph = Graph(store, planting)
         self._receipts = Receipts(store, planting, self._graph)
         self._commands = Commands(store, self.shards, planting, self._graph)
-        self._outbox = Outbox(store, self._graph)
+        self._outbox = Outbox(store, self._graph, signature)
         self._cancelling: dict[int, int] = {}  # workflows, and the number of the last step that was cancelled
 
     @property

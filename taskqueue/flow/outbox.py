@@ -17,7 +17,7 @@ from taskqueue.flow.schema import Outcome, State, workitem_id
 from taskqueue.flow.store import Store
 from taskqueue.messages import names
 from taskqueue.messages.content import JSON
-from taskqueue.messages.options import Options
+from taskqueue.messages.options import NONE, Options
 from taskqueue.workflows.document import BODY
 from taskqueue.workflows.wire import decode_value
 
@@ -41,14 +41,22 @@ class Drawn(NamedTuple):
     """A run of a step, and the workitem that is published for it."""
 
     run: Run
-    publication: Publication
+    id: str
+    worker_type: str
+    options: Options
+    publication: Publication  # to dispatchers
 
 
 class Outbox:
     """Draws from the outbox, and notes what the broker has taken, inside a transaction."""
 
-    def __init__(self, store: Store, graph: Graph) -> None:
+    def __init__(self, store: Store, graph: Graph, signature: str | None) -> None:
+        """Draw from `store`.
+
+        signature -- the broker user that workitems name as their publisher; None for none
+        """
         self._store, self._graph = store, graph
+        self._publisher = {names.PUBLISHER: signature} if signature else {}
         self.is_more = True  # whether there may be more ready steps than were drawn last
         #: Ids of workitems that were on their way to the broker when their workflows were cancelled.
         self.late: list[str] = []
@@ -102,7 +110,7 @@ class Outbox:
         self.is_more = False
         for row in self._ready(shards, room, besides):
             try:
-                publication = self._publication(row)
+                each = self._drawn(row)
             except FlowUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001 -- BadWorkflow, or a row as nobody has foreseen it
@@ -110,8 +118,8 @@ class Outbox:
                 self._graph.end([End(row[0], row[2], State.FAILED, error=text)])
                 self.is_more = True  # what waited for it may be ready now
                 continue
-            drawn.append(Drawn(Run(row[0], row[1]), publication))
-            size += len(publication.body)
+            drawn.append(each)
+            size += len(each.publication.body)
             if size > _MOST_BYTES:
                 self.is_more = True
                 break
@@ -145,23 +153,30 @@ class Outbox:
         for some in zip_longest(*rows):
             yield from filter(None, some)
 
-    def _publication(self, row: Any) -> Publication:
+    def _drawn(self, row: Any) -> Drawn:
         no, run, workflow, name, kind, form, args, options, refs, id_, secret, tenant = row
         if refs:
             args = self._arguments.resolved(workflow, name, args)
         item = workitem_id(id_, name, run)
         proof = str(Proof(self._store.id, secret, no))
-        headers = {names.WORKFLOW: id_, names.STEP: name, names.RUN: run, names.PROOF: proof}
+        headers = {
+            names.WORKFLOW: id_,
+            names.STEP: name,
+            names.RUN: run,
+            names.PROOF: proof,
+            **self._publisher,
+        }
         raw = Properties(JSON, None, header_table(headers), 2, message_id=item, type=kind).encode()
         asked = decode_value(options) if options else {}
         if tenant:
             asked = {"tenant": tenant} | asked
-        if asked:
-            raw = Options.checked(**asked).marked(raw)
+        wanted = Options.checked(**asked) if asked else NONE
+        raw = wanted.marked(raw)
         body = (
             args if form == BODY else f'{{"jsonrpc":"2.0","method":"{kind}","params":{args},"id":"{item}"}}'
         )
-        return Publication(TASKQUEUE, raw, body.encode(), is_signed=True)  # so are its receipts
+        publication = Publication(TASKQUEUE, raw, body.encode(), is_signed=True)  # so are its receipts
+        return Drawn(Run(no, run), item, kind, wanted, publication)
 
     def queued_of(self, workflow: int, after: int, most: int) -> list[tuple[int, str]]:
         """Return queued steps of a cancelled workflow by their numbers, with the ids of their workitems."""

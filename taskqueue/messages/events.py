@@ -73,7 +73,7 @@ class Emitter(NamedTuple):
 
 
 class Routed(NamedTuple):
-    """A dispatcher has published a workitem to the queue of its worker type."""
+    """A workitem is published to the queue of its worker type: by a dispatcher, feeder or flow process."""
 
     id: str
     worker_type: str

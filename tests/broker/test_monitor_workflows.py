@@ -46,7 +46,8 @@ def keep(url: str, path: Path) -> int:
     with Signals(SIGNALS) as signals:
         amqp = AmqpSettings.from_url(url)
         told: Callable[[str], None] = lambda state: print(state, flush=True)  # noqa: E731
-        return Flow(amqp, partial(SqliteStore, path), signals, told, keep=3600.0).run()
+        store = partial(SqliteStore, path)
+        return Flow(amqp, store, signals, told, keep=3600.0, records={}, lanes={}).run()
 
 
 class Works:
