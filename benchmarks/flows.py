@@ -32,6 +32,9 @@ _STEPS: Final = 20  # of each of many workflows
 _PIECE: Final = 1000  # small workflows that are started together
 _FILLING: Final = 100_000  # small workflows, in whose first half SQLite's cache of 16 MiB gets full
 _SAMPLE_DELAY: Final = 0.1  # seconds between two looks at the memory
+_LOOK_DELAY: Final = (
+    0.1  # seconds between two looks at the database, which tells itself when a workflow ended
+)
 _WARM_UP: Final = 100  # steps of the workflow that warms everything up
 
 
@@ -48,7 +51,8 @@ class Kept:
         steps, used, begun = sum(map(len, flows)), cpu_time(self.pids), time.time()
         before = self.ended
         self.start(flows)
-        wait_until(lambda: self.ended >= before + len(flows), _TIMEOUT, f"{len(flows)} workflows")
+        until = before + len(flows)
+        wait_until(lambda: self.ended >= until, _TIMEOUT, f"{len(flows)} workflows", _LOOK_DELAY)
         ((end,),) = self._rows("SELECT max(ended) FROM workflow")
         return Pace(steps / (end - begun), (cpu_time(self.pids) - used) / steps * 1e6)
 

@@ -278,13 +278,16 @@ class Ground:
         return self._channel
 
 
-def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Wait for a condition; BenchmarkFailed after `timeout` seconds."""
+def wait_until(condition: Callable[[], bool], timeout: float, what: str, delay: float = 0.005) -> None:
+    """Wait for a condition; BenchmarkFailed after `timeout` seconds.
+
+    delay -- seconds between two looks
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise BenchmarkFailed(f"waited {timeout:g} s in vain for {what}")
-        time.sleep(0.005)
+        time.sleep(delay)
 
 
 def free_port() -> int:

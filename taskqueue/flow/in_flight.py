@@ -68,7 +68,7 @@ class InFlight:
         """
         self.is_more = is_more
         for each in drawn:
-            size = len(each.publication.body)
+            size = len(each.body)
             flight = self.runs[each.run] = _Flight(each.run, size)
             self._bytes += size
             flight.is_unrecorded = self._routing.publish(

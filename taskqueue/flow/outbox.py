@@ -7,8 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import header_table
-from taskqueue.broker.publisher import Publication
-from taskqueue.broker.topology import TASKQUEUE
 from taskqueue.errors import FlowUnavailable
 from taskqueue.flow.arguments import Arguments
 from taskqueue.flow.graph import End, Graph, error_text
@@ -44,7 +42,8 @@ class Drawn(NamedTuple):
     id: str
     worker_type: str
     options: Options
-    publication: Publication  # to dispatchers
+    properties: bytes  # as Properties.encode returns them
+    body: bytes
 
 
 class Outbox:
@@ -119,7 +118,7 @@ class Outbox:
                 self.is_more = True  # what waited for it may be ready now
                 continue
             drawn.append(each)
-            size += len(each.publication.body)
+            size += len(each.body)
             if size > _MOST_BYTES:
                 self.is_more = True
                 break
@@ -175,8 +174,7 @@ class Outbox:
         body = (
             args if form == BODY else f'{{"jsonrpc":"2.0","method":"{kind}","params":{args},"id":"{item}"}}'
         )
-        publication = Publication(TASKQUEUE, raw, body.encode(), is_signed=True)  # so are its receipts
-        return Drawn(Run(no, run), item, kind, wanted, publication)
+        return Drawn(Run(no, run), item, kind, wanted, raw, body.encode())
 
     def queued_of(self, workflow: int, after: int, most: int) -> list[tuple[int, str]]:
         """Return queued steps of a cancelled workflow by their numbers, with the ids of their workitems."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -10,7 +9,7 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.broker.events import EventPublisher
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult, Settled
-from taskqueue.broker.topology import worker_queue
+from taskqueue.broker.topology import TASKQUEUE, worker_queue
 from taskqueue.config import RecordSettings
 from taskqueue.flow.outbox import Drawn
 from taskqueue.messages.events import Routed
@@ -55,12 +54,10 @@ class Routing:
         Returns whether there is an event.
         """
         if self._is_for_dispatchers(drawn):
-            self._outbound.send(drawn.publication, settled)
+            self._send(drawn, TASKQUEUE, settled)
             return False
         is_told = self._tell(drawn, recorded)
-        queue = worker_queue(drawn.worker_type)
-        publication = replace(drawn.publication, queue=queue, declares=False)
-        self._outbound.send(publication, partial(self._published, drawn, settled))
+        self._send(drawn, worker_queue(drawn.worker_type), partial(self._published, drawn, settled))
         return is_told
 
     def _is_for_dispatchers(self, drawn: Drawn) -> bool:
@@ -68,11 +65,18 @@ class Routing:
         has_lanes = self._lanes.get(drawn.worker_type, self._lanes.get("DEFAULT", 0))
         return bool(has_lanes or options.unique or options.delay)
 
+    def _send(self, drawn: Drawn, queue: str, settled: Settled) -> None:
+        """Publish a workitem. It is signed, so that its receipts are."""
+        self._outbound.send(
+            Publication(queue, drawn.properties, drawn.body, declares=queue == TASKQUEUE, is_signed=True),
+            settled,
+        )
+
     def _published(
         self, drawn: Drawn, settled: Settled, publication: Publication, result: PublishResult, reason: str
     ) -> None:
         if result is PublishResult.RETURNED:  # a dispatcher decides whether the queue may be declared
-            self._outbound.send(drawn.publication, settled)
+            self._send(drawn, TASKQUEUE, settled)
         else:
             settled(publication, result, reason)
 
@@ -81,7 +85,7 @@ class Routing:
             self._events.skip()
             return False
         kept = self._records.get(drawn.worker_type, self._records.get("DEFAULT", _DEFAULT))
-        body, options = drawn.publication.body, drawn.options
+        body, options = drawn.body, drawn.options
         head = head_of(_PLAIN, body, kept.body, kept.redact)
         tenant, labels = options.tenant or "", " ".join(options.tags or ())
         event = Routed(drawn.id, drawn.worker_type, time.time(), len(body), None, tenant, labels, head)

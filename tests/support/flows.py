@@ -20,9 +20,9 @@ class Item:
 
     def __init__(self, drawn: Drawn) -> None:
         self.run = drawn.run
-        self.properties = Properties.decode(drawn.publication.properties)
+        self.properties = Properties.decode(drawn.properties)
         self.headers = self.properties.headers
-        self.body = json.loads(drawn.publication.body)
+        self.body = json.loads(drawn.body)
         self.id = str(self.properties.message_id)
         self.workflow = str(self.headers["x-taskqueue-workflow"])
         self.step = str(self.headers["x-taskqueue-step"])

@@ -128,7 +128,7 @@ def test_a_step_that_is_ready_while_there_is_no_room_is_published_without_anothe
     start = {"kind": "start", "workflow": "a", "id": id_, "steps": [step("a")]}
     assert mill.ledger.apply([mill.incoming(start)], room=0).is_more
     (drawn,) = mill.ledger.apply([], room=10).drawn
-    assert drawn.publication.queue == "taskqueue"
+    assert drawn.id == f"{id_}.a"
 
 
 def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill):
