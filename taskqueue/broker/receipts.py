@@ -1,13 +1,16 @@
 """The receipt of a step of a workflow, which tells the process that keeps the workflow how the step ended."""
 
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
+from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
-from taskqueue.broker.topology import FLOW_PREFIX, flow_queue, shard_of
+from taskqueue.broker.topology import flow_queue, shard_of
 from taskqueue.errors import BadFlowMessage
 from taskqueue.messages import names
 from taskqueue.messages.content import JSON, media_type
@@ -21,6 +24,10 @@ from taskqueue.workflows.passing import Failed, passed_on
 
 _MARK: Final = names.WORKFLOW.encode()
 _PROPERTIES: Final = Properties(content_type=JSON, delivery_mode=2).encode()
+_TOGETHER: Final = Properties(content_type=wire.RECEIPTS, delivery_mode=2).encode()
+_LARGEST_TOGETHER: Final = (
+    64 * 1024
+)  # bytes of receipts in one message; a larger one has a message of its own
 _TOO_MUCH: Final = "BadWorkflow: result and further steps have {:,} bytes; at most {:,} are passed on"
 
 
@@ -53,11 +60,6 @@ def receipt_of(properties: Properties, result: Result, error: str, at: float) ->
     return Publication(queue, _PROPERTIES, body, is_signed=is_signed)
 
 
-def is_receipt(publication: Publication) -> bool:
-    """Tell whether a publication is a receipt."""
-    return publication.queue.startswith(FLOW_PREFIX)
-
-
 def send(outbound: Outbound, receipt: Publication, done: Callable[[], None], log: Log, workitem: str) -> None:
     """Publish a receipt until the broker has it: without it, its workflow would never end.
 
@@ -74,6 +76,70 @@ def send(outbound: Outbound, receipt: Publication, done: Callable[[], None], log
         outbound.send_later(publication, settled)
 
     outbound.send(receipt, settled)
+
+
+T = TypeVar("T")
+
+
+class _Waiting(NamedTuple, Generic[T]):
+    """A receipt, and what waits until the broker has it."""
+
+    body: bytes
+    waiting: T
+
+
+class ReceiptPublisher(Generic[T]):
+    """Publishes the receipts of each round of the event loop, those for one queue as one message.
+
+    A message of its own would cost the broker and the flow process as much as the workitem itself.
+    """
+
+    def __init__(self, loop: EventLoop, outbound: Outbound, log: Log, on_told: Callable[[T], None]) -> None:
+        """Publish with `outbound`.
+
+        on_told -- takes what waits for a receipt, once the broker has it
+        """
+        self._loop, self._outbound, self._log, self._on_told = loop, outbound, log, on_told
+        #: Those of this round, by queue and whether they are signed.
+        self._round: defaultdict[tuple[str, bool], list[_Waiting[T]]] = defaultdict(list)
+
+    def tell(self, receipt: Publication, waiting: T) -> None:
+        """Publish a receipt with the others of this round."""
+        is_first = not self._round
+        self._round[receipt.queue, receipt.is_signed].append(_Waiting(receipt.body, waiting))
+        if is_first:
+            self._loop.at_round_end(self._flush)
+
+    def _flush(self) -> None:
+        found, self._round = self._round, defaultdict(list)
+        for (queue, is_signed), receipts in found.items():
+            some: list[_Waiting[T]] = []
+            size = 0
+            for each in receipts:
+                if some and size + len(each.body) > _LARGEST_TOGETHER:
+                    self._publish(queue, some, is_signed=is_signed)
+                    some, size = [], 0
+                some.append(each)
+                size += len(each.body)
+            self._publish(queue, some, is_signed=is_signed)
+
+    def _publish(self, queue: str, some: list[_Waiting[T]], *, is_signed: bool) -> None:
+        properties = _PROPERTIES if len(some) == 1 else _TOGETHER
+        body = b"\n".join(each.body for each in some)
+        publication = Publication(queue, properties, body, is_signed=is_signed)
+        self._outbound.send(publication, partial(self._published, [each.waiting for each in some]))
+
+    def _published(
+        self, waiting: list[T], publication: Publication, result: PublishResult, reason: str
+    ) -> None:
+        if result is PublishResult.CONFIRMED:
+            for each in waiting:
+                self._on_told(each)
+            return
+        self._log.error(
+            "workflows are not told of the ends of %d steps: %s; trying again", len(waiting), reason
+        )
+        self._outbound.send_later(publication, partial(self._published, waiting))
 
 
 def _origin(properties: Properties) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ class Assignment:
     properties: Properties
     raw_properties: bytes  # the same, encoded
     unpublished: list[Publication] = field(default_factory=list)  # publications without a confirm yet
-    unrecorded: int = 0  # events without a confirm yet
+    unrecorded: int = 0  # events and receipts without a confirm yet
     is_abandoned: bool = False  # whether its delivery must never be acknowledged
     refusals: int = 0  # how often the broker refused its result
     is_bare: bool = False  # whether only its body is kept: the broker refused it with its properties

@@ -74,7 +74,7 @@ class Pipeline:
         self._services: tuple[Service, ...] | None = None  # of the workers; None until one is ready
         self._in_flight, self._notices = InFlightTable(self._may_be_redelivered), Notices(outbound.publisher)
         self._settlement = Settlement(
-            outbound, group, record, on_settled=self._settled, on_abandoned=self._abandoned
+            loop, outbound, group, record, on_settled=self._settled, on_abandoned=self._abandoned
         )
         self._judge = Judge(self._settlement, self._notices, self._log)
         self._build_inbound()

@@ -9,9 +9,10 @@ from typing import Final
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.chains import following
 from taskqueue.broker.claims import end_of
+from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
-from taskqueue.broker.receipts import is_receipt, is_step, receipt_of
+from taskqueue.broker.receipts import ReceiptPublisher, is_step, receipt_of
 from taskqueue.broker.scheduling import completion_of
 from taskqueue.broker.topology import (
     CLAIMS,
@@ -50,6 +51,7 @@ class Settlement:
 
     def __init__(
         self,
+        loop: EventLoop,
         outbound: Outbound,
         group: GroupSettings,
         record: RunRecord,
@@ -69,6 +71,7 @@ class Settlement:
         record.publisher.on_recorded = self._recorded
         self._on_settled, self._on_abandoned = on_settled, on_abandoned
         self._log = Log("consumer", group=group.name)
+        self._receipts = ReceiptPublisher(loop, outbound, self._log, self._recorded)
 
     # --- the ways to end ---
 
@@ -233,10 +236,11 @@ class Settlement:
         if properties.header_table is not None:
             now = time.time()
             end = end_of(properties, assignment.worker_type, now, result)
-            others = filter(
-                None, (end, completion_of(properties), receipt_of(properties, result, error, now))
-            )
+            others = filter(None, (end, completion_of(properties)))
             publications = [*others, *publications]  # who has the result finds the key free
+            if receipt := receipt_of(properties, result, error, now):
+                assignment.unrecorded += 1
+                self._receipts.tell(receipt, assignment)
         self._begin(assignment, publications, event)
 
     def _begin(
@@ -264,11 +268,6 @@ class Settlement:
     ) -> None:
         if result is PublishResult.CONFIRMED or publication.queue in (SCHEDULES.name, CLAIMS.name):
             self._done(assignment, publication)  # without its queue, no scheduler or keeper waits for the end
-        elif is_receipt(publication):
-            self._log.error(
-                "its workflow is not told of its end: %s; trying again", reason, workitem=assignment.id
-            )
-            self._outbound.send_later(publication, partial(self._published, assignment))
         elif result is PublishResult.RETURNED:
             self._redirect(assignment, publication, "does not exist")
         elif result is PublishResult.UNDECLARED and not publication.exchange:

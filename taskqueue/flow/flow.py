@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from taskqueue.broker.standby import StandbyProcess
 from taskqueue.broker.subscription import Delivery
@@ -14,8 +14,9 @@ from taskqueue.flow.answers import Answers
 from taskqueue.flow.aside import Aside
 from taskqueue.flow.cancels import Cancels
 from taskqueue.flow.in_flight import InFlight
-from taskqueue.flow.ledger import Incoming, Ledger, Round, encoded
+from taskqueue.flow.ledger import Incoming, Ledger, Round, encoded, joined, parts_of
 from taskqueue.flow.outbox import Run
+from taskqueue.flow.pending import Pending, PendingMessages
 from taskqueue.flow.reading import read
 from taskqueue.flow.receipts import foreign
 from taskqueue.flow.retrying import RetryDelay
@@ -25,21 +26,11 @@ from taskqueue.flow.store import Store
 from taskqueue.messages.events import FLOW
 from taskqueue.process.daemon import Signals
 from taskqueue.texts import counted
-from taskqueue.workflows.wire import Receipt
 
-_MOST_MESSAGES: Final = 500  # in a round
 _TICK: Final = 2.0  # seconds between two looks at whether this process is active
 _AWAY: Final = 30.0  # seconds that a shard is left to the process that keeps its workflows
 _TIDY: Final = 30.0  # seconds between two looks at what is to be removed
 _TIDY_AGAIN: Final = 0.1
-
-
-class Pending(NamedTuple):
-    """A delivery that is not applied, and its message; None if it is dropped."""
-
-    queue: ShardQueue
-    delivery: Delivery
-    message: Incoming | None
 
 
 class Flow(StandbyProcess):
@@ -83,8 +74,7 @@ class Flow(StandbyProcess):
             for number in range(SHARDS)
         ]
         self._cancels = Cancels(self._loop, self._session, self._outbound, self._log)
-        self._pending: list[Pending] = []
-        self._singly = 0  # number of the pending messages, from the first, that are applied one by one
+        self._pending = PendingMessages()
         self._answers, self._aside = Answers(self._outbound, self._log), Aside(self._outbound, self._log)
         routing = Routing(self._outbound, self._events, records=records, lanes=lanes)
         self._in_flight = InFlight(self._loop, self._outbound, routing, self._plan_round)
@@ -115,20 +105,19 @@ class Flow(StandbyProcess):
     def _take(self, queue: ShardQueue, delivery: Delivery) -> None:
         try:
             database = "" if self._ledger is None else self._ledger.store.id
-            message = read(delivery, queue.number, self._trust, database)
+            message = read(delivery, queue.number, self._trust, database, self._answers.drop)
         except BadFlowMessage as error:
             self._answers.give({"error": f"{error}, in taskqueue_flow_{queue.number}"}, delivery)
             message = None
         except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
             self._aside.put(queue, delivery, delivery.body, error)
             return
-        self._pending.append(Pending(queue, delivery, message))
+        self._pending.add(Pending(queue, delivery, message))
         self._plan_round()
 
     def _lost(self, queue: ShardQueue) -> None:
         """Forget the deliveries of a shard: whoever is active gets them."""
-        self._singly = sum(each.queue is not queue for each in self._pending[: self._singly])
-        self._pending = [each for each in self._pending if each.queue is not queue]
+        self._pending.forget(queue)
         if self._ledger is not None:
             self._ledger.shards.leave(queue.number)
 
@@ -145,11 +134,10 @@ class Flow(StandbyProcess):
         ledger = self._ledger
         if ledger is None or self._trouble:
             return
-        if self._singly:
+        if self._pending.is_single:
             self._apply_singly(ledger)
             return
-        batch, self._pending = self._pending[:_MOST_MESSAGES], self._pending[_MOST_MESSAGES:]
-        batch = self._leave_foreign(ledger, batch)
+        batch = self._leave_foreign(ledger, self._pending.take())
         settled = self._in_flight.take_settled()
         try:
             self._lead(ledger, batch, settled[0])
@@ -169,8 +157,9 @@ class Flow(StandbyProcess):
                 raise
             self._log.error("a round of messages cannot be applied: %r; now one by one", error)
             self._in_flight.put_back(settled)
-            self._pending[:0], self._singly = batch, len(batch)
-            self._start_over()
+            self._pending.put_back(batch)
+            if self._start_over() is not None:
+                self._plan_round()
             return
         self._settle(batch, done)
         self._in_flight.publish(done.drawn, is_more=done.is_more)
@@ -178,44 +167,50 @@ class Flow(StandbyProcess):
         if self._pending:
             self._plan_round()
 
-    def _apply_singly(self, ledger: Ledger) -> None:
-        """Apply one message in a transaction of its own, and put it aside if that fails."""
-        each = self._pending.pop(0)
-        self._singly -= 1
+    def _apply_singly(self, ledger: Ledger | None) -> None:
+        """Apply one message, each of its receipts in a transaction of its own; put aside those that fail."""
+        each = self._pending.take_one()
+        done, failed, cause = Round(), [], None
         try:
-            self._lead(ledger, [each], [])
-            done = self._applied(ledger, each)
+            for part in [] if each.message is None else parts_of(each.message):
+                if ledger is None:
+                    return
+                self._lead(ledger, [each], [])
+                found = self._applied(ledger, part)
+                if isinstance(found, Round):
+                    done.add(found)
+                else:
+                    failed.append(part)
+                    cause, ledger = found, self._start_over()
         except FlowUnavailable as error:
             self._fail(error)
             return
-        if done is not None:
-            self._settle([each], done)
-            self._plan_round()
+        if cause is not None:
+            self._aside.put(each.queue, each.delivery, encoded(joined(failed)), cause)
+        self._settle([] if failed else [each], done)
+        self._plan_round()
 
-    def _applied(self, ledger: Ledger, each: Pending) -> Round | None:
-        """Return the effects of one message; None if it is put aside."""
-        if each.message is None:
-            return Round()
+    @staticmethod
+    def _applied(ledger: Ledger, part: Incoming) -> Round | Exception:
+        """Return the effects of a message, or the error for which it is put aside."""
         try:
-            return ledger.apply([each.message])
+            return ledger.apply([part])
         except FlowUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
-            self._aside.put(each.queue, each.delivery, encoded(each.message), error)
-            self._start_over()
-            return None
+            return error
 
-    def _start_over(self) -> None:
-        """Open the database again after an error that left it in an unknown state, and go on."""
+    def _start_over(self) -> Ledger | None:
+        """Open the database again after an error that left it in an unknown state; None if that fails."""
         self._close_ledger()
-        if self._open_ledger():
-            self._plan_round()
+        self._open_ledger()
+        return self._ledger
 
     def _leave_foreign(self, ledger: Ledger, batch: list[Pending]) -> list[Pending]:
         """Leave the shards of receipts that another database is to take; return what is left of a round."""
         for each in batch:
-            if isinstance(each.message, Incoming) and isinstance(each.message.message, Receipt):
-                for receipt in foreign([each.message.message], ledger.store.id):
+            if each.message is not None:
+                for receipt in foreign(each.message.receipts, ledger.store.id):
                     self._log.error(
                         "workflows of shard %d are kept by another database, as workflow %s is: run the "
                         "flow process on one host, or set database in [flow] to a PostgreSQL; trying again "
@@ -288,7 +283,6 @@ class Flow(StandbyProcess):
         for queue in self._queues:
             queue.leave()
         self._pending.clear()
-        self._singly = 0
         if self._session.is_up:
             self.tell_state()
         self._loop.call_later(self._retry_delay.after_failure(), self._try_again)
@@ -363,7 +357,6 @@ class Flow(StandbyProcess):
         for queue in self._queues:
             queue.leave()
         self._pending.clear()
-        self._singly = 0
         self._end_if_idle()
 
     def _end_if_idle(self) -> None:

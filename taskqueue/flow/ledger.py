@@ -23,12 +23,16 @@ _MOST_CANCELS: Final = 500  # in a round
 
 
 class Incoming(NamedTuple):
-    """A message in the queue of a shard: its body as JSON has it, and what else matters."""
+    """A message in the queue of a shard: its body as JSON has it, or receipts, and what else matters."""
 
     shard: int
-    message: Mapping[str, Any] | Receipt
+    message: Mapping[str, Any] | tuple[Receipt, ...]
     id: str = ""  # of the message
-    size: int = 0  # bytes of its body
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """The receipts in it."""
+        return self.message if isinstance(self.message, tuple) else ()
 
 
 class Answer(NamedTuple):
@@ -55,6 +59,12 @@ class Round:
     refused: list[str] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
     is_more: bool = False
+
+    def add(self, other: "Round") -> None:
+        """Add the effects of a message of which nothing is drawn."""
+        self.lost += other.lost
+        self.answers += other.answers
+        self.refused += other.refused
 
 
 class Ledger:
@@ -179,8 +189,8 @@ class Ledger:
     def _apply(self, incoming: Iterable[Incoming], done: Round) -> None:
         receipts: list[Receipt] = []
         for each in incoming:
-            if isinstance(each.message, Receipt):
-                receipts.append(each.message)
+            if isinstance(each.message, tuple):
+                receipts += each.message
                 continue
             done.refused += self._receipts.take(receipts)
             receipts = []
@@ -216,17 +226,30 @@ def _id_for(each: Incoming) -> str:
     return found
 
 
-def decoded(shard: int, message: dict[str, Any], id_: str, size: int) -> Incoming:
+def decoded(shard: int, message: dict[str, Any], id_: str) -> Incoming:
     """Return a message of a shard; raise BadFlowMessage if it is none."""
     kind = message.get(KIND)
     if kind == RECEIPT:
-        return Incoming(shard, Receipt.of_json(message), id_, size)
+        return Incoming(shard, (Receipt.of_json(message),), id_)
     if not isinstance(kind, str):
         raise BadFlowMessage("a message without kind")
-    return Incoming(shard, message, id_, size)
+    return Incoming(shard, message, id_)
 
 
 def encoded(incoming: Incoming) -> bytes:
     """Return the body of a message."""
     message = incoming.message
-    return message.encode() if isinstance(message, Receipt) else encode_json(message).encode()
+    if isinstance(message, tuple):
+        return b"\n".join(receipt.encode() for receipt in message)
+    return encode_json(message).encode()
+
+
+def parts_of(incoming: Incoming) -> list[Incoming]:
+    """Return a message as several that have one receipt each; any other message as it is."""
+    return [incoming._replace(message=(receipt,)) for receipt in incoming.receipts] or [incoming]
+
+
+def joined(parts: Sequence[Incoming]) -> Incoming:
+    """Return the message of which `parts_of` has returned some parts."""
+    receipts = tuple(receipt for part in parts for receipt in part.receipts)
+    return parts[0]._replace(message=receipts) if receipts else parts[0]

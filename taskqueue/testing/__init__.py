@@ -36,7 +36,7 @@ from taskqueue.messages.results import Failure, encode_value
 from taskqueue.messages.routing import FORMATS, find_route
 from taskqueue.messages.workitem import submitted
 from taskqueue.process.logs import Log
-from taskqueue.testing.lists import BenchEvents, BenchMessage, BenchOutbound, BenchPublisher
+from taskqueue.testing.lists import BenchEvents, BenchLoop, BenchMessage, BenchOutbound, BenchPublisher
 from taskqueue.worker.base import BaseWorker, listeners
 from taskqueue.worker.frames import FrameReader, Outcome, Service, TaskFrame
 from taskqueue.worker.limits import Limits
@@ -88,6 +88,7 @@ class Bench:
         self._publisher = BenchPublisher(self)
         self._notices = Notices(self._publisher)
         settlement = Settlement(
+            BenchLoop(),
             BenchOutbound(self._publisher),
             group,
             RunRecord(BenchEvents(), group),

@@ -1,9 +1,11 @@
 """The bench's replacement for the broker: lists that confirm everything, with the bench's own clock."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.broker.events import EventPublisher
+from taskqueue.broker.loop import EventLoop
 from taskqueue.broker.outbound import Outbound
 from taskqueue.broker.publisher import Publication, Publisher, PublishResult, Settled
 from taskqueue.consumer.in_flight import Assignment
@@ -70,6 +72,17 @@ class BenchOutbound(Outbound):
 
     def forget(self, publication: Publication) -> None:
         """Do nothing: the bench confirms everything."""
+
+
+class BenchLoop(EventLoop):
+    """An event loop whose rounds end at once."""
+
+    def __init__(self) -> None:
+        """Wait for nothing."""
+
+    def at_round_end(self, callback: Callable[[], Any]) -> None:
+        """Call back now."""
+        callback()
 
 
 class BenchEvents(EventPublisher[Assignment]):

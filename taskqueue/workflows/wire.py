@@ -14,6 +14,8 @@ from taskqueue.texts import shorten
 #: The kinds of messages.
 KIND: Final = "kind"
 START, RECEIPT, COMMAND = "start", "receipt", "command"
+#: The content type of several receipts in one message, each on a line of its own.
+RECEIPTS: Final = "application/x-ndjson"
 #: Of the messages by which a flow process finds out that it is the active one.
 TICK: Final = "tick"
 #: The actions of commands.

@@ -1,17 +1,13 @@
 """The way of a step to its workers: straight to its type's queue, or through a dispatcher that acts on it."""
 
-import contextlib
-import secrets
-import sqlite3
 import time
 
 import pytest
 from support.ground import Ground
 from support.told import Record
 from support.waiting import wait_until
+from support.workflows import FlowAlone
 
-from taskqueue.config import AmqpSettings
-from taskqueue.flow import client
 from taskqueue.flow.schema import State
 from taskqueue.messages.events import Routed
 
@@ -25,38 +21,14 @@ record_body: 20
 """
 
 
-class Alone:
-    """A flow process without dispatchers and workers."""
-
-    def __init__(self, ground: Ground) -> None:
-        self.ground, self.amqp = ground, AmqpSettings.from_url(ground.url)
-        config = f"[flow]\ndatabase: {ground.open / 'flow.db'}\n{SECTIONS}"
-        self.daemon = ground.start("flow", config, ready="keeps workflows of 4 shards of 4")
-
-    def start(self, *steps, **others):
-        """Start a workflow; return its id."""
-        id_ = secrets.token_hex(16)
-        client.start(self.amqp, {"workflow": "test", "id": id_, "steps": list(steps), **others})
-        return id_
-
-    def take(self, queue):
-        return self.ground.foreign.get(queue, 20)
-
-    def states(self):
-        """Return the states of all steps, as the database has them."""
-        database = sqlite3.connect(f"file:{self.ground.open / 'flow.db'}?mode=ro", uri=True)
-        with contextlib.closing(database):
-            return [state for (state,) in database.execute("SELECT state FROM step")]
-
-
 def text_of(message):
     return message.body if isinstance(message.body, str) else message.body.decode()
 
 
 @pytest.fixture
-def alone(ground: Ground) -> Alone:
+def alone(ground: Ground) -> FlowAlone:
     ground.foreign.declare("taskqueue")
-    return Alone(ground)
+    return FlowAlone(ground, SECTIONS)
 
 
 def test_a_step_goes_straight_to_the_queue_of_its_worker_type(alone):
@@ -97,7 +69,7 @@ def test_the_record_is_told_of_what_no_dispatcher_sees(alone):
     foreign = alone.ground.foreign
     record = Record(foreign)
     alone.daemon.stop()
-    alone = Alone(alone.ground)  # it finds that somebody records
+    alone = FlowAlone(alone.ground, SECTIONS)  # it finds that somebody records
     for name in ("plain", "secret", "brief", "laned"):
         foreign.declare(f"worker_{name}")
     begun = time.time()
@@ -127,10 +99,12 @@ def test_a_workitem_is_noted_as_published_once_the_record_knows_of_it(alone):
     foreign.bind("taskqueue_events")
     foreign.declare("worker_plain")
     alone.daemon.stop()
-    alone = Alone(alone.ground)  # its first event fills the queue
+    alone = FlowAlone(alone.ground, SECTIONS)  # its first event fills the queue
     wait_until(lambda: foreign.depth("taskqueue_events") >= 1, 20)
     alone.start({"step": "one", "type": "plain"})
     alone.take("worker_plain")
-    assert alone.states() == [State.READY]  # after a kill it would be published, and told of, again
-    wait_until(lambda: alone.states() == [State.QUEUED], 20)  # the broker takes no events: work goes on
+    assert alone.states() == {"one": State.READY}  # after a kill it would be published, and told of, again
+    wait_until(
+        lambda: alone.states() == {"one": State.QUEUED}, 20
+    )  # the broker takes no events: work goes on
     assert "are not recorded: the broker" in alone.daemon.output()

@@ -15,7 +15,8 @@ from support.processes import children, command, kill, run_cli
 from support.waiting import wait_until
 from support.workflows import Flows
 
-HELD = 500  # messages that a flow process holds of a shard at most
+PREFETCH = 500  # messages that a flow process holds of a shard at most
+WIDTH = 40
 FLOW_ARGUMENTS = {"x-queue-type": "quorum", "x-single-active-consumer": True}
 
 
@@ -72,13 +73,15 @@ def test_workflows_end_as_they_should_though_their_process_is_killed_again_and_a
 def test_a_deleted_queue_leaves_no_workflow_waiting(ground, is_declared):
     shop = Flows(ground)
     shop.workers.stop()
-    steps, once = shapes(shop, "deleted", HELD + 100)
+    steps, once = shapes(shop, "deleted", WIDTH)
     id_ = shop.start(*steps)
-    wait_until(lambda: shop.ask("show", id_)["steps"].get("queued") == HELD + 100, 30)
+    wait_until(lambda: shop.ask("show", id_)["steps"].get("queued") == WIDTH, 30)
     flow = flow_process(shop.dispatcher)
     os.kill(flow, signal.SIGSTOP)
+    shop.ground.foreign.publish_many(['{"kind": "tick"}'] * PREFETCH, shop.queue(id_))  # they fill its line
+    wait_until(lambda: shop.ground.foreign.depth(shop.queue(id_)) == 0, 30)
     shop.work()
-    wait_until(lambda: shop.ground.foreign.depth(shop.queue(id_)) >= 100, 60)  # the others are on the line
+    wait_until(lambda: len(shop.noted("deleted")) == WIDTH and shop.ground.foreign.depth(shop.queue(id_)), 60)
     for number in range(4):
         shop.ground.foreign.delete(f"taskqueue_flow_{number}")
         if is_declared:  # as by a consumer with a receipt

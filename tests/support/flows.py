@@ -70,7 +70,7 @@ class Mill:
         body = message.encode() if isinstance(message, Receipt) else json.dumps(message).encode()
         plain = wire.decode(body)
         id_ = str(plain.get("id") if plain["kind"] == "start" else plain.get("workflow", ""))
-        return decoded(shard_of(id_) if shard is None else shard, plain, "", len(body))
+        return decoded(shard_of(id_) if shard is None else shard, plain, "")
 
     def start(self, *steps: Mapping[str, Any], **others: Any) -> str:
         """Start a workflow; return its id."""

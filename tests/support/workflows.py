@@ -1,7 +1,9 @@
-"""A ground where workflows are kept and run, with what their steps write down."""
+"""A ground where workflows are kept and run, with what their steps write down; a flow process alone."""
 
+import contextlib
 import json
 import secrets
+import sqlite3
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -12,6 +14,7 @@ from support.waiting import wait_until
 
 from taskqueue.config import AmqpSettings
 from taskqueue.flow import client
+from taskqueue.flow.schema import State
 
 TASKS = Path(__file__).parent / "steps.py"
 
@@ -70,3 +73,32 @@ class Flows:
         """Return a step that writes its name down."""
         params = [str(self.notes), mark, name]
         return {"step": name, "type": "note", "params": params, "after": list(after), **others}
+
+
+class FlowAlone:
+    """A flow process without dispatchers and workers."""
+
+    def __init__(self, ground: Ground, sections: str = "") -> None:
+        self.ground, self.amqp = ground, AmqpSettings.from_url(ground.url)
+        config = f"[flow]\ndatabase: {ground.open / 'flow.db'}\n{sections}"
+        self.daemon = ground.start("flow", config, ready="keeps workflows of 4 shards of 4")
+
+    def start(self, *steps: dict[str, Any], **others: Any) -> str:
+        """Start a workflow; return its id."""
+        id_ = secrets.token_hex(16)
+        client.start(self.amqp, {"workflow": "test", "id": id_, "steps": list(steps), **others})
+        return id_
+
+    def take(self, queue: str) -> Any:
+        """Take a workitem from a queue."""
+        return self.ground.foreign.get(queue, 20)
+
+    def states(self) -> dict[str, State]:
+        """Return the states of all steps by their names, as the database has them."""
+        database = sqlite3.connect(f"file:{self.ground.open / 'flow.db'}?mode=ro", uri=True)
+        with contextlib.closing(database):
+            return {name: State(state) for name, state in database.execute("SELECT name, state FROM step")}
+
+    def show(self, id_: str) -> dict[str, Any]:
+        """Return the answer to the command that shows a workflow."""
+        return client.ask(self.amqp, "show", id_)

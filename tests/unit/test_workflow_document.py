@@ -110,7 +110,7 @@ def test_a_receipt_is_read_as_it_was_written():
         RECEIPT,
         Receipt(ID, "a", 1, "p", "succeeded", 2.0, result='{"x":["\\u0000",null]}', extend=[]),
     ):
-        assert decoded(0, wire.decode(receipt.encode()), "", 0).message == receipt
+        assert decoded(0, wire.decode(receipt.encode()), "").receipts == (receipt,)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_receipt_is_read_as_it_was_written():
 def test_a_receipt_with_a_field_that_is_none_is_refused(change):
     plain = json.loads(RECEIPT.encode()) | change
     with pytest.raises(BadFlowMessage):
-        decoded(0, wire.decode(json.dumps(plain).encode()), "", 0)
+        decoded(0, wire.decode(json.dumps(plain).encode()), "")
 
 
 @pytest.mark.parametrize(
