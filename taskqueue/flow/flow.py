@@ -74,7 +74,7 @@ class Flow(StandbyProcess):
             for number in range(SHARDS)
         ]
         self._cancels = Cancels(self._loop, self._session, self._outbound, self._log)
-        self._pending = PendingMessages()
+        self._pending = PendingMessages(self._read)
         self._answers, self._aside = Answers(self._outbound, self._log), Aside(self._outbound, self._log)
         routing = Routing(self._outbound, self._events, records=records, lanes=lanes)
         self._in_flight = InFlight(self._loop, self._outbound, routing, self._plan_round)
@@ -103,6 +103,11 @@ class Flow(StandbyProcess):
     # --- messages ---
 
     def _take(self, queue: ShardQueue, delivery: Delivery) -> None:
+        self._pending.add(queue, delivery)
+        self._plan_round()
+
+    def _read(self, queue: ShardQueue, delivery: Delivery) -> Pending | None:
+        """Read a delivery; None if it is put aside."""
         try:
             database = "" if self._ledger is None else self._ledger.store.id
             message = read(delivery, queue.number, self._trust, database, self._answers.drop)
@@ -111,9 +116,8 @@ class Flow(StandbyProcess):
             message = None
         except Exception as error:  # noqa: BLE001 -- nobody has foreseen it
             self._aside.put(queue, delivery, delivery.body, error)
-            return
-        self._pending.add(Pending(queue, delivery, message))
-        self._plan_round()
+            return None
+        return Pending(queue, delivery, message)
 
     def _lost(self, queue: ShardQueue) -> None:
         """Forget the deliveries of a shard: whoever is active gets them."""

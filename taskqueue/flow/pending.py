@@ -1,6 +1,7 @@
-"""Messages that are not applied yet."""
+"""Deliveries that are not applied yet, read when their round comes: a small body has many receipts."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from taskqueue.broker.subscription import Delivery
@@ -11,7 +12,7 @@ _MOST_MESSAGES, _MOST_RECEIPTS = 500, 1000  # in a round
 
 
 class Pending(NamedTuple):
-    """A delivery that is not applied, and its message; None if it is dropped."""
+    """A delivery that is read, and its message; None if it is dropped."""
 
     queue: ShardQueue
     delivery: Delivery
@@ -19,50 +20,54 @@ class Pending(NamedTuple):
 
 
 class PendingMessages:
-    """Messages in the order of their delivery; those of a round that has failed are applied one by one."""
+    """Deliveries in their order; those of a round that has failed are applied one by one."""
 
-    def __init__(self) -> None:
-        self._messages: list[Pending] = []
-        self._singly = 0  # number of them, from the first, that are applied one by one
+    def __init__(self, read: Callable[[ShardQueue, Delivery], Pending | None]) -> None:
+        """Keep deliveries.
+
+        read -- reads one; None if it is put aside
+        """
+        self._read = read
+        self._unread: deque[tuple[ShardQueue, Delivery]] = deque()
+        self._single: list[Pending] = []  # before those; they are applied one by one
 
     def __bool__(self) -> bool:
-        return bool(self._messages)
+        return bool(self._unread or self._single)
 
     @property
     def is_single(self) -> bool:
         """Whether the next one is applied alone."""
-        return self._singly > 0
+        return bool(self._single)
 
-    def add(self, message: Pending) -> None:
-        """Add a message."""
-        self._messages.append(message)
+    def add(self, queue: ShardQueue, delivery: Delivery) -> None:
+        """Add a delivery."""
+        self._unread.append((queue, delivery))
 
     def take(self) -> list[Pending]:
-        """Take the messages of a round."""
-        taken = receipts = 0
-        for each in self._messages[:_MOST_MESSAGES]:
-            if receipts > _MOST_RECEIPTS:
-                break
-            taken += 1
-            receipts += 0 if each.message is None else len(each.message.receipts)
-        found, self._messages = self._messages[:taken], self._messages[taken:]
+        """Read and take the messages of a round."""
+        found: list[Pending] = []
+        receipts = 0
+        while self._unread and len(found) < _MOST_MESSAGES and receipts < _MOST_RECEIPTS:
+            each = self._read(*self._unread.popleft())
+            if each is not None:
+                found.append(each)
+                receipts += 0 if each.message is None else len(each.message.receipts)
         return found
 
     def take_one(self) -> Pending:
-        """Take the next message."""
-        self._singly -= 1
-        return self._messages.pop(0)
+        """Take the next message that is applied alone."""
+        return self._single.pop(0)
 
     def put_back(self, messages: Sequence[Pending]) -> None:
         """Put the messages of a round back, to be applied one by one."""
-        self._messages[:0], self._singly = messages, len(messages)
+        self._single[:0] = messages
 
     def forget(self, queue: ShardQueue) -> None:
-        """Forget the messages of a queue."""
-        self._singly = sum(each.queue is not queue for each in self._messages[: self._singly])
-        self._messages = [each for each in self._messages if each.queue is not queue]
+        """Forget the deliveries of a queue."""
+        self._unread = deque(each for each in self._unread if each[0] is not queue)
+        self._single = [each for each in self._single if each.queue is not queue]
 
     def clear(self) -> None:
-        """Forget all messages."""
-        self._messages.clear()
-        self._singly = 0
+        """Forget all deliveries."""
+        self._unread.clear()
+        self._single.clear()
