@@ -93,6 +93,15 @@ class Properties(NamedTuple):
                 return read_value(table[start:end], 0)
         return None
 
+    def some_headers(self, wanted: Collection[str]) -> dict[str, Any]:
+        """Return those of the wanted headers that are present. The other headers are not decoded."""
+        table = self.header_table or b""
+        found: dict[str, Any] = {}
+        for name, _, start, end in entries(table):
+            if name in wanted and name not in found:
+                found[name] = read_value(table[start:end], 0)
+        return found
+
     def with_headers(
         self, headers: Mapping[str, Any], drop: Collection[str] | Callable[[str], bool] = ()
     ) -> Self:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from taskqueue.amqp.properties import Properties
@@ -23,11 +23,12 @@ from taskqueue.workflows.definition import EXTENDED
 from taskqueue.workflows.passing import Failed, passed_on
 
 _MARK: Final = names.WORKFLOW.encode()
+#: The headers by which a step is known, and the members of its receipt.
+_MEMBERS: Final = {names.WORKFLOW: "workflow", names.STEP: "step", names.RUN: "run", names.PROOF: "proof"}
+_HEADERS: Final = frozenset((*_MEMBERS, names.PUBLISHER))
 _PROPERTIES: Final = Properties(content_type=JSON, delivery_mode=2).encode()
 _TOGETHER: Final = Properties(content_type=wire.RECEIPTS, delivery_mode=2).encode()
-_LARGEST_TOGETHER: Final = (
-    64 * 1024
-)  # bytes of receipts in one message; a larger one has a message of its own
+_LARGEST_TOGETHER: Final = 16 * 1024  # bytes of receipts in one message; a larger one has its own
 _TOO_MUCH: Final = "BadWorkflow: result and further steps have {:,} bytes; at most {:,} are passed on"
 
 
@@ -52,12 +53,14 @@ def receipt_of(properties: Properties, result: Result, error: str, at: float) ->
     if origin is None:
         return None
     end = _success(result) if result.status == SUCCEEDED else _failure(result.status, error)
-    body = wire.Receipt(**origin, ended=at, **end).encode()
+    body = wire.Receipt(**origin.members, ended=at, **end).encode()
     if len(body) > wire.MOST_DOCUMENT:
         failure = _failure(FAILED, _TOO_MUCH.format(len(body), wire.MOST_DOCUMENT))
-        body = wire.Receipt(**origin, ended=at, **failure).encode()
-    queue, is_signed = flow_queue(shard_of(origin["workflow"])).name, _is_ours(properties)
-    return Publication(queue, _PROPERTIES, body, is_signed=is_signed)
+        body = wire.Receipt(**origin.members, ended=at, **failure).encode()
+    login = login_of(properties)
+    is_ours = login is not None and origin.publisher == login  # as the broker has attested
+    queue = flow_queue(shard_of(origin.members["workflow"])).name
+    return Publication(queue, _PROPERTIES, body, is_signed=is_ours)
 
 
 def send(outbound: Outbound, receipt: Publication, done: Callable[[], None], log: Log, workitem: str) -> None:
@@ -142,27 +145,29 @@ class ReceiptPublisher(Generic[T]):
         self._outbound.send_later(publication, partial(self._published, waiting))
 
 
-def _origin(properties: Properties) -> dict[str, Any] | None:
-    """Return workflow, step, run and proof of a workitem; None if it has none, or malformed ones."""
+class _Origin(NamedTuple):
+    """The step that a workitem is: the members of its receipt that tell of it, and the publisher's name."""
+
+    members: dict[str, Any]
+    publisher: object
+
+
+def _origin(properties: Properties) -> _Origin | None:
+    """Return the step that a workitem is; None if it is none, or has malformed headers."""
     table = properties.header_table
     if table is None or _MARK not in table:
         return None  # the most frequent case
+    return _origin_in(table)
+
+
+@lru_cache(maxsize=1)  # a consumer asks twice for each workitem
+def _origin_in(table: bytes) -> _Origin | None:
     try:
-        found = {
-            "workflow": properties.header(names.WORKFLOW),
-            "step": properties.header(names.STEP),
-            "run": properties.header(names.RUN),
-            "proof": properties.header(names.PROOF),
-        }
+        headers = Properties(header_table=table).some_headers(_HEADERS)
     except MalformedProperties:
         return None
-    return found if wire.is_origin(**found) else None
-
-
-def _is_ours(properties: Properties) -> bool:
-    """Tell whether the broker has attested that our own user has published a workitem."""
-    login = login_of(properties)
-    return login is not None and properties.header(names.PUBLISHER) == login
+    members = {name: headers.get(header) for header, name in _MEMBERS.items()}
+    return _Origin(members, headers.get(names.PUBLISHER)) if wire.is_origin(**members) else None
 
 
 def _failure(status: str, error: str) -> dict[str, Any]:
