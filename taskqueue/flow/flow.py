@@ -13,9 +13,8 @@ from taskqueue.errors import BadFlowMessage, ExitStatus, FlowDamaged, FlowUnavai
 from taskqueue.flow.answers import Answers
 from taskqueue.flow.aside import Aside
 from taskqueue.flow.cancels import Cancels
-from taskqueue.flow.in_flight import InFlight
+from taskqueue.flow.in_flight import InFlight, Settled
 from taskqueue.flow.ledger import Incoming, Ledger, Round, encoded, joined, parts_of
-from taskqueue.flow.outbox import Run
 from taskqueue.flow.pending import Pending, PendingMessages
 from taskqueue.flow.reading import read
 from taskqueue.flow.receipts import foreign
@@ -142,9 +141,10 @@ class Flow(StandbyProcess):
             self._apply_singly(ledger)
             return
         batch = self._leave_foreign(ledger, self._pending.take())
-        settled = self._in_flight.take_settled()
+        settled: Settled = ([], [])
         try:
-            self._lead(ledger, batch, settled[0])
+            self._lead(ledger, batch)
+            settled = self._in_flight.take_settled()
             done = ledger.apply(
                 [each.message for each in batch if each.message is not None],
                 noted=settled[0],
@@ -179,7 +179,7 @@ class Flow(StandbyProcess):
             for part in [] if each.message is None else parts_of(each.message):
                 if ledger is None:
                     return
-                self._lead(ledger, [each], [])
+                self._lead(ledger, [each])
                 found = self._applied(ledger, part)
                 if isinstance(found, Round):
                     done.add(found)
@@ -231,16 +231,19 @@ class Flow(StandbyProcess):
         if self._session.is_up and not self._trouble:
             queue.open()
 
-    def _lead(self, ledger: Ledger, batch: list[Pending], noted: list[Run]) -> None:
+    def _lead(self, ledger: Ledger, batch: list[Pending]) -> None:
         """Lead the shards that messages come from: this process is their active consumer."""
         for queue in dict.fromkeys(each.queue for each in batch):
             if queue.number in ledger.shards.led:
                 continue
+            noted = self._in_flight.noted
             again = ledger.take(queue.number, missing_since=queue.missing_since, noted=noted)
-            queue.missing_since = None
             self._in_flight.is_more = True
+            if queue.missing_since is not None:
+                queue.missing_since = None
+                self._in_flight.noted.clear()  # noted a second time, they would not be published again
+                self._in_flight.forget()  # drawn again, too: their receipts may have been in the queue
             if again:
-                self._in_flight.forget()  # drawn again, too: the end of one may have come meanwhile
                 self._log.warning(
                     "queue taskqueue_flow_%d was missing, and receipts in it are lost: steps that had not "
                     "ended are published again: %d", queue.number, again,

@@ -15,6 +15,9 @@ _WINDOW: Final = 1000  # unconfirmed workitems
 _MOST_BYTES: Final = 64 * 1024 * 1024  # of unconfirmed workitems
 _NOTE_DELAY: Final = 0.2  # seconds until confirms are noted though nothing else is
 
+#: Runs whose workitems the broker has, and those that it refuses, with the reasons.
+Settled = tuple[list[Run], list[tuple[Run, str]]]
+
 
 @dataclass(slots=True, eq=False)
 class _Flight:
@@ -51,13 +54,13 @@ class InFlight:
         room = _WINDOW - len(self.runs)
         return 0 if room < _WINDOW // 2 or self._bytes > _MOST_BYTES else room
 
-    def take_settled(self) -> tuple[list[Run], list[tuple[Run, str]]]:
+    def take_settled(self) -> Settled:
         """Return what is to be noted, for a transaction; `put_back` if that fails."""
         settled = self.noted, self.refused
         self.noted, self.refused = [], []
         return settled
 
-    def put_back(self, settled: tuple[list[Run], list[tuple[Run, str]]]) -> None:
+    def put_back(self, settled: Settled) -> None:
         """Take back what could not be noted."""
         self.noted, self.refused = settled[0] + self.noted, settled[1] + self.refused
 

@@ -105,7 +105,7 @@ class Ledger:
             self._outbox.is_more = True
             again = 0
             if missing_since is not None:
-                self._outbox.note(noted)
+                self._outbox.note(noted, at=missing_since)
                 again = self._outbox.publish_again(shard, missing_since)
             for workflow in self._outbox.cancelled(shard):
                 self._cancelling.setdefault(workflow, 0)

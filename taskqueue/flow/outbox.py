@@ -21,7 +21,7 @@ from taskqueue.workflows.wire import decode_value
 
 _MOST_BYTES: Final = 32 * 1024 * 1024  # of arguments that are drawn at once
 _MOST_READ: Final = 100  # rows of steps that are read at once
-_NOTED_WITHIN: Final = 2.0  # seconds after a confirm
+_NOTED_WITHIN: Final = 10.0  # seconds after a confirm; five of them may be spent on waiting for its event
 _COLUMNS: Final = (
     "step.no, step.run, step.workflow, step.name, step.type, step.form, step.args, step.options, step.refs, "
     "workflow.id, workflow.secret, workflow.tenant"
@@ -61,9 +61,12 @@ class Outbox:
         self.late: list[str] = []
         self._arguments = Arguments(store)
 
-    def note(self, runs: Iterable[Run]) -> None:
-        """Note that the broker has the workitems of these runs."""
-        now = time.time()
+    def note(self, runs: Iterable[Run], at: float | None = None) -> None:
+        """Note that the broker has the workitems of these runs.
+
+        at -- since when, in seconds since 1970; None: now
+        """
+        now = time.time() if at is None else at
         by_run: dict[int, list[int]] = {}
         for no, run in runs:
             by_run.setdefault(run, []).append(no)
