@@ -10,7 +10,17 @@ from taskqueue.broker.trust import Trust
 from taskqueue.errors import BadFlowMessage
 from taskqueue.flow.ledger import Incoming, decoded
 from taskqueue.flow.receipts import foreign
-from taskqueue.workflows.wire import COMMAND, KIND, LIST, RECEIPT, RECEIPTS, START, Receipt, decode
+from taskqueue.workflows.wire import (
+    COMMAND,
+    KIND,
+    LIST,
+    MOST_DOCUMENT,
+    RECEIPT,
+    RECEIPTS,
+    START,
+    Receipt,
+    decode,
+)
 
 _TOGETHER: Final = RECEIPTS.encode()
 _MOST_RECEIPTS: Final = 10_000  # in a message
@@ -53,6 +63,8 @@ def _properties(delivery: Delivery) -> Properties:
 
 def _receipts(body: bytes, drop: Callable[[str], None]) -> list[Receipt]:
     """Return the receipts of a body, a line each; one that cannot be read does not concern the others."""
+    if len(body) > MOST_DOCUMENT:  # decoded, it may take thirty times its size
+        raise BadFlowMessage(f"receipts of {len(body):,} bytes; at most {MOST_DOCUMENT:,} are read")
     lines = body.split(b"\n")
     if len(lines) > _MOST_RECEIPTS:
         raise BadFlowMessage(f"{len(lines):,} receipts in a message; at most {_MOST_RECEIPTS:,} are read")

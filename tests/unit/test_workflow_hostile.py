@@ -12,8 +12,11 @@ from taskqueue.amqp.properties import Properties
 from taskqueue.broker.chains import following
 from taskqueue.broker.publisher import Publication
 from taskqueue.broker.receipts import receipt_of
+from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import shard_of
+from taskqueue.broker.trust import Trust
 from taskqueue.errors import BadFlowMessage
+from taskqueue.flow.reading import read
 from taskqueue.flow.store import SqliteStore
 from taskqueue.messages.content import JSON
 from taskqueue.messages.results import SUCCEEDED, Failure
@@ -39,6 +42,19 @@ def test_a_tenant_that_is_null_is_a_fault_and_no_trouble_of_the_database(mill):
     id_ = secrets.token_hex(16)
     document = {"kind": "start", "workflow": "a", "id": id_, "steps": [step("a")], "tenant": None}
     assert mill.apply(document)[0]["faults"] == ["tenant: expected a text without control characters"]
+
+
+def test_receipts_of_a_message_are_together_no_larger_than_any_other_message():
+    """Decoded, they would take many times their size; RabbitMQ 3 takes messages of 128 MiB."""
+
+    def nobody(_: object) -> None:
+        raise AssertionError
+
+    line = b'{"kind":"receipt","extend":[' + b"0," * (wire.MOST_DOCUMENT // 4) + b"0]}"
+    properties = Properties(content_type=wire.RECEIPTS).encode()
+    delivery = Delivery(1, 0, False, properties, b"\n".join([line] * 2))
+    with pytest.raises(BadFlowMessage, match=r"receipts of 16,777,\d+ bytes; at most 16,777,216 are read"):
+        read(delivery, 0, Trust.__new__(Trust), "database", nobody)
 
 
 def test_a_proof_of_odd_characters_is_none(mill):
