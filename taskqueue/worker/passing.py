@@ -17,8 +17,8 @@ from taskqueue.workflows.passing import Failed, value_in
 from taskqueue.workflows.stored import REFERENCE, Stored, stored_in
 from taskqueue.workflows.wire import MOST_RESULT, decode_value, encode_json, is_deep
 
-#: JSON text has at most so many bytes for each of a result: all that is not ASCII is escaped.
-_GROWTH: Final = 3
+#: JSON text has at most so many bytes for each of a result: a control character is one byte, and escaped six.
+_GROWTH: Final = 6
 _MARK: Final = b'{"$stored":'
 
 

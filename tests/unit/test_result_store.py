@@ -142,7 +142,8 @@ def test_an_element_of_a_large_list_comes_back_alone(store: DirectoryStore) -> N
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
-        ("application/json", b'"' + b"a" * 300_000 + b'"'),
+        ("application/json", b'"' + b"a" * 150_000 + b'"'),
+        ("application/json", b'"' + b"a" * 1_000_000 + b'"'),
         ("application/json", b"[" * 200 + b"1" * 1_100_000 + b"]" * 200),
         ("application/octet-stream", b"\0" * 2_000_000),
         ("application/json", b'{"jsonrpc":"2.0","error":{"code":1,"message":"' + b"a" * 1_100_000 + b'"}}'),
@@ -151,6 +152,13 @@ def test_an_element_of_a_large_list_comes_back_alone(store: DirectoryStore) -> N
 def test_a_result_that_is_small_or_is_no_json_is_not_kept(tmp_path, store, kind, data) -> None:
     assert StepResults(store).kept(of_step(), kind, data) == (kind, data)
     assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_result_that_only_its_escapes_make_too_large_is_kept(store: DirectoryStore) -> None:
+    kind, data = StepResults(store).kept(of_step(), "text/plain; charset=utf-8", b"\x1b" * 200_000)
+    stored = Stored.of_text(data.decode())
+    assert stored is not None
+    assert (kind, stored.size) == ("application/json", 1_200_002)
 
 
 def test_a_result_of_another_workitem_is_not_kept(store: DirectoryStore) -> None:
