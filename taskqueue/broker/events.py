@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -12,7 +11,7 @@ from typing import Final, Generic, TypeVar
 from taskqueue.broker.batch import Batch
 from taskqueue.broker.broadcast import BroadcastExchange
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.outbound import TOO_LARGE, Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import EVENTS
@@ -33,8 +32,6 @@ _LARGEST_BATCH: Final = 256 * 1024  # characters after which another batch begin
 _MOST_FULL: Final = 16  # full batches that wait for the broker; beyond it, only events that work waits for
 _MOST_UNCONFIRMED: Final = _MOST_FULL * _LARGEST_BATCH  # characters; beyond it, the same
 _HEAD: Final = 32  # bytes by which the first line of a batch may grow with its number
-#: How RabbitMQ refuses a message that is larger than its max_message_size.
-_TOO_LARGE: Final = re.compile(r"is larger than (?:configured )?max size (\d+)")
 
 
 T = TypeVar("T")
@@ -246,7 +243,7 @@ class EventPublisher(SessionListener, Generic[T]):
 
     def _is_too_large(self, publication: Publication, reason: str) -> bool:
         """Whether the broker has refused a batch for its size; `_largest` is then known."""
-        found = _TOO_LARGE.search(reason)
+        found = TOO_LARGE.search(reason)
         if found is not None:
             self._largest = min(self._largest, int(found[1]))
         return found is not None and self._largest < len(publication.body)

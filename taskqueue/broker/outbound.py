@@ -1,5 +1,6 @@
 """The outbound path: publishes messages, at once or delayed, until the broker confirms each of them."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +12,8 @@ from taskqueue.broker.session import Session, SessionListener
 from taskqueue.broker.topology import Queue, delay_queue, is_temporary, queue_named
 from taskqueue.messages.forwarding import with_wait
 
+#: How RabbitMQ refuses a message that is larger than its max_message_size.
+TOO_LARGE: Final = re.compile(r"is larger than (?:configured )?max size (\d+)")
 _TRY_AGAIN: Final = 5.0  # seconds after a failed declaration, or after a delay queue was missing
 
 

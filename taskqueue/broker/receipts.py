@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import MalformedProperties
 from taskqueue.broker.loop import EventLoop
-from taskqueue.broker.outbound import Outbound
+from taskqueue.broker.outbound import TOO_LARGE, Outbound
 from taskqueue.broker.publisher import Publication, PublishResult
 from taskqueue.broker.topology import flow_queue, shard_of
 from taskqueue.errors import BadFlowMessage
@@ -139,10 +140,30 @@ class ReceiptPublisher(Generic[T]):
             for each in waiting:
                 self._on_told(each)
             return
+        if TOO_LARGE.search(reason):
+            bodies = publication.body.split(b"\n")
+            if len(bodies) == 1:
+                bodies = [_without_result(publication.body, reason)]
+            if bodies != [publication.body]:
+                for body, each in zip(bodies, waiting, strict=True):
+                    self._publish(publication.queue, [_Waiting(body, each)], is_signed=publication.is_signed)
+                return
         self._log.error(
             "workflows are not told of the ends of %d steps: %s; trying again", len(waiting), reason
         )
         self._outbound.send_later(publication, partial(self._published, waiting))
+
+
+def _without_result(body: bytes, reason: str) -> bytes:
+    """Return the receipt of a failure in the place of a success that the broker refuses for its size."""
+    try:
+        receipt = wire.Receipt.of_json(wire.decode(body))
+    except BadFlowMessage:
+        return body
+    if receipt.result is None and receipt.extend is None:
+        return body
+    error = wire.Error("ResultRefused", f"the broker refuses the receipt with the result: {reason}")
+    return replace(receipt, status=FAILED, result=None, size=None, extend=None, error=error).encode()
 
 
 class _Origin(NamedTuple):

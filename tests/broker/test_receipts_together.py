@@ -16,6 +16,7 @@ from taskqueue.broker.publisher import Publication
 from taskqueue.broker.receipts import ReceiptPublisher
 from taskqueue.flow.schema import State
 from taskqueue.process.logs import Log
+from taskqueue.workflows.wire import Receipt
 
 LINES = "application/x-ndjson"
 
@@ -93,6 +94,48 @@ def test_nothing_counts_as_told_before_the_broker_has_it(amqp_url, foreign, monk
         yield lambda: teller.told == [b"1", b"2"]
 
     teller.run(script())
+
+
+def test_a_receipt_that_is_larger_than_the_broker_accepts_tells_of_a_failure(amqp_url, foreign, broker):
+    """Without any receipt, its workflow would never end, and its workitem would stay in its queue."""
+    foreign.declare("one")
+    teller = Teller(amqp_url)
+    origin = {"workflow": "ab" * 16, "step": "s", "run": 2, "proof": "1.2.3", "status": "succeeded"}
+    large = Receipt(**origin, ended=1.0, result=json.dumps("l" * 200_000)).encode()
+
+    def script():
+        teller.tell("one", b"1", large, b"2")
+        yield lambda: len(teller.told) == 3
+
+    broker.limit_messages(100_000)
+    try:
+        teller.run(script())
+    finally:
+        broker.limit_messages(16 * 1024 * 1024)
+    wait_until(lambda: foreign.depth("one") >= 3)
+    found = [text(foreign.get("one")) for _ in range(foreign.depth("one"))]  # some come again
+    told = next(json.loads(body) for body in found if len(body) > 1)
+    error = told.pop("error")
+    assert told == {"kind": "receipt", **origin, "status": "failed", "ended": 1.0}
+    assert error["type"] == "ResultRefused"
+    assert "max size 100000" in error["message"]
+
+
+def test_receipts_that_are_larger_together_than_the_broker_accepts_are_told_singly(amqp_url, foreign, broker):
+    foreign.declare("one")
+    teller = Teller(amqp_url)
+    bodies = [b"1" * 3000, b"2" * 3000]
+
+    def script():
+        teller.tell("one", *bodies)
+        yield lambda: len(teller.told) == 2
+
+    broker.limit_messages(5000)
+    try:
+        teller.run(script())
+    finally:
+        broker.limit_messages(16 * 1024 * 1024)
+    assert sorted(text(foreign.get("one")).encode() for _ in bodies) == bodies
 
 
 def test_a_consumer_tells_of_each_step_once(ground: Ground) -> None:
