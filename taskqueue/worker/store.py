@@ -12,6 +12,7 @@ from typing import Final
 
 from taskqueue import plugins
 from taskqueue.errors import PluginError, StoreFailed
+from taskqueue.messages.workitem import LARGEST_DECOMPRESSED
 
 _KEPT: Final = re.compile(r"\.?[0-9a-f]{32}\Z")  # the name of a file; with a dot while it is written
 _MODE: Final = 0o640
@@ -76,9 +77,12 @@ class DirectoryStore(ResultStore):
         with self._translated(name):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             with os.fdopen(os.open(self._path / name, flags), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
                     raise StoreFailed(f"store {self._path}: {name} is no file")
-                return file.read()
+                if found.st_size > LARGEST_DECOMPRESSED:  # another user of the directory has made it
+                    raise StoreFailed(f"store {self._path}: {name} has {found.st_size:,} bytes")
+                return file.read(found.st_size)
 
     def _sync(self) -> None:
         directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

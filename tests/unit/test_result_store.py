@@ -94,6 +94,14 @@ def test_a_link_in_the_directory_is_not_followed(tmp_path: Path, store: Director
         store.get(NAME)
 
 
+def test_a_file_that_is_larger_than_any_result_is_not_read(tmp_path: Path, store: DirectoryStore) -> None:
+    """A reference says what it likes about the size of what another user of the directory has put there."""
+    with (tmp_path / "results" / NAME).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StoreFailed, match="has 1,099,511,627,776 bytes"):
+        store.get(NAME)
+
+
 def test_old_files_are_removed_and_others_stay(tmp_path: Path, store: DirectoryStore) -> None:
     names = ["1" * 32, f".{'2' * 32}", "3" * 32, "README"]
     for name in names:
