@@ -59,10 +59,7 @@ class Commands:
         digest -- of the document
         """
         id_ = document.id
-        if shard_of(id_) != shard:
-            raise FlowRefused(
-                f"workflow {id_} belongs to taskqueue_flow_{shard_of(id_)}; it came in that of {shard}"
-            )
+        _check_shard(id_, shard)
         if row := self._store.rows("SELECT digest FROM workflow WHERE id = ?", (id_,)):
             if row[0][0] != digest:
                 raise FlowRefused(f"there is a workflow {id_} already, with other steps; choose another id")
@@ -88,9 +85,12 @@ class Commands:
             raise FlowRefused(
                 f"there is no command {action!r:.60}; known are list, {', '.join(self._actions)}"
             )
+        id_ = _text(message.get("workflow"), wire.ID)
+        if id_:
+            _check_shard(id_, shard)
         row = self._store.rows(
             f"SELECT {', '.join(_SHOWN)} FROM workflow WHERE id = ?",  # noqa: S608 -- constants
-            (_text(message.get("workflow"), wire.ID),),
+            (id_,),
         )
         if not row:
             what = one_line(str(message.get("workflow"))[:60])
@@ -272,6 +272,14 @@ class Commands:
         self._store.execute("UPDATE workflow SET open = 0 WHERE no = ?", (row["no"],))
         self._graph.settle([], row["no"])
         return self._described(row | {"open": False})
+
+
+def _check_shard(id_: str, shard: int) -> None:
+    """Raise FlowRefused for a workflow of another shard, which another process may keep at the same time."""
+    if shard_of(id_) != shard:
+        raise FlowRefused(
+            f"workflow {id_} belongs to taskqueue_flow_{shard_of(id_)}; it came in that of {shard}"
+        )
 
 
 def _is_text(value: Any) -> bool:

@@ -190,7 +190,8 @@ class Ledger:
         receipts: list[Receipt] = []
         for each in incoming:
             if isinstance(each.message, tuple):
-                receipts += each.message
+                receipts += (receipt for receipt in each.message if shard_of(receipt.workflow) == each.shard)
+                done.refused += _astray(each)
                 continue
             done.refused += self._receipts.take(receipts)
             receipts = []
@@ -215,6 +216,15 @@ class Ledger:
         document = read(message if message.get("id") else {**message, "id": _id_for(each)})
         text = encode_json({name: value for name, value in message.items() if name != KIND})
         return self._commands.start(document, each.shard, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _astray(each: Incoming) -> list[str]:
+    """Return why receipts are dropped of workflows that another process may keep at the same time."""
+    return [
+        f"a receipt of step {receipt.step} of workflow {receipt.workflow}, in taskqueue_flow_{each.shard}"
+        for receipt in each.receipts
+        if shard_of(receipt.workflow) != each.shard
+    ]
 
 
 def _id_for(each: Incoming) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.flows import Mill, step
 
-from taskqueue.broker.topology import shard_of
+from taskqueue.broker.topology import SHARDS, shard_of
 from taskqueue.errors import FlowDamaged, FlowUnavailable
 from taskqueue.flow.store import SqliteStore
 from taskqueue.workflows import wire
@@ -397,6 +397,20 @@ def test_a_second_process_that_takes_a_shard_fences_the_first_one_out(mill, tmp_
         assert other.states(id_)["a"] == "queued"
         other.apply(a.receipt())
         assert other.names() == ["b"]
+
+
+def test_the_queue_of_another_shard_is_no_way_around_the_process_that_keeps_a_workflow(mill):
+    id_ = mill.start(step("a"), step("b", ["a"]))
+    (a,) = mill.take("a")
+    other = (shard_of(id_) + 1) % SHARDS
+    mill.apply(a.receipt(), shard=other)
+    assert mill.refused == [f"a receipt of step a of workflow {id_}, in taskqueue_flow_{other}"]
+    (answer,) = mill.apply(wire.command("cancel", id_), shard=other)
+    assert (
+        answer["error"]
+        == f"workflow {id_} belongs to taskqueue_flow_{shard_of(id_)}; it came in that of {other}"
+    )
+    assert mill.states(id_) == {"a": "queued", "b": "waiting"}
 
 
 def test_steps_are_published_again_whose_receipts_were_in_a_deleted_queue(mill):
