@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from taskqueue.broker.topology import shard_of
+from taskqueue.broker.topology import SHARDS, shard_of
 from taskqueue.errors import BadFlowMessage, BadWorkflow, FlowRefused
 from taskqueue.flow.commands import Commands
 from taskqueue.flow.graph import Graph
@@ -105,7 +105,7 @@ class Ledger:
             self._outbox.is_more = True
             again = 0
             if missing_since is not None:
-                self._outbox.note(noted, at=missing_since)
+                self._outbox.note((run for run in noted if self._leads(run)), at=missing_since)
                 again = self._outbox.publish_again(shard, missing_since)
             for workflow in self._outbox.cancelled(shard):
                 self._cancelling.setdefault(workflow, 0)
@@ -135,8 +135,8 @@ class Ledger:
                 done.lost = self.shards.lost()
                 for shard in done.lost:
                     self.shards.leave(shard)
-                self._outbox.note(noted)
-                self._outbox.refuse(refused)
+                self._outbox.note(run for run in noted if self._leads(run))
+                self._outbox.refuse(each for each in refused if self._leads(each[0]))
                 self._apply([each for each in incoming if each.shard in self.shards.led], done)
                 self._graph.finish()
                 if room > 0:
@@ -154,6 +154,10 @@ class Ledger:
         for workflow in cancelled:
             self._cancelling[workflow] = 0
         return done
+
+    def _leads(self, run: Run) -> bool:
+        """Tell whether a run is of a shard of this process: another one may publish it again meanwhile."""
+        return run.no % SHARDS in self.shards.led
 
     def _shards_with_ready(self, incoming: Iterable[Incoming]) -> Collection[int]:
         """Return the shards that may have ready steps which are not drawn."""

@@ -399,6 +399,18 @@ def test_a_second_process_that_takes_a_shard_fences_the_first_one_out(mill, tmp_
         assert other.names() == ["b"]
 
 
+def test_a_process_that_has_lost_a_shard_notes_nothing_of_its_steps(mill, tmp_path):
+    """The other one publishes them again, as receipts are lost: noted now, they would wait for these."""
+    start = mill.incoming(
+        {"kind": "start", "workflow": "w", "id": "ab" * 16, "steps": [step("a"), step("b")]}
+    )
+    one, other = (each.run for each in mill.ledger.apply([start], room=10).drawn)
+    with contextlib.closing(SqliteStore(tmp_path / "flow" / "flow.db")) as store:
+        ledger = Mill(store).ledger
+        mill.ledger.apply([], noted=[one], refused=[(other, "too large")])
+        assert sorted(each.run for each in ledger.apply([], room=10).drawn) == [one, other]
+
+
 def test_the_queue_of_another_shard_is_no_way_around_the_process_that_keeps_a_workflow(mill):
     id_ = mill.start(step("a"), step("b", ["a"]))
     (a,) = mill.take("a")
