@@ -183,6 +183,8 @@ class Flow(StandbyProcess):
                 found = self._applied(ledger, part)
                 if isinstance(found, Round):
                     done.add(found)
+                    if found.lost:  # the process that leads the shard now gets the message
+                        break
                 else:
                     failed.append(part)
                     cause, ledger = found, self._start_over()

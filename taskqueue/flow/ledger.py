@@ -105,7 +105,7 @@ class Ledger:
             self._outbox.is_more = True
             again = 0
             if missing_since is not None:
-                self._outbox.note((run for run in noted if self._leads(run)), at=missing_since)
+                self._outbox.note(self._own(noted), at=missing_since)
                 again = self._outbox.publish_again(shard, missing_since)
             for workflow in self._outbox.cancelled(shard):
                 self._cancelling.setdefault(workflow, 0)
@@ -135,8 +135,9 @@ class Ledger:
                 done.lost = self.shards.lost()
                 for shard in done.lost:
                     self.shards.leave(shard)
-                self._outbox.note(run for run in noted if self._leads(run))
-                self._outbox.refuse(each for each in refused if self._leads(each[0]))
+                self._outbox.note(self._own(noted))
+                own = set(self._own([run for run, _ in refused]))
+                self._outbox.refuse(each for each in refused if each[0] in own)
                 self._apply([each for each in incoming if each.shard in self.shards.led], done)
                 self._graph.finish()
                 if room > 0:
@@ -155,9 +156,10 @@ class Ledger:
             self._cancelling[workflow] = 0
         return done
 
-    def _leads(self, run: Run) -> bool:
-        """Tell whether a run is of a shard of this process: another one may publish it again meanwhile."""
-        return run.no % SHARDS in self.shards.led
+    def _own(self, runs: Collection[Run]) -> list[Run]:
+        """Return the runs that no other process may have published again: none has led their shards."""
+        taken = self.shards.taken_by_others({run.no % SHARDS for run in runs})
+        return [run for run in runs if run.no % SHARDS not in taken]
 
     def _shards_with_ready(self, incoming: Iterable[Incoming]) -> Collection[int]:
         """Return the shards that may have ready steps which are not drawn."""

@@ -1,5 +1,6 @@
 """The shards that a process leads: its epochs, which fence others out, and the numbers of new rows."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from taskqueue.broker.topology import SHARDS
@@ -12,6 +13,7 @@ class Shards:
     def __init__(self, store: Store) -> None:
         self._store: Final = store
         self._epochs: dict[int, int] = {}  # of the shards that this process leads
+        self._former: dict[int, int] = {}  # of those that it has led, while no other process is known to
         self._next: dict[int, int] = {}  # the next number of a row in each, without the shard
 
     @property
@@ -27,7 +29,16 @@ class Shards:
 
     def leave(self, shard: int) -> None:
         """Lead a shard no more."""
-        self._epochs.pop(shard, None)
+        if shard in self._epochs:
+            self._former[shard] = self._epochs.pop(shard)
+
+    def taken_by_others(self, shards: Iterable[int]) -> set[int]:
+        """Return which of these shards another process has led since this one did; in a transaction."""
+        former = {shard: self._former[shard] for shard in shards if shard in self._former}
+        if not former or not (asked := former.keys() - self._epochs.keys()):
+            return set()
+        rows = self._store.rows("SELECT number, epoch FROM shard WHERE number IN ANY ?", (sorted(asked),))
+        return {number for number, epoch in rows if former[number] != epoch}
 
     def lost(self) -> list[int]:
         """Return the shards that another process has taken, in a transaction; the others cannot be taken."""

@@ -1,5 +1,6 @@
 """The queue of a shard is found missing while workitems of its steps are on their way to the broker."""
 
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,8 +14,6 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import SHARDS, shard_of
 from taskqueue.config import AmqpSettings
 from taskqueue.flow.flow import Flow
-from taskqueue.flow.ledger import decoded
-from taskqueue.flow.pending import Pending
 from taskqueue.flow.schema import State
 from taskqueue.flow.store import SqliteStore
 from taskqueue.process.daemon import Signals
@@ -45,8 +44,7 @@ def find_missing(flow: Flow) -> None:
     queue = flow._queues[shard_of(ID)]
     flow._lost(queue)
     queue.missing_since = time.time()
-    tick = decoded(queue.number, {KIND: TICK}, "")
-    flow._pending.add(Pending(queue, Delivery(1, 0, False, b"\0\0", b""), tick))
+    flow._pending.add(queue, Delivery(1, 0, False, b"\0\0", json.dumps({KIND: TICK}).encode()))
     flow._round()
 
 
