@@ -1,5 +1,7 @@
-"""Files of the package that are no modules are installed with it."""
+"""What is installed: files of the package that are no modules, and the checkout's path."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,3 +15,13 @@ def test_every_file_that_is_no_module_is_package_data():
     others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others
     assert others == installed
+
+
+def test_a_script_beside_a_checkout_named_taskqueue_imports_the_package(tmp_path):
+    (tmp_path / "taskqueue").mkdir()
+    (tmp_path / "script.py").write_text("import taskqueue; print(taskqueue.__file__)")
+    command = [sys.executable, "-P", "-c", "import taskqueue; print(taskqueue.__file__)"]
+    installed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    script = [sys.executable, "script.py"]
+    found = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert found == installed != "None\n"
