@@ -73,7 +73,7 @@ class BaseWorker:
         """Clean up, once, before a regular exit of the process."""
 
     def progress(self, fraction: float, text: str = "") -> None:
-        """Report progress to the caller, if it wants that: 0 is nothing, 1 is all."""
+        """Report progress to the monitor and, if it wants that, to the caller: 0 is nothing, 1 is all."""
         progress(fraction, text)
 
     def handle_task(self, body: Any) -> Any:
