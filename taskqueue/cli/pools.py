@@ -238,7 +238,7 @@ def _change_host(source: Source, host: str, directive: Directive | None, obeyed:
 
 @click.group(short_help="Make a control key, and forget hosts.")
 def control() -> None:
-    """Prepare hosts for the commands ps, pause, resume, drain and undrain."""
+    """Prepare hosts for the commands ps, pause, resume, scale, roll, drain and undrain."""
 
 
 @control.command("key", short_help="Make a control key.")

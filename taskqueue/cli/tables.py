@@ -14,7 +14,7 @@ from taskqueue.process.logs import escape
 _ROOM_BESIDE: Final = 60  # columns of the terminal for what stands beside a cell that is not divided
 
 format_option = click.option(
-    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="A table, or JSON."
+    "--format", "style", type=click.Choice(["text", "json"]), default="text", help="Text, or JSON."
 )
 
 
