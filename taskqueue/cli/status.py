@@ -21,7 +21,7 @@ from taskqueue.monitor.web import parameters
 from taskqueue.monitor.web.api import NeverSeen
 from taskqueue.monitor.web.rights import NoRight
 from taskqueue.process import startup
-from taskqueue.texts import shorten
+from taskqueue.texts import counted, shorten
 
 _SILENCE: Final = 60.0  # seconds after which a process is taken for ended
 _LOOK_DELAY: Final = 0.5  # seconds between two looks at what is followed
@@ -358,7 +358,9 @@ def cancel(ids: Sequence[str], *, tenant: str | None, access: Access, style: str
         from taskqueue.monitor.cancelling import cancel as broadcast  # noqa: PLC0415 -- brings pika in
 
         sent = broadcast(source.find(), ((id_, tenant) for id_ in ids))
-        _tell(style, {"sent": sent}, f"sent {sent} to the consumers that are connected")
+        _tell(
+            style, {"sent": sent}, f"sent {counted(sent, 'cancellation')} to the consumers that are connected"
+        )
         return
     count = access.http(config.load(source.path, (), as_root=False).monitor).act("cancel", ids, tenant)
     _tell(style, {"cancelled": count}, f"cancelled {count}")

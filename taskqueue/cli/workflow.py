@@ -18,6 +18,7 @@ from taskqueue.errors import BadWorkflow
 from taskqueue.flow import client
 from taskqueue.messages.forwarding import new_id
 from taskqueue.process import startup
+from taskqueue.texts import counted
 from taskqueue.workflows import wire
 
 _COLUMNS: Final = ("id", "workflow", "state", "steps", "started", "took")
@@ -161,4 +162,4 @@ def cancel(id_: str, source: Source) -> None:
 def retry(id_: str, source: Source) -> None:
     """Run the steps of a workflow again that have failed or were cancelled, and go on from there."""
     count = Run.at(source.find(), id_).retry_failed()
-    click.echo(f"{count} steps run again.")
+    click.echo(f"{counted(count, 'step')} to run again.")

@@ -197,7 +197,7 @@ class Commands:
     def _cancel(self, row: dict[str, Any], _message: Mapping[str, Any], _shard: int) -> dict[str, Any]:
         """Cancel what is not queued; the others are cancelled at their consumers."""
         if row["state"] != Outcome.RUNNING:
-            raise FlowRefused(f"workflow {row['id']} has ended: it is {Outcome(row['state']).name.lower()}")
+            raise FlowRefused(f"workflow {row['id']} has ended: {Outcome(row['state']).name.lower()}")
         self._store.execute(
             "UPDATE workflow SET state = ?, open = 0 WHERE no = ?", (int(Outcome.CANCELLED), row["no"])
         )

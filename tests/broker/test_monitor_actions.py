@@ -151,7 +151,7 @@ def test_a_cancellation_names_the_tenant(desk: Desk, foreign: Foreign, amqp_url:
     assert desk.ask("cancel", "e") == 1
     assert told() == ("e", "north")
     done = run_cli("cancel", "x", "--tenant", "south", env={"TASKQUEUE_AMQP": amqp_url})
-    assert done.stdout == "sent 1 to the consumers that are connected\n"
+    assert done.stdout == "sent 1 cancellation to the consumers that are connected\n"
     assert told() == ("x", "south")
     run_cli("cancel", "x", env={"TASKQUEUE_AMQP": amqp_url})
     assert told() == ("x", None)
@@ -160,7 +160,7 @@ def test_a_cancellation_names_the_tenant(desk: Desk, foreign: Foreign, amqp_url:
 def test_the_command_cancels_at_the_broker(foreign: Foreign, amqp_url: str) -> None:
     done = run_cli("cancel", "x", "y", env={"TASKQUEUE_AMQP": amqp_url})
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "sent 2 to the consumers that are connected\n"
+    assert done.stdout == "sent 2 cancellations to the consumers that are connected\n"
 
 
 def test_an_audit_that_cannot_be_written_costs_neither_the_answer_nor_the_recorder(
