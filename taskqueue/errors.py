@@ -39,6 +39,7 @@ class TaskqueueError(Exception):
     """The base of all errors of taskqueue; its text is one line for the user."""
 
     status = ExitStatus.SOFTWARE
+    has_traceback = True  # whether a failure shows where it was raised
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle arguments and attributes, without `__init__`, to which Exception would pass the text.

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from taskqueue.amqp.properties import Form, Properties
 from taskqueue.amqp.tables import as_bytes, header_table, short_string_pieces, table_pieces
-from taskqueue.errors import CallError, ResultUnwritable, WorkitemUnreadable
+from taskqueue.errors import CallError, ResultUnwritable, TaskqueueError, WorkitemUnreadable
 from taskqueue.messages import jsonrpc, names
 from taskqueue.messages.content import BINARY, JSON, TEXT
 from taskqueue.messages.forwarding import new_id
@@ -39,7 +39,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """Describe an exception."""
-        has_traceback = getattr(type(error), "has_traceback", True)
+        has_traceback = not isinstance(error, TaskqueueError) or error.has_traceback
         text = "".join(traceback.format_exception(error)) if has_traceback else ""
         code = error.code if isinstance(error, CallError) else jsonrpc.SERVER_ERROR
         return cls(type(error).__name__[:200], shorten(_text(error)), shorten(text), code)

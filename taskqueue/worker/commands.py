@@ -4,7 +4,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from taskqueue.errors import PluginError
+from taskqueue.errors import PluginError, TaskqueueError
 from taskqueue.plugins import OwnPlugin
 from taskqueue.process import children
 from taskqueue.worker.base import BaseWorker
@@ -78,6 +78,12 @@ class CommandWorker(BaseWorker):
 
 def _usable(value: str) -> bytes:
     return value.replace("\0", "").encode("utf-8", "surrogateescape")
+
+
+def untraced(error: TaskqueueError) -> TaskqueueError:
+    """Return an error whose failure has no traceback: it would show nothing of the program."""
+    error.has_traceback = False
+    return error
 
 
 def described(status: int) -> str:

@@ -17,7 +17,7 @@ from taskqueue.messages.lanes import tenant_of
 from taskqueue.messages.results import Content
 from taskqueue.messages.workitem import plain_body
 from taskqueue.process import programs
-from taskqueue.worker.commands import CommandOptions, CommandWorker, described
+from taskqueue.worker.commands import CommandOptions, CommandWorker, described, untraced
 
 _CHUNK: Final = 65_536  # bytes read at a time
 _LONGEST_ERROR: Final = 4096  # bytes of the end of stderr that become the text of an error
@@ -58,9 +58,9 @@ class ExecWorker(CommandWorker):
             return self._result(output)
         text = end or described(status)
         if status == _RETRY:
-            raise Retry(text)
+            raise untraced(Retry(text))
         if status == _REJECT:
-            raise Reject(text)
+            raise untraced(Reject(text))
         raise CommandFailed(f"{described(status)}: {end}" if end else text)
 
     def _filled(self, body: Any) -> list[bytes]:

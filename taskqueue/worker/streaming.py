@@ -23,7 +23,7 @@ from taskqueue.messages.workitem import Workitem, decode_body
 from taskqueue.process import programs
 from taskqueue.process.usage import resident_memory
 from taskqueue.texts import shorten
-from taskqueue.worker.commands import CommandOptions, CommandWorker, described
+from taskqueue.worker.commands import CommandOptions, CommandWorker, described, untraced
 from taskqueue.worker.frames import TaskFrame
 from taskqueue.worker.lines import BrokenLine, Ended, LineProgram
 from taskqueue.worker.passing import refers
@@ -292,9 +292,9 @@ def _outcome(answer: Mapping[str, Any]) -> Any:
         case "succeeded":
             return _result(answer)
         case "retry":
-            raise Retry(text, delay=answer.get("delay"))
+            raise untraced(Retry(text, delay=answer.get("delay")))
         case "rejected":
-            raise Reject(text)
+            raise untraced(Reject(text))
         case "failed":
             raise CommandFailed(text or "it gave no reason")
         case other:

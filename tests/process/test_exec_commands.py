@@ -156,7 +156,9 @@ def test_the_exit_status_is_the_verdict_and_the_end_of_stderr_the_error(ready):
         "type": "CommandFailed", "message": "exit status 1: first\nno disk", "traceback": ""
     }  # fmt: skip
     assert failure["workitem"] == {"status": 1}
-    assert line.child.output() == "first\nno disk\n" * 5  # and nothing else
+    for status, verdict in (75, Verdict.RETRY), (65, Verdict.REJECTED):
+        assert line.failure(f'{{"status": {status}}}', verdict, content_type=JSON)["error"]["traceback"] == ""
+    assert line.child.output() == "first\nno disk\n" * 7  # and nothing else
     line = ready("""/bin/sh -c 'seq 10000 >&2; exit "$1"' sh {status}""")
     message = line.failure('{"status": 75}', Verdict.RETRY, content_type=JSON)["error"]["message"]
     assert message.splitlines() == [str(number) for number in range(9183, 10_001)]
