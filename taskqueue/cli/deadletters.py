@@ -241,7 +241,7 @@ def _act_on_some(
     return count
 
 
-@click.command()
+@click.command(short_help="Remove messages for good.")
 @click.argument("beginnings", metavar="[ID]...", nargs=-1)
 @_filters
 @click.option("--yes", is_flag=True, help="Do not ask.")

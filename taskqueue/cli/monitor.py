@@ -59,7 +59,7 @@ def monitor(
     daemons.run(daemon, daemon.plan.logging, source, stay=stay, pidfile=pidfile)
 
 
-@monitor.command()
+@monitor.command(short_help="Record anew from the beginning of the stream.")
 @options.config_option
 def rebuild(path: str | None) -> None:
     """Move the record aside, so that the monitor records anew from the stream's beginning.

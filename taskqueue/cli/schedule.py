@@ -143,7 +143,7 @@ def _details(state: State) -> Iterator[tuple[str, object]]:
 # --- changing ---
 
 
-@schedule.command()
+@schedule.command(short_help="Stop a schedule from firing.")
 @_name
 @options.broker_options
 def pause(name: str, source: Source) -> None:
@@ -152,7 +152,7 @@ def pause(name: str, source: Source) -> None:
     click.echo(f"{name} is paused.")
 
 
-@schedule.command()
+@schedule.command(short_help="Let a schedule fire again.")
 @_name
 @options.broker_options
 def resume(name: str, source: Source) -> None:

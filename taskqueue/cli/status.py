@@ -278,7 +278,7 @@ def list_(
     if style == "json":
         tables.show_json(found)
     elif not found["workitems"]:
-        click.echo("No workitem fits.")
+        click.echo("No workitem matches.")
     else:
         columns = ("id", "type", "state", "queued", "ended", "runs", "error")
         tables.show_table("Workitems", columns, [_row(each) for each in found["workitems"]], whole="id")

@@ -130,7 +130,9 @@ def _options(**asked: Unpack[Asked]) -> Options:
 
 
 def _tell_unserved(worker_type: str) -> None:
-    startup.complain(f"no worker of {worker_type} is free now: the workitem waits for one\n")
+    startup.complain(
+        f"no worker of {worker_type} is free now, or none serves it (taskqueue plugins): the workitem waits\n"
+    )
 
 
 def _read_body() -> bytes:

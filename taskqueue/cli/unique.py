@@ -42,7 +42,7 @@ def list_keys(style: str, source: Source, **asked: str | None) -> None:
         click.echo(f"{found['left_out']} more")
 
 
-@unique.command()
+@unique.command(short_help="Free a KEY of a worker TYPE.")
 @click.argument("worker_type", metavar="TYPE")
 @click.argument("key")
 @click.option("--tenant", metavar="NAME", default="", help="The tenant whose key it is.")

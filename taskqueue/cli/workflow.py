@@ -37,7 +37,7 @@ def workflow() -> None:
     """
 
 
-@workflow.command()
+@workflow.command(short_help="Start the workflow of a document.")
 @click.argument("file", metavar="FILE")
 @click.option("--wait", is_flag=True, help="Wait for its end, and print the result of its last step.")
 @click.option("--timeout", type=options.Seconds(), metavar="S", help="With --wait: at most so many seconds.")
@@ -147,7 +147,7 @@ def _took(started: float | None, ended: float | None) -> str:
 # --- changing ---
 
 
-@workflow.command()
+@workflow.command(short_help="Cancel a workflow.")
 @_id
 @options.broker_options
 def cancel(id_: str, source: Source) -> None:
@@ -156,7 +156,7 @@ def cancel(id_: str, source: Source) -> None:
     click.echo(f"{id_} is cancelled.")
 
 
-@workflow.command()
+@workflow.command(short_help="Run failed steps again, and go on from there.")
 @_id
 @options.broker_options
 def retry(id_: str, source: Source) -> None:

@@ -150,7 +150,9 @@ class TestWaiting:
 
     def test_who_waits_for_a_worker_that_does_not_exist_is_told(self, shared: Ground) -> None:
         done = submit(shared, "nobody", "1", "--wait", "--timeout", "6")
-        assert done.stderr.splitlines()[0] == "no worker of nobody is free now: the workitem waits for one"
+        assert done.stderr.splitlines()[0] == (
+            "no worker of nobody is free now, or none serves it (taskqueue plugins): the workitem waits"
+        )
         delayed = submit(shared, "nobody", "1", "--wait", "--timeout", "6", "--delay", "60")
         assert "is free" not in delayed.stderr
         shared.foreign.purge("worker_nobody")

@@ -212,7 +212,7 @@ def test_a_list_is_a_table(run):
         ["south-2", "mail", "running"],
         ["south-1", "mail", "failed"],
     ]
-    assert run("list", "--id", "zzz").stdout == "No workitem fits.\n"
+    assert run("list", "--id", "zzz").stdout == "No workitem matches.\n"
 
 
 def test_pages_follow_one_another(run):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 from support.configs import SECRET
 from support.distribution import install
@@ -96,7 +97,8 @@ def test_every_command_explains_itself(call, command):
 
 def commands_of(command, *names):
     """Return the names by which a command and all below it are called."""
-    below = [commands_of(each, *names, name) for name, each in getattr(command, "commands", {}).items()]
+    found = command.list_commands(None) if isinstance(command, click.Group) else []
+    below = [commands_of(command.get_command(None, name), *names, name) for name in found]
     return [names, *(each for each_below in below for each in each_below)]
 
 
@@ -115,6 +117,15 @@ def test_the_help_names_every_command(call):
     listed = text.partition("Commands:\n")[2].splitlines()
     assert {line.split()[0] for line in listed} == set(COMMANDS)
     assert not any("..." in line for line in listed)  # no summary is cut
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if isinstance(cli.taskqueue.get_command(None, name), click.Group)]
+)
+def test_the_help_of_a_group_cuts_no_summary(call, name):
+    listed = call(name, "--help")[1].partition("Commands:\n")[2]
+    assert listed
+    assert "..." not in listed
 
 
 def test_the_help_keeps_the_lines_of_its_example(call):
