@@ -24,6 +24,7 @@ from taskqueue.process import startup
 from taskqueue.texts import counted, shorten
 
 _SILENCE: Final = 60.0  # seconds after which a process is taken for ended
+_SILENT: Final = "no output is recorded: its handler wrote nothing, or more than output_rate lets through\n"
 _LOOK_DELAY: Final = 0.5  # seconds between two looks at what is followed
 _ARRIVAL: Final = 10.0  # seconds in which an id that was just submitted reaches the record
 _ERROR_WIDTH: Final = 80  # characters of an error in a table
@@ -310,8 +311,12 @@ def logs(id_: str, path: str | None, *, follow: bool, style: str, access: Access
     try:
         if not follow:
             id_ = finding.find(reader, id_, style)["id"]
+        is_silent = True
         for line in _lines(reader, id_, follow=follow):
             startup.show(json.dumps(line) if style == "json" else _log_line(line))
+            is_silent = False
+        if is_silent:
+            startup.complain(_SILENT)
     except NeverSeen as error:
         startup.complain(f"taskqueue: {error}\n")
         sys.exit(ExitStatus.UNSEEN)

@@ -247,6 +247,14 @@ def test_the_output_of_a_workitem_is_shown_with_control_characters_escaped(run):
     assert [each["text"] for each in objects] == ["first line", "second \x1b[31mline"]
 
 
+def test_a_workitem_without_output_is_said_to_have_none(run):
+    done = run("logs", "south-1")
+    assert done.stdout == ""
+    assert done.stderr == (
+        "no output is recorded: its handler wrote nothing, or more than output_rate lets through\n"
+    )
+
+
 # --- following ---
 
 
