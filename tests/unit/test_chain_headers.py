@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from taskqueue.workflows.chains import Link, Remaining
 
@@ -28,6 +29,7 @@ def read(header):
     return found
 
 
+@examples(100)
 @given(st.text(min_size=1, max_size=20), STEPS, st.sampled_from([None, 1]))
 def test_each_step_is_read_in_turn_whoever_has_written_the_header(id_, steps, indent):
     own = Remaining(id_, 1, tuple(steps)).encode()

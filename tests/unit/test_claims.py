@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from taskqueue.errors import BadClaim
 from taskqueue.unique import claims as claims_module
@@ -306,7 +307,7 @@ def shown(claims):
     return json.dumps(list(claims.as_json()), sort_keys=True)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.lists(ENTRIES, max_size=30), st.data())
 def test_a_keeper_that_takes_over_at_any_entry_knows_the_same_and_no_key_is_given_twice(entries, data):
     desk = Desk()
@@ -329,7 +330,7 @@ def test_a_keeper_that_takes_over_at_any_entry_knows_the_same_and_no_key_is_give
         assert len(granted) <= 1, entries
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(ENTRIES, max_size=30))
 def test_an_entry_without_a_change_changes_nothing(entries):
     desk = Desk()

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.examples import examples
 
 from taskqueue.amqp.properties import Properties
 from taskqueue.amqp.tables import header_table
@@ -178,7 +178,7 @@ def test_an_earlier_report_changes_nothing():
     assert gate.ask("q", 1) == {}
 
 
-@hypothesis_settings(max_examples=50, database=None)
+@examples(50, database=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, 2), st.booleans()), min_size=5, max_size=40))
 def test_no_period_has_more_starts_than_the_rate(steps):
     """Each step waits, and lets the run before it start late and report that late, or die unheard."""

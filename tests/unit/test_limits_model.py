@@ -3,9 +3,9 @@
 import json
 import math
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from support.examples import examples
 
 from taskqueue.limits.definition import Key, Limit
 from taskqueue.limits.occupancy import Occupancy
@@ -171,5 +171,5 @@ class Gate(RuleBasedStateMachine):
         assert not list(self.occupancy.in_use())
 
 
-Gate.TestCase.settings = settings(max_examples=30, stateful_step_count=40, database=None)
+Gate.TestCase.settings = examples(30, stateful_step_count=40, database=None)
 TestGate = Gate.TestCase

@@ -3,8 +3,9 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from taskqueue.monitor.web.layers import HEIGHT, WIDTH, Layout, layout
 
@@ -39,7 +40,7 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
     }
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(graphs(), st.data())
 def test_boxes_do_not_overlap_and_lines_go_down(graph: dict[str, list[str]], data: st.DataObject) -> None:
     shuffled = dict(data.draw(st.permutations(list(graph.items()))))

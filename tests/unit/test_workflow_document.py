@@ -4,8 +4,9 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from taskqueue.errors import BadFlowMessage, BadWorkflow
 from taskqueue.flow.ledger import decoded
@@ -149,7 +150,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     steps=st.lists(JSON, max_size=4), others=st.dictionaries(st.sampled_from(["id", "tenant", "open"]), JSON)
 )

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.flows import Mill, step
 
 from taskqueue.broker.topology import SHARDS, shard_of
@@ -480,7 +481,7 @@ def expected(steps, ends):
     return sorted([*ran, "bad" if fatal else "good", "end"]), "failed" if fatal else "succeeded"
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(graph=graphs(), random=st.randoms(use_true_random=False))
 def test_in_any_graph_each_step_runs_once_when_it_may_whatever_the_order_of_receipts(
     graph, random, tmp_path_factory
