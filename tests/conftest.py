@@ -3,6 +3,7 @@
 import faulthandler
 import hashlib
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -165,6 +166,15 @@ def vhost(broker: Node) -> Iterator[str]:
 def amqp_url(broker: Node, vhost: str) -> str:
     """The AMQP URL of this test's virtual host."""
     return broker.url_of(vhost)
+
+
+@pytest.fixture(autouse=True)
+def _levels_restored() -> Iterator[None]:
+    """Restore the level of a logger that `taskqueue doctor` sets, in this process, too."""
+    logger = logging.getLogger("taskqueue.broker")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Receipts that are published together: how they are, and how each is applied for itself."""
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -225,7 +226,7 @@ def test_each_receipt_of_a_message_is_applied_for_itself(alone):
 
 def test_a_receipt_that_cannot_be_applied_stops_no_other_of_its_message(alone):
     id_, items = started(alone, 4)
-    with sqlite3.connect(alone.ground.open / "flow.db", isolation_level=None) as file:
+    with contextlib.closing(sqlite3.connect(alone.ground.open / "flow.db", isolation_level=None)) as file:
         file.execute(
             "CREATE TRIGGER poison BEFORE UPDATE OF result ON step WHEN new.result LIKE '%poison%' "
             "BEGIN SELECT RAISE(ABORT, 'poison'); END"
