@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import amqp
-from support.waiting import wait_until
+from support.waiting import pauses, wait_until
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ SIGNED = ("taskqueue_schedules", "taskqueue_claims", "taskqueue_gate", "taskqueu
 
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 PATIENCE = 30.0  # seconds until a broker that is away is back
-POLL_DELAY = 0.005
+ANOTHER_TRY = 0.05  # seconds
 
 
 class Foreign:
@@ -170,16 +170,17 @@ class Foreign:
 
     def collect(self, queue: str, number: int, timeout: float = 30) -> list[amqp.Message]:
         """Take `number` messages of a queue, which need not exist yet; fail after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, pauses()
         messages: list[amqp.Message] = []
         while len(messages) < number:
             message = self.poll(queue)
             if message is not None:
                 messages.append(message)
+                pause = pauses()
             elif time.monotonic() > deadline:
                 raise AssertionError(f"{len(messages)} of {number} messages on {queue} after {timeout} s")
             else:
-                time.sleep(POLL_DELAY)
+                time.sleep(next(pause))
         return messages
 
     def read_stream(self, queue: str, is_all: Callable[[list[str]], bool]) -> list[str]:
@@ -253,7 +254,7 @@ class Foreign:
                 self.close()
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(POLL_DELAY * 10)
+                time.sleep(ANOTHER_TRY)
 
     def _open_channel(self) -> amqp.Channel:
         if self._connection is None:
@@ -283,6 +284,6 @@ class Foreign:
                 connection.collect()
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(POLL_DELAY * 10)
+                time.sleep(ANOTHER_TRY)
             else:
                 return connection

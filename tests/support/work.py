@@ -10,9 +10,7 @@ import amqp
 import pytest
 from support.foreign import Foreign
 from support.node import Node
-from support.waiting import wait_until
-
-POLL_DELAY = 0.005
+from support.waiting import pauses, wait_until
 
 
 class Work:
@@ -65,12 +63,13 @@ class Work:
         More than one is allowed, for a crash may run a workitem twice; how many there were is printed.
         """
         missing, surplus = set(numbers), 0
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, pauses()
         while missing and time.monotonic() < deadline:
             message = self.foreign.poll("results")
             if message is None:
-                time.sleep(POLL_DELAY)
+                time.sleep(next(pause))
                 continue
+            pause = pauses()
             number = Result(message).number
             surplus += number not in missing
             missing.discard(number)
