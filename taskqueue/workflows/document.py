@@ -21,6 +21,7 @@ PARAMS, BODY = "params", "body"
 _NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}\Z")
 _NAME_EXPECTED: Final = f"1 to {LONGEST_NAME} of letters, digits, _ - and ."
 _KEYS: Final = frozenset(("step", "type", PARAMS, BODY, "map", "after", "allow_failed", "on", "options"))
+_KNOWN: Final = ", ".join(sorted(_KEYS))
 _DOCUMENT_KEYS: Final = frozenset(("kind", "workflow", "id", "steps", "tenant", "open"))
 _MOST_FAULTS: Final = 100  # that are listed
 _LONGEST_TITLE: Final = 200  # characters of a workflow's name
@@ -185,17 +186,13 @@ def _read_step(plain: Any, number: int, faults: list[str]) -> Step | None:
     place = f"step {name}"
     if not isinstance(type_, str) or not WORKER_TYPE.match(type_):
         faults.append(f"{place}: expected a type, the name of a task or worker type, found {_shown(type_)}")
-    known = ", ".join(sorted(_KEYS))
-    faults += [f"{place}: there is no {_shown(key)}; known are {known}" for key in plain.keys() - _KEYS]
+    faults += [f"{place}: there is no {_shown(key)}; known are {_KNOWN}" for key in plain.keys() - _KEYS]
     step = Step(name, str(type_))
     _take_arguments(step, plain, faults)
     _take_edges(step, plain, faults)
     _take_end(step, plain, faults)
-    options = plain.get("options", {})
-    if option_faults := _option_faults(place, options):
-        faults += option_faults
-    elif options:
-        step.options = encode_json(options)
+    if "options" in plain:
+        _take_options(step, plain["options"], faults)
     return step
 
 
@@ -258,6 +255,13 @@ def _take_end(step: Step, plain: Mapping[str, Any], faults: list[str]) -> None:
         )
     else:
         step.on = on
+
+
+def _take_options(step: Step, options: Any, faults: list[str]) -> None:
+    if option_faults := _option_faults(f"step {step.name}", options):
+        faults += option_faults
+    elif options:
+        step.options = encode_json(options)
 
 
 def _option_faults(place: str, options: Any) -> list[str]:

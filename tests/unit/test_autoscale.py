@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 from support.documentation import example
+from support.examples import share_of
 
 from taskqueue.config import load
 from taskqueue.supervisor.autoscale import Autoscaler, Demand, HostRoom, Need, WorkerUse
@@ -71,7 +72,7 @@ def day_of_arrivals(seed: int) -> list[float]:
     return arrivals
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(1, 1 + share_of(3)))
 def test_it_follows_a_day_of_load_without_swinging(seed):
     load = Load()
     for arrivals in day_of_arrivals(seed):

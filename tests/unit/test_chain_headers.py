@@ -11,11 +11,13 @@ from taskqueue.workflows.chains import Link, Remaining
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
 STEPS = st.lists(
-    st.builds(lambda params: {"type": "a", "params": params}, st.lists(VALUES)), min_size=1, max_size=5
+    st.builds(lambda params: {"type": "a", "params": params}, st.lists(VALUES, max_size=3)),
+    min_size=1,
+    max_size=4,
 )
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from support.examples import share_of
 
 from taskqueue.errors import BadSchedule
 from taskqueue.schedules.timing import Cron, Interval
@@ -147,7 +148,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(share_of(120)))
 def test_the_times_are_those_of_debians_loop(seed):
     chance = random.Random(seed)
     zone, change = chance.choice(CHANGES)

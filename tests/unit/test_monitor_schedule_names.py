@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from taskqueue.monitor.web import schedule_names
 from taskqueue.monitor.web.rights import VIEWER, Rights
 from taskqueue.monitor.web.schedule_names import ScheduleNames
 
@@ -12,7 +13,10 @@ BOB = Rights("bob", VIEWER)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_without_an_answer_no_schedule_is_known_and_nobody_asks_again_at_once(tmp_path, is_there):
+def test_without_an_answer_no_schedule_is_known_and_nobody_asks_again_at_once(
+    tmp_path, is_there, monkeypatch
+):
+    monkeypatch.setattr(schedule_names, "_PATIENCE", 0.1)
     path = tmp_path / "actions.socket"
 
     async def ask():

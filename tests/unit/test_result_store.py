@@ -21,7 +21,8 @@ from taskqueue.worker.store import open_store
 from taskqueue.workflows.stored import Stored
 
 NAME = "0123456789abcdef" * 2
-LARGE = [f"{number} {'ä' * 1000}" for number in range(3000)]
+COUNT = 1200
+LARGE = [f"{number} {'ä' * 1000}" for number in range(COUNT)]
 
 
 def item(body: bytes, **headers: object) -> Workitem:
@@ -128,7 +129,7 @@ def test_a_large_result_is_kept_and_comes_back_as_it_was(store: DirectoryStore) 
     reference = kept(store, {"jsonrpc": "2.0", "id": "a", "result": LARGE})
     stored = Stored.of_text(reference)
     assert stored is not None
-    assert (stored.count, stored.size) == (3000, len(json.dumps(LARGE, separators=(",", ":"))))
+    assert (stored.count, stored.size) == (COUNT, len(json.dumps(LARGE, separators=(",", ":"))))
     assert stored.sha256 == hashlib.sha256(store.get(stored.name)).hexdigest()
     body = f'{{"jsonrpc":"2.0","params":[{reference},1,{reference}]}}'.encode()
     filled = StepResults(store).filled(of_step(body))
@@ -139,11 +140,11 @@ def test_a_large_result_is_kept_and_comes_back_as_it_was(store: DirectoryStore) 
 def test_an_element_of_a_large_list_comes_back_alone(store: DirectoryStore) -> None:
     stored = Stored.of_text(kept(store, LARGE))
     assert stored is not None
-    for number in (0, 2999):
-        body = f"[{Stored(stored.name, stored.sha256, stored.size, 3000, number).encode()}]".encode()
+    for number in (0, COUNT - 1):
+        body = f"[{Stored(stored.name, stored.sha256, stored.size, COUNT, number).encode()}]".encode()
         assert json.loads(StepResults(store).filled(of_step(body)).body) == [LARGE[number]]
-    body = Stored(stored.name, stored.sha256, stored.size, 3000, 3000).encode().encode()
-    with pytest.raises(StoreFailed, match="no element 3000"):
+    body = Stored(stored.name, stored.sha256, stored.size, COUNT, COUNT).encode().encode()
+    with pytest.raises(StoreFailed, match="no element 1200"):
         StepResults(store).filled(of_step(body))
 
 
@@ -179,7 +180,7 @@ def test_the_result_of_a_step_that_adds_others_is_kept(store: DirectoryStore) ->
     data = json.dumps({"result": LARGE, "extend": [{"step": "b"}]}).encode()
     same, told = StepResults(store).kept(of_step(), kind, data)
     plain = json.loads(told)
-    assert (same, plain["extend"], plain["result"]["$stored"]["count"]) == (kind, [{"step": "b"}], 3000)
+    assert (same, plain["extend"], plain["result"]["$stored"]["count"]) == (kind, [{"step": "b"}], COUNT)
 
 
 # --- forged references ---

@@ -16,6 +16,7 @@ from taskqueue.broker.subscription import Delivery
 from taskqueue.broker.topology import shard_of
 from taskqueue.broker.trust import Trust
 from taskqueue.errors import BadFlowMessage
+from taskqueue.flow import arguments, outbox
 from taskqueue.flow.reading import read
 from taskqueue.flow.store import SqliteStore
 from taskqueue.messages.content import JSON
@@ -147,8 +148,9 @@ def test_a_step_that_is_ready_while_there_is_no_room_is_published_without_anothe
     assert drawn.id == f"{id_}.a"
 
 
-def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill):
-    large = "x" * (12 * 1024 * 1024)
+def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill, monkeypatch):
+    monkeypatch.setattr(outbox, "_MOST_BYTES", 3_200_000)  # a tenth, as all that follows
+    large = "x" * 1_200_000
     for _ in range(8):
         start = {"kind": "start", "workflow": "a", "id": secrets.token_hex(16)}
         mill.ledger.apply([mill.incoming(start | {"steps": [step("a", params=[large])]})])
@@ -161,10 +163,11 @@ def test_large_arguments_of_many_steps_are_read_a_few_at_a_time(mill):
     assert (len(done.drawn), done.is_more) == (3, True)
 
 
-def test_a_join_of_many_large_results_fails_and_few_of_them_are_read_at_once(mill):
+def test_a_join_of_many_large_results_fails_and_few_of_them_are_read_at_once(mill, monkeypatch):
+    monkeypatch.setattr(arguments, "MOST_PASSED", 1_600_000)  # a tenth, as all that follows
     names = [f"s{number}" for number in range(100)]
     id_ = mill.start(*map(step, names), step("join", params=[{"$result": name} for name in names]))
-    large = "x" * 1_000_000
+    large = "x" * 100_000
     *others, last = mill.todo
     for item in others:
         mill.apply(item.receipt(result=large))
