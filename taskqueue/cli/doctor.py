@@ -8,7 +8,7 @@ import click
 from taskqueue.address import Source
 from taskqueue.cli import options, tables
 from taskqueue.cli.status import access_options
-from taskqueue.doctor import examine
+from taskqueue.doctor.examination import examine
 from taskqueue.doctor.finding import Level, Report
 from taskqueue.monitor.client import Access
 from taskqueue.process.logs import escape

@@ -9,15 +9,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from io import FileIO
 from typing import Any, Final
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
 from taskqueue.address import Source
 from taskqueue.cli import jobs, options
@@ -137,12 +132,21 @@ def _left(progress: FeedProgress, rate: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def _display(live: Live, progress: FeedProgress, rate: float) -> None:
-    """Update the line on a terminal, and a bar if the total is known."""
-    parts: list[RenderableType] = [Text(describe(progress, rate), no_wrap=True, overflow="ellipsis")]
-    if progress.total:
-        parts.append(ProgressBar(total=progress.total, completed=progress.done))
-    live.update(Group(*parts))
+def _display(stack: contextlib.ExitStack) -> Callable[[FeedProgress, float], None]:
+    """Return a function that updates a line on the terminal, and a bar if the total is known."""
+    from rich.console import Console, Group  # noqa: PLC0415 -- it takes long to import
+    from rich.live import Live  # noqa: PLC0415
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    live = stack.enter_context(Live(console=Console(stderr=True), refresh_per_second=4))
+
+    def display(progress: FeedProgress, rate: float) -> None:
+        line = Text(describe(progress, rate), no_wrap=True, overflow="ellipsis")
+        bar = [ProgressBar(total=progress.total, completed=progress.done)] if progress.total else []
+        live.update(Group(line, *bar))
+
+    return display
 
 
 class _Lines:
@@ -204,8 +208,7 @@ def watching(path: str | None, *, is_shown: bool) -> Iterator[tuple[Watch, Calla
             except OSError as error:
                 raise ConfigError([f"progress file {path}: {error.strerror}"]) from None
         if is_shown and sys.stderr.isatty():
-            live = Live(console=Console(stderr=True), refresh_per_second=4)
-            watches.append(partial(_display, stack.enter_context(live)))
+            watches.append(_display(stack))
         elif is_shown:
             watches.append(_Lines())
 

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from taskqueue.process.logs import escape
 
@@ -30,6 +27,10 @@ def show_table(
 
     whole -- the column whose cells are not wrapped, so that they can be copied
     """
+    from rich.console import Console  # noqa: PLC0415 -- it takes long to import
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(Text(escape(column)), overflow="fold", no_wrap=column == whole)

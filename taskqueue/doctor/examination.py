@@ -1,7 +1,4 @@
-"""Examines this host and its broker: what is wrong or will be, and what to do. Nothing is changed.
-
-Each area has a module that judges facts, without I/O; facts are collected in other functions.
-"""
+"""Examines this host and its broker. Nothing is changed."""
 
 import os
 import time
