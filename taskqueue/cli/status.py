@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -14,7 +14,7 @@ from taskqueue import config, texts
 from taskqueue.address import Source
 from taskqueue.cli import finding, options, tables
 from taskqueue.errors import ExitStatus
-from taskqueue.messages.events import SUCCEEDED
+from taskqueue.messages.events import RUNNING, SUCCEEDED
 from taskqueue.messages.states import OVER, SHOWN
 from taskqueue.monitor.client import TOKEN_VARIABLE, URL_VARIABLE, Access, Reader
 from taskqueue.monitor.web import parameters
@@ -186,6 +186,8 @@ def _show_workitem(found: Mapping[str, Any]) -> None:
         name: value for name, value in found.items() if value not in ("", None, []) and name not in left_out
     }
     rows = [(name.replace("_", " "), _shown(name, value)) for name, value in told.items()]
+    if found["state"] == RUNNING and found["started"] is not None:
+        rows.append(("runs for", str(timedelta(seconds=max(0, round(time.time() - found["started"]))))))
     if found["progress"]:
         rows.append(("progress", f"{found['progress']['fraction']:.0%} {found['progress']['text']}"))
     tables.show_table("Workitem", ("what", "value"), rows)

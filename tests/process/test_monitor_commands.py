@@ -12,7 +12,7 @@ import pytest
 from support.documentation import commands, example
 from support.processes import cli, run_cli
 from support.recorded import CONSUMER, DISPATCHER, ENDED, ROUTED, batch, write_record
-from support.web import Web
+from support.web import Web, serving
 
 from taskqueue.messages.events import Begun, Ended, LogLine, ProcessState, Routed
 from taskqueue.monitor.report import Report, write_report
@@ -38,13 +38,8 @@ def config(tmp_path, record):
     return str(path)
 
 
-@pytest.fixture(params=["direct", "http"])
-def run(request, config, daemon, record):
-    """Run a command on the record, with each of the two ways to it."""
-    where, env = ["-c", config], {}
-    if request.param == "http":
-        web = Web(daemon, record, TOKEN)
-        where, env = ["--monitor", web.url], {"TASKQUEUE_MONITOR_TOKEN": TOKEN}
+def runner(where, env):
+    """Return a function that runs a command with more options; it fails where the status is another one."""
 
     def run(*arguments, status=0):
         done = run_cli(*arguments, *where, env=env)
@@ -52,6 +47,29 @@ def run(request, config, daemon, record):
         return done
 
     return run
+
+
+@pytest.fixture(scope="module", params=["direct", "http"])
+def run(request, tmp_path_factory):
+    """Run a command on a record that no test changes, with each of the two ways to it."""
+    directory = tmp_path_factory.mktemp("shared")
+    record = directory / "record"
+    write_record(record)
+    if request.param == "direct":
+        config = directory / "config.ini"
+        config.write_text(f"[monitor]\ndatabase: {record}\n")
+        yield runner(["-c", str(config)], {})
+        return
+    with serving(record, directory, TOKEN) as web:
+        yield runner(["--monitor", web.url], {"TASKQUEUE_MONITOR_TOKEN": TOKEN})
+
+
+@pytest.fixture(params=["direct", "http"])
+def run_on_own(request, config, daemon, record):
+    """The same on a record of this test alone."""
+    if request.param == "direct":
+        return runner(["-c", config], {})
+    return runner(["--monitor", Web(daemon, record, TOKEN).url], {"TASKQUEUE_MONITOR_TOKEN": TOKEN})
 
 
 # --- status ---
@@ -80,7 +98,7 @@ def test_an_id_that_was_never_seen_has_a_status_of_its_own(run):
         assert done.stderr.count("\n") == 1
 
 
-def test_an_id_that_cannot_exist_or_is_not_routed_yet_is_told(run, record):
+def test_an_id_that_cannot_exist_or_is_not_routed_yet_is_told(run_on_own, record):
     at = time.time() + 10  # after the record's beginning
     with Store(record) as store:
         state = ProcessState(at + 5, "takes work")
@@ -92,7 +110,9 @@ def test_an_id_that_cannot_exist_or_is_not_routed_yet_is_told(run, record):
         write_report(
             record, Report(at, "records", depths={"taskqueue": depth}, depths_at=at, depths_until=at)
         )
-        assert re.match(rf"taskqueue: workitem 'nobody': {said}", run("status", "nobody", status=4).stderr)
+        assert re.match(
+            rf"taskqueue: workitem 'nobody': {said}", run_on_own("status", "nobody", status=4).stderr
+        )
 
 
 def test_the_beginning_of_an_id_is_enough_for_people_if_no_other_begins_so(run):
@@ -116,6 +136,15 @@ def test_a_workitem_is_shown_with_its_time_line_and_its_traceback(run):
     assert shown.endswith("Traceback: line 1\nline 2\n")
 
 
+def test_it_is_shown_how_long_a_workitem_has_run(run):
+    assert re.search(
+        r"^runs for +\d+ days, [\d:]+$|^runs for +\d+:\d\d:\d\d$",
+        run("status", "south-2").stdout,
+        re.MULTILINE,
+    )
+    assert "runs for" not in run("status", "north-1").stdout
+
+
 def test_to_read_the_record_loads_no_amqp():
     code = "import sys, taskqueue.cli.status; print('pika' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
@@ -137,19 +166,19 @@ def test_without_an_id_the_overview_is_shown(run):
     assert len(overview["processes"]) == 2
 
 
-def test_the_overview_shows_where_a_queue_differs_from_the_record(run, record):
+def test_the_overview_shows_where_a_queue_differs_from_the_record(run_on_own, record):
     depths = {"worker_digest": 5, "worker_mail": 0}
     write_report(record, Report(time.time(), "records", depths=depths, depths_at=time.time()))
-    shown = run("status").stdout
+    shown = run_on_own("status").stdout
     (digest,) = [line for line in shown.splitlines() if line.startswith("digest")]
     assert digest.split()[1:4] == ["2", "5", "(+3)"]
-    overview = json.loads(run("status", "--format", "json").stdout)
+    overview = json.loads(run_on_own("status", "--format", "json").stdout)
     differences = {row["worker_type"]: (row["depth"], row["difference"]) for row in overview["types"]}
     assert differences == {"digest": (5, 3), "mail": (0, 0), "image-small": (None, None), "": (None, None)}
 
 
 @pytest.mark.parametrize(("consumers", "is_told"), [(0, True), (1, False)])
-def test_a_type_whose_work_nobody_takes_is_named(run, record, consumers, is_told):
+def test_a_type_whose_work_nobody_takes_is_named(run_on_own, record, consumers, is_told):
     report = Report(
         *(time.time(), "records"),
         depths={"worker_digest": 2, "worker_mail": 1},
@@ -158,10 +187,10 @@ def test_a_type_whose_work_nobody_takes_is_named(run, record, consumers, is_told
     )
     write_report(record, report)
     said = "no worker serves digest now\n" if is_told else ""
-    assert run("status").stderr == said  # the worker of mail is busy
-    assert run("status", "north-2").stderr == said
-    assert run("status", "north-1").stderr == ""
-    assert run("status", "south-1", status=1).stderr == ""
+    assert run_on_own("status").stderr == said  # the worker of mail is busy
+    assert run_on_own("status", "north-2").stderr == said
+    assert run_on_own("status", "north-1").stderr == ""
+    assert run_on_own("status", "south-1", status=1).stderr == ""
 
 
 def test_who_follows_a_workitem_that_nobody_takes_is_told_once(config, record, daemon):
@@ -258,11 +287,11 @@ def test_a_workitem_without_output_is_said_to_have_none(run):
 # --- following ---
 
 
-def test_no_field_of_a_line_of_output_makes_another_line(run, record):
+def test_no_field_of_a_line_of_output_makes_another_line(run_on_own, record):
     line = LogLine("forged", time.time(), "w\n2026", "info\x1b[2J\n", "text")
     with Store(record) as store:
         store.write([(10**6, batch(CONSUMER, 10**6, [Begun("forged", "digest", 1, time.time(), "w"), line]))])
-    (shown,) = run("logs", "forged").stdout.splitlines()
+    (shown,) = run_on_own("logs", "forged").stdout.splitlines()
     assert shown.endswith(r" w\n2026 info\x1b[2J\n: text")
 
 
