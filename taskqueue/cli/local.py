@@ -18,7 +18,8 @@ from taskqueue import config
 from taskqueue.address import Source, of_private_broker, store, store_instead, stored
 from taskqueue.cli import jobs, options
 from taskqueue.cli.options import as_words
-from taskqueue.config import AmqpSettings, LoggingSettings, MonitorSettings
+from taskqueue.config import AmqpSettings, LoggingSettings, MonitorSettings, Settings
+from taskqueue.control import key
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.feed.state import StateFile
 from taskqueue.feed.target import GET_JOBS, HANDLE_JOB, Target
@@ -100,6 +101,8 @@ def _keep_daemons(path: str | None, amqp: AmqpSettings, broker: PrivateBroker | 
     stop_timeout = max(settings.workerpool.stop_timeout, settings.dispatcher.stop_timeout) + 5.0
     household = Household("up", stop_timeout, amqp, broker)
     monitor = _monitor(household, path, amqp)
+    if path is None:  # in a directory that the monitor has
+        _prepare_commands(household, settings)
     for name in ("dispatcher", "workerpool"):
         command = [name, *as_words(config=path, foreground=True)]
         household.members.append(Child(name, partial(household.execute, command)))
@@ -107,6 +110,14 @@ def _keep_daemons(path: str | None, amqp: AmqpSettings, broker: PrivateBroker | 
         household.members += _flow(household, path)
     household.members += monitor
     return household.run(foreground())
+
+
+def _prepare_commands(household: Household, settings: Settings) -> None:
+    """Make the control key, if it is missing: the pool takes commands, and the monitor gives them."""
+    try:
+        key.make_own(settings.workerpool)
+    except TaskqueueError as error:
+        household.log.warning("pools take no commands: %s", error)
 
 
 class Optional(Child):
@@ -124,9 +135,8 @@ class Optional(Child):
 
 def _flow(household: Household, path: str | None) -> list[Child]:
     """Return a flow process, whose database is beside the private broker's data."""
-    is_in_home = os.geteuid() != 0 or os.environ.get("XDG_STATE_HOME")
     try:
-        directory = startup.state_home("workflows") / "taskqueue" / "flow" if is_in_home else place.ROOTS_UP
+        directory = startup.state_of_up("workflows", "flow")
     except TaskqueueError as error:
         household.log.warning("no workflows are kept: %s", error)
         return []

@@ -1,9 +1,9 @@
 """The control key: it signs the commands of administrators, and is the same on all hosts."""
 
 import os
+import pwd
 import re
 import secrets
-import shutil
 import stat
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from taskqueue.address import SYSTEM_CONFIG
 from taskqueue.config import Fault, PoolSettings, Settings
 from taskqueue.errors import ConfigError
 from taskqueue.process import privileges
+from taskqueue.process.startup import state_of_up
 
 #: The name of the file beside the configuration file, unless the option control_key names another one.
 NAME: Final = "control.key"
@@ -25,14 +26,21 @@ _OTHERS: Final = stat.S_IRWXO
 
 
 def place_of(config: str | None, pool: PoolSettings) -> Path | None:
-    """Return the place of the key file, whether there is one or not; None without a configuration file.
+    """Return the place of the key file, whether there is one or not; None for a user without a home.
+
+    Without a configuration file, it is that of `taskqueue up`.
 
     config -- the path of the configuration file
     pool -- its section [workerpool]
     """
     if pool.control_key is not None:
         return Path(pool.control_key)
-    return Path(config).with_name(NAME) if config is not None else None
+    if config is not None:
+        return Path(config).with_name(NAME)
+    try:
+        return state_of_up("the control key") / NAME
+    except ConfigError:
+        return None
 
 
 def find(config: str | None, pool: PoolSettings) -> Path | None:
@@ -111,8 +119,8 @@ def make(path: Path, owner: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
         with os.fdopen(descriptor, "w") as file:
-            if os.geteuid() == 0:
-                shutil.chown(path, owner)
+            if os.geteuid() == 0:  # by the file: its owner may put another one in its place
+                os.fchown(descriptor, pwd.getpwnam(owner).pw_uid, -1)
             file.write(f"{secrets.token_urlsafe(32)}\n")
     except FileExistsError:
         advice = "remove it first if the key is to change, then copy the new one to all hosts"
@@ -122,6 +130,21 @@ def make(path: Path, owner: str) -> None:
     except LookupError:
         path.unlink()
         raise _fault(path, f"a Unix user {owner!r} who gets it", "none of that name") from None
+
+
+def make_own(pool: PoolSettings) -> None:
+    """Make the key of `taskqueue up` without a configuration file, unless it is there.
+
+    pool -- the section [workerpool] that is in effect
+
+    Raises ConfigError if it cannot be made, or if its user cannot read it.
+    """
+    place = state_of_up("the control key") / NAME
+    if not place.exists():
+        make(place, pool.user)
+    if os.geteuid() == 0 and not privileges.readable(pool.user, [str(place)]):
+        place.unlink()
+        raise _fault(place, f"a directory that {pool.user} can enter", "another one")
 
 
 def _fault(path: Path, expected: str, found: str, advice: str = "") -> ConfigError:

@@ -8,15 +8,16 @@ import contextlib
 import os
 import pwd
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from taskqueue import config
 from taskqueue.address import Source
-from taskqueue.config import LoggingSettings, MonitorSettings
+from taskqueue.config import LoggingSettings, MonitorSettings, PoolSettings
 from taskqueue.config.settings import without_passwords
+from taskqueue.control import key
 from taskqueue.errors import ConfigError, ExitStatus, TaskqueueError
 from taskqueue.monitor.own_processes import WEB_NAME
 from taskqueue.monitor.own_token import OwnToken
@@ -56,12 +57,18 @@ def _plan(path: str | None) -> MonitorPlan:
     server_context(settings.monitor)  # only to raise now what it would raise in the web process
     database_url(settings.monitor)  # only to raise now what it would raise in the processes
     return MonitorPlan(
-        without_passwords(settings.monitor),
+        _commanding(path, without_passwords(settings.monitor), settings.workerpool),
         settings.logging,
         settings.workerpool.user,
         settings.amqp is not None,
         settings.lanes,
     )
+
+
+def _commanding(path: str | None, monitor: MonitorSettings, pool: PoolSettings) -> MonitorSettings:
+    """Return the section [monitor]; without a configuration file, with the control key of `taskqueue up`."""
+    own = key.find(path, pool) if path is None else None
+    return monitor if own is None else replace(monitor, control_key=str(own))
 
 
 def read_database(path: str | None, settings: MonitorSettings, *, is_reader: bool = False) -> str | None:

@@ -11,13 +11,11 @@ from taskqueue.config import MonitorSettings
 from taskqueue.config.postgresql import is_url
 from taskqueue.errors import ConfigError
 from taskqueue.monitor.store.lock import is_locked
+from taskqueue.process import startup
 from taskqueue.process.privileges import acting_with
-from taskqueue.process.startup import state_home
 
-#: The record's directory of a monitor that root starts, and of root's `taskqueue up`: the recorder's user
-#: cannot enter root's home.
+#: The record's directory of a monitor that root starts.
 SYSTEM: Final = Path("/var/lib/taskqueue/monitor")
-ROOTS_UP: Final = Path("/var/lib/taskqueue/up")
 _USERS: Final = "users.json"
 _ACTIONS: Final = "actions.socket"
 
@@ -57,8 +55,7 @@ def directory_of_up(settings: MonitorSettings) -> Path:
     """Return the directory of the record that `taskqueue up` of this user keeps; see `own_directory`."""
     if (given := _given(settings)) is not None:
         return given
-    is_in_home = os.geteuid() != 0 or os.environ.get("XDG_STATE_HOME")
-    return _home() if is_in_home else ROOTS_UP
+    return startup.state_of_up("the record", "monitor")
 
 
 def directory_to_manage(settings: MonitorSettings) -> Path:
@@ -101,7 +98,7 @@ def own_token(state: Path) -> Path:
 
 
 def _home() -> Path:
-    return state_home("the record") / "taskqueue" / "monitor"
+    return startup.state_home("the record") / "taskqueue" / "monitor"
 
 
 def directory_to_read(settings: MonitorSettings) -> Path:

@@ -14,6 +14,9 @@ from typing import Final, TextIO
 from taskqueue import texts
 from taskqueue.errors import ConfigError
 
+#: The state of root's `taskqueue up`.
+ROOTS_UP: Final = Path("/var/lib/taskqueue/up")
+
 #: Left unchanged: a shell ignores these for its background jobs, nohup(1) for its command, and Python
 #: ignores the last two, so that a write fails instead.
 _LEFT: Final = {
@@ -116,3 +119,14 @@ def state_home(purpose: str) -> Path:
         found = f"neither, and user id {os.geteuid()} has no home"
         words = f"no place for {purpose}: expected XDG_STATE_HOME or HOME, found {found}"
         raise ConfigError([words]) from None
+
+
+def state_of_up(purpose: str, name: str = "") -> Path:
+    """Return the directory for some state of `taskqueue up`, in the user's home under this name.
+
+    Root's is one for all, outside of root's home, which the users of the daemons cannot enter. Raises as
+    `state_home` does.
+    """
+    if os.geteuid() == 0 and not os.environ.get("XDG_STATE_HOME"):
+        return ROOTS_UP
+    return state_home(purpose) / "taskqueue" / name

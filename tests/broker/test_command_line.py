@@ -277,3 +277,21 @@ def test_the_private_broker_of_up_is_found(ground: Ground) -> None:
     assert everything.stop() == 0
     everything.assert_nothing_left()
     assert run_cli("submit", "echo", "gone", env=env).returncode == 78
+
+
+def test_without_a_configuration_file_the_pool_of_up_takes_commands(ground: Ground) -> None:
+    everything = ground.start_command("up", url="", ready="ready: dispatcher runs")
+    env = {"XDG_STATE_HOME": str(everything.directory)}
+
+    def said(*arguments: str) -> str:
+        done = run_cli(*arguments, env=env)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    wait_until(lambda: run_cli("ps", env=env).returncode == 0, 30, "a controller")
+    assert "takes work" in said("ps")
+    assert said("pause", "echo").endswith(": echo is paused.\n")
+    assert "echo is paused" in said("ps")
+    mode = (everything.directory / "taskqueue/control.key").stat().st_mode
+    assert mode & 0o777 == 0o400
+    assert everything.stop() == 0

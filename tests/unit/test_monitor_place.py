@@ -1,22 +1,29 @@
 """The places of the monitor's files."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
-from taskqueue.config import MonitorSettings
+from taskqueue.config import MonitorSettings, PoolSettings
+from taskqueue.control import key
+from taskqueue.errors import ConfigError
 from taskqueue.monitor import place
+from taskqueue.monitor.daemon import read_plan
 from taskqueue.monitor.store.store import Store
+from taskqueue.process import startup
 
 NOBODY = 65534
+#: Who may be a consumer: root refuses to run them as root.
+USER = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(place, "SYSTEM", tmp_path / "system/monitor")
-    monkeypatch.setattr(place, "ROOTS_UP", tmp_path / "system/up")
+    monkeypatch.setattr(startup, "ROOTS_UP", tmp_path / "system/up")
     for parent in (tmp_path, *tmp_path.parents[:3]):  # pytest's, of which pytest-xdist has one more
         parent.chmod(parent.stat().st_mode | 0o011)
     return tmp_path / "home/taskqueue/monitor"
@@ -78,7 +85,7 @@ def test_a_command_reads_the_users_own_record_before_the_systems(home, as_nobody
 @for_root
 def test_the_record_of_roots_up_is_where_the_recorders_user_may_write(home, monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert place.directory_of_up(MonitorSettings()) == place.ROOTS_UP
+    assert place.directory_of_up(MonitorSettings()) == startup.ROOTS_UP
     assert place.directory_of_up(MonitorSettings(database="/srv/record")) == Path("/srv/record")
 
 
@@ -106,3 +113,24 @@ def test_root_reads_and_manages_the_record_of_up_while_it_runs_and_else_the_syst
 def test_the_address_to_listen_on_has_a_host_and_a_port(written, meant, read):
     settings = read(f"[monitor]\nlisten: {written}\n").monitor
     assert place.host_and_port(settings.listen) == meant
+
+
+def test_without_a_configuration_file_the_monitor_has_the_control_key_of_up(home):
+    place_of_key = key.place_of(None, PoolSettings())
+    assert place_of_key == home.parent / "control.key"
+    assert read_plan(None).monitor.control_key is None
+    home.mkdir(parents=True)
+    key.make_own(PoolSettings(user=USER))
+    assert read_plan(None).monitor.control_key == str(place_of_key)
+    before = place_of_key.read_text()
+    key.make_own(PoolSettings(user=USER))
+    assert place_of_key.read_text() == before
+
+
+@for_root
+def test_a_control_key_that_the_user_of_consumers_cannot_read_is_not_kept(home):
+    home.mkdir(parents=True)
+    home.parent.chmod(0o700)
+    with pytest.raises(ConfigError, match="expected a directory that nobody can enter, found another one"):
+        key.make_own(PoolSettings(user="nobody"))
+    assert not (home.parent / "control.key").exists()
