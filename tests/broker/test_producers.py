@@ -52,13 +52,21 @@ def pool(shared: Ground) -> Daemon:
     return shared.start("workerpool", CONFIG)
 
 
-@pytest.fixture
-def mallory(shared: Ground, session_broker: Node) -> Iterator[Foreign]:
-    """A producer with a name and password of its own."""
-    url = session_broker.add_user("mallory", shared.url.rpartition("/")[2])
-    with Foreign(url) as client:
-        yield client
+@pytest.fixture(scope="module")
+def mallorys_url(shared: Ground, session_broker: Node) -> Iterator[str]:
+    """The URL of a user of the module.
+
+    RabbitMQ closes connections of a user's name some time after it was deleted, those of a new user, too.
+    """
+    yield session_broker.add_user("mallory", shared.url.rpartition("/")[2])
     session_broker.delete_user("mallory")
+
+
+@pytest.fixture
+def mallory(mallorys_url: str) -> Iterator[Foreign]:
+    """A producer with a name and password of its own."""
+    with Foreign(mallorys_url) as client:
+        yield client
 
 
 def evaluate(client: Foreign, queue: str, expression: str, **fields: Any) -> Any:

@@ -68,7 +68,7 @@ class Proxy:
     def refuse(self) -> None:
         """Refuse new connections; those that exist are left alone."""
         if self._server is not None:
-            self._call(self._server.close)
+            asyncio.run_coroutine_threadsafe(self._stop_serving(self._server), self._loop).result(PATIENCE)
             self._server = None
 
     def accept(self) -> None:
@@ -93,6 +93,17 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _stop_serving(self, server: asyncio.Server) -> None:
+        """Close a server that has taken all that it has accepted.
+
+        A closed one refuses to take a connection, and leaves it open.
+        """
+        for each in server.sockets:
+            self._loop.remove_reader(each.fileno())
+        await asyncio.sleep(0)
+        server.close()
+        await asyncio.sleep(0)
 
     async def _end_all(self) -> None:
         """Cut every connection, also those that are being accepted, or connected to the broker."""
