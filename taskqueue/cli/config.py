@@ -113,8 +113,8 @@ class _Standing:
 
 def _standing(settings: Settings) -> _Standing | None:
     """Return the standing commands, or why they are not known; None without a file or a control key."""
-    place = key.find(settings.path, settings.workerpool)
-    if settings.path is None or place is None:
+    place = key.find(settings.path, settings.workerpool) if settings.path is not None else None
+    if place is None:
         return None
     from taskqueue.cli.pools import standing_lines  # noqa: PLC0415 -- brings pika in
     from taskqueue.control.client import Command  # noqa: PLC0415

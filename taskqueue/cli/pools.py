@@ -253,7 +253,9 @@ def make_key(path: str | None) -> None:
     settings = configuration.load(path, (), as_root=False)
     place = key.place_of(path, settings.workerpool)
     if place is None:
-        raise ConfigError(["no place for a control key: expected a configuration file"])
+        raise ConfigError(
+            ["no place for a control key: expected a configuration file, XDG_STATE_HOME or HOME"]
+        )
     key.make(place, settings.workerpool.user)
     click.echo(f"{place} is the control key: copy it to all hosts and reload their pools.")
 

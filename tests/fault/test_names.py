@@ -71,9 +71,7 @@ def test_daemons_whose_name_service_fails_go_on_when_it_is_back(site, work, name
     wait_until(lambda: site.ends() == 1)
     second = work.dispatch("gated", {"gate": str(site.gate())})
     names.give()
-    missing = {first, second}
-    while missing:  # the first one's may come twice, if the connection was lost after it was published
-        missing.discard(work.result(60).workitem)
+    assert set(work.results(2, 60)) == {first, second}, site.journal.read_text() + pool.output()
     assert site.ends() == 2, site.journal.read_text()
     assert (pool.stop(), dispatcher.stop()) == (0, 0)
     assert "Traceback" not in pool.output() + dispatcher.output()

@@ -137,11 +137,7 @@ def test_a_workitem_is_shown_with_its_time_line_and_its_traceback(run):
 
 
 def test_it_is_shown_how_long_a_workitem_has_run(run):
-    assert re.search(
-        r"^runs for +\d+ days, [\d:]+$|^runs for +\d+:\d\d:\d\d$",
-        run("status", "south-2").stdout,
-        re.MULTILINE,
-    )
+    assert re.search(r"^runs for .*\d:\d\d:\d\d$", run("status", "south-2").stdout, re.MULTILINE)
     assert "runs for" not in run("status", "north-1").stdout
 
 

@@ -11,13 +11,11 @@ from taskqueue.workflows.chains import Link, Remaining
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
 STEPS = st.lists(
-    st.builds(lambda params: {"type": "a", "params": params}, st.lists(VALUES, max_size=3)),
-    min_size=1,
-    max_size=4,
+    st.builds(lambda params: {"type": "a", "params": params}, st.lists(VALUES)), min_size=1, max_size=5
 )
 
 

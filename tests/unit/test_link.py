@@ -20,7 +20,7 @@ from taskqueue.consumer.link import WorkerLink
 from taskqueue.process.logs import Log
 from taskqueue.worker.frames import Outcome, ProgressFrame, Verdict, ready, retiring
 
-TIMEOUT, LONG_TIMEOUT = 0.05, 0.2  # seconds
+TIMEOUT, LONG_TIMEOUT = 0.05, 0.5  # seconds
 MEBIBYTE = 1024 * 1024
 GOOD = replace(GroupSettings("good", "good"), timeout=TIMEOUT, timeout_grace=0)
 
