@@ -292,12 +292,13 @@ def test_a_private_broker_works(alone: Ground, started: list[Daemon], surroundin
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="takes root")
-def test_without_a_home_it_is_told_what_a_private_broker_needs(alone: Ground) -> None:
+def test_without_a_home_it_is_told_what_lacks_a_place(alone: Ground) -> None:
     env = {**os.environ, "TASKQUEUE_AMQP": ""}
     place = "expected XDG_STATE_HOME or HOME, found neither, and user id 54321 has no home"
     for arguments, told in (
         (["up"], f"taskqueue: no place for a private broker: {place}\n"),
         (["submit", "echo", "1"], "taskqueue: no broker: expected --amqp, TASKQUEUE_AMQP, or "),
+        (["control", "key"], "taskqueue: no place for a control key: expected a configuration file, "),
     ):
         words = command(alone, ("a user without a name",), *arguments)
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
