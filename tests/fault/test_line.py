@@ -114,6 +114,8 @@ def test_after_the_last_host_the_first_is_tried_at_once(site, amqp_url, proxy):
         proxy.refuse()
         hosts = f":{proxy.port},127.0.0.1:{last.port}/"
         dispatcher = site.dispatcher("", url=proxy.url.replace(f":{proxy.port}/", hosts))
+        for other in ("scheduler", "keeper"):  # it is ready without them, and they would find no host
+            dispatcher.wait_for(f"{other} stands by")
         proxy.accept()
         last.refuse()
         last.cut()
